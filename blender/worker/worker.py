@@ -1,0 +1,654 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The worker: one headless Blender that a Hotshoe host drives.
+
+Runs in Blender 3.4 to 5.x, as `blender --background --python worker.py` or
+under a Python that has the `bpy` module. Serves JSON-RPC 2.0, one message a
+line, on the socket whose number is in HOTSHOE_FD, which the host handed down.
+
+Owns the loaded scene and everything that was changed in it since loading.
+Refuses to run scripts that a scene carries, and to set what is not on its list.
+Never decides what to render: that is the plugin's, through the host.
+"""
+
+import glob
+import json
+import os
+import queue
+import re
+import socket
+import sys
+import threading
+import time
+import traceback
+
+import bpy
+
+PROTOCOL = 1
+# How often a request that takes long says that it is still alive, in seconds.
+HEARTBEAT = 0.5
+MAX_LINE = 16 * 1024 * 1024
+MOVIE_FORMATS = {"AVI_JPEG", "AVI_RAW", "FFMPEG", "FRAMESERVER", "H264", "THEORA", "XVID"}
+
+
+class Failure(Exception):
+    """An error for the other side: a code of the contract and one sentence."""
+
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
+
+
+# --- the socket --------------------------------------------------------------
+
+
+class Peer:
+    """The host's end of the line. Any thread may send, one thread reads."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self._lock = threading.Lock()
+
+    def send(self, message):
+        line = json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":"))
+        with self._lock:
+            self._sock.sendall(line.encode() + b"\n")
+
+    def notify(self, method, **params):
+        self.send({"method": method, "params": params})
+
+    def requests(self):
+        """Yields messages until the host closes the line."""
+        with self._sock.makefile("rb") as lines:
+            while True:
+                line = lines.readline(MAX_LINE + 1)
+                if not line or len(line) > MAX_LINE:
+                    return
+                yield line
+
+
+class Progress:
+    """Tells the host, while a request runs, that and how far it is going."""
+
+    def __init__(self, peer):
+        self._peer = peer
+        self._lock = threading.Lock()
+        self._request = None
+        self._started = 0.0
+        self._samples = None
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def begin(self, request):
+        with self._lock:
+            self._request, self._started, self._samples = request, time.monotonic(), None
+
+    def end(self):
+        with self._lock:
+            self._request = None
+
+    def status(self, text):
+        """Reads the samples out of a status line of Blender (5.x gives one)."""
+        match = re.search(r"(?:Sample|Rendering)\s+(\d+)\s*/\s*(\d+)", text or "")
+        if match:
+            with self._lock:
+                self._samples = [int(match.group(1)), int(match.group(2))]
+
+    def _beat(self):
+        while True:
+            time.sleep(HEARTBEAT)
+            with self._lock:
+                if self._request is None:
+                    continue
+                params = {
+                    "request": self._request,
+                    "seconds": round(time.monotonic() - self._started, 3),
+                    "samples": self._samples,
+                }
+            try:
+                self._peer.notify("progress", **params)
+            except OSError:
+                return
+
+
+# --- what may be set ---------------------------------------------------------
+
+ALLOWED = re.compile(
+    r"(render|cycles|eevee|display\.shading|view_settings)(\.[a-z0-9_]+){1,3}$|display\.render_aa$|frame_step$"
+)
+# The device is the lease's to choose, the files are the host's.
+DENIED = re.compile(r"render\.(ffmpeg|filepath|bake)\b|cycles\.(device|shading_system)$|.*(path|directory)$")
+ENGINES = {
+    "CYCLES": ["CYCLES"],
+    "EEVEE": ["BLENDER_EEVEE_NEXT", "BLENDER_EEVEE"],
+    "WORKBENCH": ["BLENDER_WORKBENCH"],
+}
+
+
+class Journal:
+    """Remembers what a property was, and puts it back in reverse order."""
+
+    def __init__(self):
+        self._entries = []
+
+    def set(self, owner, name, value):
+        before = getattr(owner, name)
+        if hasattr(before, "__len__") and not isinstance(before, str):
+            before = tuple(before)
+        setattr(owner, name, value)
+        self._entries.append((owner, name, before))
+
+    def keep(self, owner, *names):
+        """Remembers properties that Blender is about to change by itself."""
+        for name in names:
+            self._entries.append((owner, name, getattr(owner, name)))
+
+    def restore(self):
+        while self._entries:
+            owner, name, before = self._entries.pop()
+            setattr(owner, name, before)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.restore()
+
+
+def check_value(prop, path, value):
+    """Fails unless the property takes the value as it is, unclamped."""
+    wanted = {
+        "BOOLEAN": (bool, "true or false"),
+        "INT": (int, "a whole number"),
+        "FLOAT": ((int, float), "a number"),
+        "STRING": (str, "text"),
+        "ENUM": (str, "one of its names"),
+    }.get(prop.type)
+    if wanted is None or prop.is_readonly:
+        raise Failure("denied", f"{path} cannot be set")
+    array = getattr(prop, "is_array", False)
+    values = value if array and isinstance(value, list) else [value]
+    if array and len(values) != prop.array_length:
+        raise Failure("invalid-argument", f"{path} takes {prop.array_length} values")
+    for item in values:
+        if not isinstance(item, wanted[0]) or (isinstance(item, bool) and prop.type != "BOOLEAN"):
+            raise Failure("invalid-argument", f"{path} takes {wanted[1]}, not {json.dumps(item)}")
+        if prop.type in {"INT", "FLOAT"} and not prop.hard_min <= item <= prop.hard_max:
+            span = f"{prop.hard_min:,} to {prop.hard_max:,}"
+            raise Failure("invalid-argument", f"{path} takes {span}, not {item}")
+
+
+# --- the scene ---------------------------------------------------------------
+
+
+class Scene:
+    """The loaded scene file, and everything the plugin set in it."""
+
+    def __init__(self, path, stamp):
+        self.path = path
+        self.stamp = stamp
+        self.settings = Journal()
+        try:
+            bpy.ops.wm.open_mainfile(filepath=path, load_ui=False, use_scripts=False)
+        except RuntimeError as error:
+            raise Failure("blender", f"Blender cannot load the scene: {first_line(error)}") from None
+        self.blocked = blocked_scripts()
+        # Worth its memory: geometry and textures stay on the device between frames.
+        self.data.render.use_persistent_data = True
+
+    @property
+    def data(self):
+        return bpy.context.scene
+
+    @staticmethod
+    def stamp_of(path):
+        try:
+            info = os.stat(path)
+        except OSError as error:
+            raise Failure("not-found", f"cannot read the scene: {error.strerror}") from None
+        return (info.st_ino, info.st_size, info.st_mtime_ns)
+
+    def inspect(self):
+        scene, render = self.data, self.data.render
+        percent = render.resolution_percentage / 100
+        return {
+            "blender_version": ".".join(map(str, bpy.app.version)),
+            "engine": render.engine,
+            "frame_start": scene.frame_start,
+            "frame_end": scene.frame_end,
+            "frame_step": scene.frame_step,
+            "fps": render.fps / render.fps_base,
+            "width": int(render.resolution_x * percent),
+            "height": int(render.resolution_y * percent),
+            "samples": self.samples(),
+            "camera": scene.camera.name if scene.camera else None,
+            "cameras": sorted(o.name for o in scene.objects if o.type == "CAMERA"),
+            "view_layers": [layer.name for layer in scene.view_layers],
+            "views": [v.name for v in render.views if v.use] if render.use_multiview else [],
+            "file_format": render.image_settings.file_format,
+            "is_movie": render.is_movie_format,
+            "post_processing": self.post_processing(),
+            "missing_files": missing_files(),
+            "blocked_scripts": self.blocked,
+            "warnings": self.warnings(),
+        }
+
+    def warnings(self):
+        """What will go wrong with this scene in this Blender, in sentences."""
+        found = []
+        if self.data.render.engine == "CYCLES" and not has_denoiser():
+            layers = [layer for layer in self.data.view_layers if layer.use and layer.cycles.use_denoising]
+            if self.data.cycles.use_denoising and layers:
+                found.append(
+                    "the scene denoises, which this Blender cannot (it is built without OpenImageDenoise): "
+                    "its frames will fail; turn denoising off in the scene or use another Blender"
+                )
+        return found
+
+    def samples(self):
+        engine = self.data.render.engine
+        if engine == "CYCLES":
+            return self.data.cycles.samples
+        if "EEVEE" in engine:
+            return self.data.eevee.taa_render_samples
+        return 0
+
+    def post_processing(self):
+        scene, render = self.data, self.data.render
+        sequencer = scene.sequence_editor
+        strips = getattr(sequencer, "strips_all", None) or getattr(sequencer, "sequences_all", None)
+        return bool(
+            (render.use_compositing and scene.use_nodes and compositor(scene))
+            or (render.use_sequencer and strips)
+        )
+
+    # setting
+
+    def set(self, path, value):
+        special = {"camera": self._set_camera, "view_layer": self._set_view_layer, "engine": self._set_engine}
+        if path in special:
+            if not isinstance(value, str):
+                raise Failure("invalid-argument", f"{path} takes a name, not {json.dumps(value)}")
+            return special[path](value)
+        if not ALLOWED.match(path) or DENIED.match(path):
+            raise Failure("denied", f"{path} is not among the properties that a plugin may set")
+        owner, name = self.data, path
+        while "." in name:
+            step, name = name.split(".", 1)
+            owner = getattr(owner, step, None)
+        prop = owner.bl_rna.properties.get(name) if hasattr(owner, "bl_rna") else None
+        if prop is None:
+            raise Failure("not-found", f"this Blender has no property {path}")
+        check_value(prop, path, value)
+        try:
+            if path == "render.image_settings.file_format":
+                choose_format(owner, value, self.settings)
+            else:
+                self.settings.set(owner, name, value)
+        except TypeError as error:
+            raise Failure("invalid-argument", f"{path}: {first_line(error)}") from None
+
+    def _set_camera(self, name):
+        camera = self.data.objects.get(name)
+        if camera is None or camera.type != "CAMERA":
+            known = [o.name for o in self.data.objects if o.type == "CAMERA"]
+            raise Failure("not-found", f"the scene has no camera '{name}'; it has {listing(known)}")
+        # A marker would switch back to its own camera at the next frame.
+        for marker in self.data.timeline_markers:
+            if marker.camera:
+                self.settings.set(marker, "camera", None)
+        self.settings.set(self.data, "camera", camera)
+
+    def _set_view_layer(self, name):
+        known = [layer.name for layer in self.data.view_layers]
+        if name not in known:
+            raise Failure("not-found", f"the scene has no view layer '{name}'; it has {listing(known)}")
+        for layer in self.data.view_layers:
+            self.settings.set(layer, "use", layer.name == name)
+
+    def _set_engine(self, name):
+        for engine in ENGINES.get(name, []):
+            try:
+                self.settings.set(self.data.render, "engine", engine)
+                return
+            except TypeError:
+                continue
+        raise Failure("invalid-argument", f"this Blender has no engine '{name}'; use one of {listing(ENGINES)}")
+
+    # rendering
+
+    def output(self, name, directory):
+        """The scene's own file name, or the plugin's, in the host's folder."""
+        own = os.path.basename(self.data.render.filepath.replace("\\", "/"))
+        return os.path.join(directory, own if name is None else name)
+
+    def paths(self, frame, name):
+        """Names of the files that a frame will be written to."""
+        render = self.data.render
+        with Journal() as changed:
+            changed.set(render, "filepath", self.output(name, "/"))
+            views = [""]
+            if render.use_multiview and render.image_settings.views_format == "INDIVIDUAL":
+                views = [v.name for v in render.views if v.use]
+            return [os.path.relpath(render.frame_path(frame=frame, view=v), "/") for v in views]
+
+    def write(self, frame, name, directory):
+        scene, render = self.data, self.data.render
+        if render.is_movie_format:
+            raise Failure("unsupported", f"the scene writes {render.image_settings.file_format}, a movie")
+        with Journal() as changed:
+            changed.set(render, "filepath", self.output(name, directory))
+            changed.set(render, "use_overwrite", True)
+            changed.set(render, "use_placeholder", False)
+            for setting, value in (("frame_end", frame), ("frame_start", frame), ("frame_end", frame)):
+                changed.set(scene, setting, value)
+            for node in file_output_nodes(compositor(scene)):
+                redirect(node, directory, changed)
+            run_render(animation=True)
+
+    def shot(self, frame, region, samples, file):
+        scene, render = self.data, self.data.render
+        with Journal() as changed:
+            changed.set(render, "use_compositing", False)
+            changed.set(render, "use_sequencer", False)
+            self._only_region(region, changed)
+            if samples:
+                self._only_samples(samples, changed)
+            if (region or samples) and render.engine == "CYCLES":
+                # Parts are denoised when they have been put together, not before.
+                changed.set(scene.cycles, "use_denoising", False)
+            scene.frame_set(frame)
+            run_render()
+            with Journal() as form:
+                settings = render.image_settings
+                choose_format(settings, "OPEN_EXR", form)
+                for name, value in (("color_depth", "32"), ("color_mode", "RGBA"), ("exr_codec", "ZIP")):
+                    form.set(settings, name, value)
+                bpy.data.images["Render Result"].save_render(file, scene=scene)
+
+    def _only_region(self, region, changed):
+        render = self.data.render
+        if not region:
+            changed.set(render, "use_border", False)
+            return
+        percent = render.resolution_percentage / 100
+        width, height = int(render.resolution_x * percent), int(render.resolution_y * percent)
+        x, y, w, h = (region[key] for key in ("x", "y", "width", "height"))
+        if w < 1 or h < 1 or x + w > width or y + h > height:
+            raise Failure(
+                "invalid-argument", f"region {w}x{h} at {x},{y} is not within the picture of {width}x{height}"
+            )
+        changed.set(render, "use_border", True)
+        changed.set(render, "use_crop_to_border", True)
+        changed.set(render, "border_min_x", x / width)
+        changed.set(render, "border_max_x", (x + w) / width)
+        changed.set(render, "border_min_y", y / height)
+        changed.set(render, "border_max_y", (y + h) / height)
+
+    def _only_samples(self, samples, changed):
+        cycles = self.data.cycles
+        if self.data.render.engine != "CYCLES":
+            raise Failure("unsupported", f"{self.data.render.engine} cannot render some of its samples")
+        offset, count, total = (samples[key] for key in ("offset", "count", "total"))
+        if count < 1 or offset + count > total:
+            raise Failure("invalid-argument", f"samples {offset}+{count} are not within {total}")
+        # Adaptive sampling would stop each part by its own noise.
+        changed.set(cycles, "use_adaptive_sampling", False)
+        changed.set(cycles, "sample_offset", offset)
+        if hasattr(cycles, "use_sample_subset"):
+            changed.set(cycles, "use_sample_subset", True)
+            changed.set(cycles, "sample_subset_length", count)
+            changed.set(cycles, "samples", total)
+        else:
+            changed.set(cycles, "samples", count)
+
+    def develop(self, image, frame, name, directory):
+        render = self.data.render
+        if render.is_movie_format:
+            raise Failure("unsupported", f"the scene writes {render.image_settings.file_format}, a movie")
+        picture = bpy.data.images.load(image)
+        try:
+            with Journal() as changed:
+                changed.set(render, "filepath", self.output(name, directory))
+                picture.save_render(render.frame_path(frame=frame), scene=self.data)
+        except RuntimeError as error:
+            raise Failure("blender", first_line(error)) from None
+        finally:
+            bpy.data.images.remove(picture)
+
+
+def choose_format(settings, value, journal):
+    """Sets the file format and what newer Blenders want with it."""
+    # Blender adapts these to the format, and does not adapt them back.
+    journal.keep(settings, "exr_codec", "color_depth", "color_mode")
+    if hasattr(settings, "media_type"):
+        journal.keep(settings, "file_format")
+        media = "MULTI_LAYER_IMAGE" if value == "OPEN_EXR_MULTILAYER" else "IMAGE"
+        journal.set(settings, "media_type", "VIDEO" if value in MOVIE_FORMATS else media)
+    journal.set(settings, "file_format", value)
+
+
+def run_render(**how):
+    try:
+        result = bpy.ops.render.render(**how)
+    except RuntimeError as error:
+        raise Failure("blender", first_line(error)) from None
+    if "FINISHED" not in result:
+        raise Failure("blender", "Blender canceled the render")
+
+
+def first_line(error):
+    """The first sentence of Blender's report, without its own 'Error:'."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+    text = next((line for line in lines if line.startswith("Error:")), lines[0])
+    for noise in ("Error:", "bpy_struct: item.attr = val:"):
+        text = text.removeprefix(noise).strip()
+    return text.rstrip(".")
+
+
+def listing(names):
+    names = list(names)
+    return ", ".join(f"'{n}'" for n in names) if names else "none"
+
+
+# --- compositor --------------------------------------------------------------
+
+
+def compositor(scene):
+    """The compositor's node tree, wherever this Blender keeps it."""
+    if hasattr(scene, "compositing_node_group"):
+        return scene.compositing_node_group
+    return scene.node_tree if scene.use_nodes else None
+
+
+def file_output_nodes(tree, seen=None):
+    seen = seen if seen is not None else set()
+    if tree is None or tree.name in seen:
+        return
+    seen.add(tree.name)
+    for node in tree.nodes:
+        if node.bl_idname == "CompositorNodeOutputFile":
+            yield node
+        elif node.type == "GROUP":
+            yield from file_output_nodes(node.node_tree, seen)
+
+
+def inside(path):
+    """A path made relative and harmless: what of it can stay below a folder.
+
+    `//passes/depth_` keeps both parts, `/mnt/x/passes/` its last, `..` is dropped.
+    """
+    path = path.replace("\\", "/")
+    relative = path.startswith("//") or not (path.startswith("/") or path[1:3] == ":/")
+    trail = "/" if path.endswith("/") else ""
+    parts = [p for p in path.split("/") if p not in {"", ".", ".."} and not p.endswith(":")]
+    if not relative:
+        parts = parts[-1:]
+    return "/".join(parts) + (trail if parts else "")
+
+
+def redirect(node, directory, changed):
+    """Keeps what a File Output node writes below the host's folder."""
+    folder = "base_path" if hasattr(node, "base_path") else "directory"
+    changed.set(node, folder, os.path.join(directory, inside(getattr(node, folder))))
+    if hasattr(node, "file_name"):
+        changed.set(node, "file_name", inside(node.file_name))
+    for slot in getattr(node, "file_slots", []):
+        if inside(slot.path) != slot.path:
+            changed.set(slot, "path", inside(slot.path))
+
+
+# --- what a scene lacks, and what it carries ----------------------------------
+
+
+def missing_files():
+    found = set()
+    for path in bpy.utils.blend_paths(absolute=True, packed=False, local=False):
+        pattern = re.sub(r"<UDIM>|<UVTILE>|#+", "*", path)
+        there = glob.glob(glob.escape(pattern).replace("[*]", "*")) if "*" in pattern else os.path.exists(path)
+        if not there and os.path.basename(path):
+            found.add(os.path.normpath(path))
+    return sorted(found)
+
+
+def blocked_scripts():
+    """Everything in the file that Blender would have run, had it been trusted."""
+    found = [f"text block '{text.name}'" for text in bpy.data.texts if text.use_module]
+    for prop in bpy.data.bl_rna.properties:
+        if prop.type != "COLLECTION":
+            continue
+        for block in getattr(bpy.data, prop.identifier):
+            animation = getattr(block, "animation_data", None)
+            for curve in animation.drivers if animation else ():
+                driver = curve.driver
+                if driver.type == "SCRIPTED" and not driver.is_simple_expression:
+                    found.append(f"driver of {curve.data_path} on '{block.name}': {driver.expression[:80]}")
+    return found
+
+
+def has_denoiser():
+    """Whether this Blender was built with a denoiser (Debian's is not)."""
+    try:
+        import _cycles
+    except ImportError:
+        return False
+    return bool(_cycles.with_openimagedenoise)
+
+
+def devices():
+    try:
+        preferences = bpy.context.preferences.addons["cycles"].preferences
+        preferences.refresh_devices()
+    except (KeyError, AttributeError):
+        return []
+    return [{"id": d.id, "name": d.name, "kind": d.type.lower()} for d in preferences.devices]
+
+
+# --- requests ----------------------------------------------------------------
+
+
+class Worker:
+    """Answers requests one after another, on Blender's main thread."""
+
+    def __init__(self, peer):
+        self.peer = peer
+        self.progress = Progress(peer)
+        self.scene = None
+        self.methods = {
+            "scene.open": self.open,
+            "scene.inspect": lambda: self.loaded().inspect(),
+            "scene.set": lambda path, value: self.loaded().set(path, value),
+            "scene.paths": lambda frame, name: self.loaded().paths(frame, name),
+            "scene.write": lambda frame, name, directory: self.loaded().write(frame, name, directory),
+            "scene.shot": lambda frame, region, samples, file: self.loaded().shot(frame, region, samples, file),
+            "scene.develop": lambda image, frame, name, directory: self.loaded().develop(image, frame, name, directory),
+            "devices.list": devices,
+        }
+
+    def loaded(self):
+        if self.scene is None:
+            raise Failure("not-found", "no scene is open")
+        return self.scene
+
+    def open(self, path, threads):
+        """Opens a scene as it is on disk; warm if it is the one loaded already."""
+        stamp = Scene.stamp_of(path)
+        warm = self.scene is not None and (self.scene.path, self.scene.stamp) == (path, stamp)
+        if warm:
+            self.scene.settings.restore()
+        else:
+            self.scene = None
+            self.scene = Scene(path, stamp)
+        if threads:
+            render = self.scene.data.render
+            render.threads_mode, render.threads = "FIXED", threads
+        scene = self.scene.data
+        wants_gpu = scene.render.engine == "CYCLES" and scene.cycles.device == "GPU"
+        return {"warm": warm, "wants_gpu": wants_gpu, "overwrite": scene.render.use_overwrite}
+
+    def answer(self, line):
+        try:
+            request = json.loads(line)
+            method, params = request["method"], request.get("params", {})
+        except (ValueError, KeyError, TypeError):
+            self.peer.send({"id": None, "error": {"code": -32700, "message": "parse error"}})
+            return
+        number = request.get("id")
+        self.progress.begin(number)
+        try:
+            reply = {"result": self.call(method, params)}
+        except Failure as failure:
+            data = {"code": failure.code, "message": str(failure)}
+            reply = {"error": {"code": -32000, "message": str(failure), "data": data}}
+        except Exception as error:  # The host must hear of it, whatever it is.
+            traceback.print_exc()
+            reply = {"error": {"code": -32603, "message": f"{type(error).__name__}: {error}"}}
+        self.progress.end()
+        if number is not None:
+            self.peer.send({"id": number, **reply})
+
+    def call(self, method, params):
+        if method == "quit":
+            leave()
+        if method not in self.methods:
+            raise Failure("unsupported", f"no method {method}")
+        return self.methods[method](**params)
+
+
+def leave():
+    # Blender 4.5 as a module can hang in its own exit, so it is not asked to.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def read(peer, inbox):
+    for line in peer.requests():
+        inbox.put(line)
+    # The host is gone, or wants us gone: no frame is worth finishing.
+    leave()
+
+
+def main():
+    peer = Peer(socket.socket(fileno=int(os.environ["HOTSHOE_FD"])))
+    worker = Worker(peer)
+    inbox = queue.Queue()
+
+    @bpy.app.handlers.persistent
+    def on_stats(*arguments):
+        worker.progress.status(next((a for a in arguments if isinstance(a, str)), None))
+
+    bpy.app.handlers.render_stats.append(on_stats)
+    threading.Thread(target=read, args=(peer, inbox), daemon=True).start()
+    peer.notify(
+        "hello",
+        role="worker",
+        protocol=PROTOCOL,
+        blender=list(bpy.app.version),
+        blender_version=bpy.app.version_string,
+        python=sys.version.split()[0],
+        pid=os.getpid(),
+    )
+    while True:
+        worker.answer(inbox.get())
+
+
+main()
