@@ -1,0 +1,88 @@
+//! Write a Hotshoe renderer plugin in Rust.
+//!
+//! A renderer is a type that implements [`Renderer`]: which tasks a job
+//! consists of, and how one task is rendered. Blender, pixels, files and
+//! devices belong to the host; the plugin holds handles to them.
+//!
+//! ```
+//! use hotshoe_plugin::{Outcome, Renderer, Result, Scene, Task, export};
+//! use schemars::JsonSchema;
+//! use serde::Deserialize;
+//!
+//! /// Renders every frame twice as large as the scene says.
+//! struct Twice;
+//!
+//! #[derive(Deserialize, JsonSchema)]
+//! #[serde(deny_unknown_fields)]
+//! struct Settings {
+//!     /// Samples a pixel.
+//!     #[schemars(range(min = 1, max = 65536))]
+//!     #[serde(default = "sixteen")]
+//!     samples: u32,
+//! }
+//!
+//! fn sixteen() -> u32 {
+//!     16
+//! }
+//!
+//! impl Renderer for Twice {
+//!     type Settings = Settings;
+//!     const SUMMARY: &'static str = "renders every frame at 200 %";
+//!
+//!     fn render(task: &Task<Settings>) -> Result<Outcome> {
+//!         let scene = Scene::open(&task.job.scene, None)?;
+//!         scene.set("render.resolution_percentage", 200)?;
+//!         scene.set("cycles.samples", task.job.settings.samples)?;
+//!         scene.write(task.frame()?, None)?;
+//!         Ok(Outcome::Done)
+//!     }
+//! }
+//!
+//! export!(Twice);
+//! ```
+//!
+//! Build it as a `cdylib` for `wasm32-wasip2`: what comes out is the plugin.
+//! `hotshoe render SCENE --renderer target/wasm32-wasip2/release/twice.wasm`
+//! runs it.
+//!
+//! Every call of a plugin happens in a fresh instance. What must outlive an
+//! attempt goes into [`state`] or into images that are [saved](Image::save).
+//!
+//! Outside of wasm the crate compiles, so that a plugin's own logic can be
+//! unit tested; a call to the host panics there.
+
+mod adapter;
+mod blender;
+mod error;
+mod frames;
+pub mod gpu;
+pub mod host;
+mod image;
+mod job;
+pub mod state;
+#[doc(hidden)]
+pub mod sys;
+
+pub use blender::{Render, Scene, SceneInfo, Shot};
+pub use error::{Error, ErrorCode, Result};
+pub use frames::{FrameRange, Frames};
+pub use image::{Image, Region};
+pub use job::{Job, Outcome, Page, PlannedTask, Renderer, Task};
+pub use sys::hotshoe::plugin::types::{File, SampleRange};
+
+#[doc(hidden)]
+pub use adapter::Adapter;
+
+/// Makes a [`Renderer`] the one that this component exports.
+///
+/// Does nothing outside of wasm, where a plugin is only compiled for tests.
+#[macro_export]
+macro_rules! export {
+    ($renderer:ty) => {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            type Exported = $crate::Adapter<$renderer>;
+    $crate::sys::export!(Exported with_types_in $crate::sys);
+        };
+    };
+}
