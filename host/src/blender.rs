@@ -1,0 +1,89 @@
+//! Blender: which one, how it is started, and the processes that run it.
+//!
+//! Owns the worker processes. Knows nothing of plugins, jobs or output folders:
+//! it renders what it is told into the folder it is told.
+
+pub mod find;
+pub mod guard;
+pub mod header;
+pub mod install;
+pub mod pool;
+pub mod wire;
+pub mod worker;
+
+use std::path::PathBuf;
+
+/// A way to run Blender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blender {
+    /// The program itself.
+    Program(PathBuf),
+    /// A Python that has the `bpy` module.
+    Module(PathBuf),
+}
+
+impl Blender {
+    /// Returns the file that is run.
+    pub fn path(&self) -> &PathBuf {
+        match self {
+            Self::Program(path) | Self::Module(path) => path,
+        }
+    }
+}
+
+/// Why Blender did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum BlenderError {
+    /// There is no Blender, or not the one that was named.
+    #[error("{what}\n{hint}")]
+    Missing {
+        /// What is missing.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// Blender did not come up.
+    #[error("Blender does not start: {path} {status}\n{log}")]
+    Start {
+        /// The file that was run.
+        path: PathBuf,
+        /// How it ended.
+        status: String,
+        /// The end of what it printed.
+        log: String,
+    },
+    /// Blender died while it was working.
+    #[error("Blender died while it was working: {status}\n{log}")]
+    Died {
+        /// How it ended.
+        status: String,
+        /// The end of what it printed.
+        log: String,
+    },
+    /// Blender answered that it cannot.
+    #[error("{message}")]
+    Refused {
+        /// A code of the contract, as text.
+        code: String,
+        /// One sentence.
+        message: String,
+    },
+    /// The worker program itself failed.
+    #[error("the worker failed: {0}")]
+    Worker(String),
+    /// A process could not be set up.
+    #[error("cannot {doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+impl BlenderError {
+    /// Names what was being done when I/O failed.
+    pub fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { doing, source }
+    }
+}

@@ -1,0 +1,375 @@
+//! Installs a Blender of Hotshoe's own: the `bpy` wheel in a private environment.
+//!
+//! Owns the folder of installed Blenders. A half-made one is never seen: it is
+//! made aside, checked, and renamed.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Uid;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::Command;
+
+use super::{Blender, BlenderError, find};
+use crate::config::{DataDir, create_private};
+
+/// What to install.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// `4.5` or `4.5.15`; the long-term release that fits a Python here if absent.
+    pub version: Option<String>,
+    /// Whether to install system packages that are missing, through sudo if need be.
+    pub with_deps: bool,
+}
+
+/// How far an installation is.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Something new is being done.
+    Doing(String),
+    /// A download is under way: bytes done and in all.
+    Download(u64, u64),
+}
+
+/// Long-term releases, and the only Python that their wheels fit.
+const LONG_TERM: [(&str, &str); 2] = [("4.5", "3.11"), ("5.2", "3.13")];
+/// Debian's packages of the libraries that the wheels want from the system.
+const PACKAGES: [(&str, &str); 10] = [
+    ("libX11.so.6", "libx11-6"),
+    ("libXrender.so.1", "libxrender1"),
+    ("libXfixes.so.3", "libxfixes3"),
+    ("libXi.so.6", "libxi6"),
+    ("libXxf86vm.so.1", "libxxf86vm1"),
+    ("libxkbcommon.so.0", "libxkbcommon0"),
+    ("libSM.so.6", "libsm6"),
+    ("libICE.so.6", "libice6"),
+    ("libGL.so.1", "libgl1"),
+    ("libEGL.so.1", "libegl1"),
+];
+
+/// A Python of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Python {
+    /// The program.
+    pub path: PathBuf,
+    /// `3.11`
+    pub version: String,
+}
+
+/// Installs a Blender, telling `progress` how far it is, and returns it.
+pub async fn install(
+    request: &Request,
+    data: &DataDir,
+    progress: &mut (dyn FnMut(Step) + Send),
+) -> Result<Blender, BlenderError> {
+    let blenders = data.blenders();
+    create_private(&blenders).map_err(BlenderError::io("make the folder of Blenders"))?;
+    let (wanted, python) = choose(request.version.as_deref(), &pythons().await)?;
+    progress(Step::Doing("waiting for another installation to end".to_owned()));
+    let _lock = lock(&blenders.join("lock")).await?;
+    if let Some(there) = already(&wanted, data) {
+        return ready(there, request, progress).await;
+    }
+    let partial = blenders.join(format!("{wanted}.partial"));
+    remove(&partial)?;
+    progress(Step::Doing(format!("making an environment with Python {}", python.version)));
+    make_environment(&python, &partial, request, progress).await?;
+    progress(Step::Doing(format!("fetching Blender {wanted}")));
+    fetch(&partial.join("bin/python"), &wanted, progress).await?;
+    let version =
+        ask(&partial.join("bin/python"), "from importlib.metadata import version as v; print(v('bpy'))")
+            .await;
+    let version = version.map_err(|log| failed("the bpy wheel was not installed", &log))?;
+    let home = blenders.join(version);
+    remove(&home)?;
+    std::fs::rename(&partial, &home).map_err(BlenderError::io("put the new Blender in its place"))?;
+    ready(Blender::Module(home.join("bin/python")), request, progress).await
+}
+
+/// Names the system packages that a `bpy` environment misses.
+pub async fn missing_packages(python: &Path) -> Result<Vec<String>, BlenderError> {
+    let module = "import importlib.util as u; print(u.find_spec('bpy').origin)";
+    let module =
+        ask(python, module).await.map_err(|log| failed("there is no bpy in the environment", &log))?;
+    let mut ldd = command("ldd");
+    let output = ldd.arg(module).output().await.map_err(BlenderError::io("run ldd"))?;
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    let missing = output.lines().filter(|line| line.ends_with("not found"));
+    let mut missing: Vec<&str> = missing.filter_map(|line| line.split_whitespace().next()).collect();
+    // Loaded only when something is drawn without Cycles, so no one asks for it by itself.
+    if ask(python, "import ctypes; ctypes.CDLL('libEGL.so.1')").await.is_err() {
+        missing.push("libEGL.so.1");
+    }
+    let package = |library: &str| {
+        let known = PACKAGES.iter().find(|(name, _)| *name == library);
+        known
+            .map_or_else(|| format!("the package that holds {library}"), |(_, package)| (*package).to_owned())
+    };
+    Ok(missing.into_iter().map(package).collect())
+}
+
+/// Lists the Pythons of this machine that could hold a `bpy` wheel.
+pub async fn pythons() -> Vec<Python> {
+    let names = LONG_TERM.iter().map(|(_, python)| format!("python{python}")).chain(["python3".to_owned()]);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found: Vec<Python> = Vec::new();
+    for name in names {
+        for folder in std::env::split_paths(&path) {
+            let path = folder.join(&name);
+            if !path.is_file() {
+                continue;
+            }
+            // A stand-in that starts no Python (such as pyenv's) answers with an error.
+            let version = ask(&path, "import sys; print('%d.%d' % sys.version_info[:2])").await;
+            if let Ok(version) = version
+                && !found.iter().any(|python| python.version == version)
+            {
+                found.push(Python { path, version });
+            }
+        }
+    }
+    found
+}
+
+/// Decides which wheel goes into which Python.
+fn choose(version: Option<&str>, pythons: &[Python]) -> Result<(String, Python), BlenderError> {
+    let has = |wanted: &str| pythons.iter().find(|python| python.version == wanted).cloned();
+    let have = pythons.iter().map(|python| python.version.as_str()).collect::<Vec<_>>().join(", ");
+    let have = if have.is_empty() { "none".to_owned() } else { have };
+    let Some(version) = version else {
+        let fit = LONG_TERM.iter().find_map(|(blender, python)| Some(((*blender).to_owned(), has(python)?)));
+        return fit.ok_or_else(|| BlenderError::Missing {
+            what: format!("no Blender can be installed: that takes Python 3.11 or 3.13, and here is {have}"),
+            hint: "install Python 3.11 or 3.13 (Debian and Ubuntu: apt install python3 python3-venv), \
+                   or Blender itself (apt install blender), or name one with --blender PATH"
+                .to_owned(),
+        });
+    };
+    let python = python_for(version).ok_or_else(|| BlenderError::Missing {
+        what: format!("'{version}' is no version of Blender that comes as a wheel"),
+        hint: "say for example 4.5 or 5.2, or 4.5.15".to_owned(),
+    })?;
+    has(python).map(|python| (version.to_owned(), python)).ok_or_else(|| BlenderError::Missing {
+        what: format!("Blender {version} takes Python {python}, and here is {have}"),
+        hint: format!("install Python {python}, or another version of Blender: hotshoe blender install"),
+    })
+}
+
+/// Returns the Python that a Blender is built for.
+fn python_for(version: &str) -> Option<&'static str> {
+    let numbers: Vec<u32> = version.split('.').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+    let &[major, minor] = numbers.get(..2)? else { return None };
+    match (major, minor) {
+        _ if numbers.len() > 3 => None,
+        (4, 1..) | (5, 0) => Some("3.11"),
+        (5, 1..) => Some("3.13"),
+        _ => None,
+    }
+}
+
+/// Returns an installed Blender that is the one wanted.
+fn already(wanted: &str, data: &DataDir) -> Option<Blender> {
+    find::installed(data).into_iter().find(|blender| {
+        let version = blender.path().parent().and_then(Path::parent).and_then(Path::file_name);
+        let version = version.and_then(OsStr::to_str).unwrap_or_default();
+        version == wanted || version.starts_with(&format!("{wanted}."))
+    })
+}
+
+async fn make_environment(
+    python: &Python,
+    home: &Path,
+    request: &Request,
+    progress: &mut (dyn FnMut(Step) + Send),
+) -> Result<(), BlenderError> {
+    if ask(&python.path, "import ensurepip, venv").await.is_err() {
+        install_packages(&[format!("python{}-venv", python.version)], request, progress).await?;
+    }
+    let made = command(&python.path).args(["-m", "venv"]).arg(home).output().await;
+    let made = made.map_err(BlenderError::io("run Python"))?;
+    if !made.status.success() {
+        return Err(failed("Python cannot make an environment", &String::from_utf8_lossy(&made.stdout)));
+    }
+    // An old pip cannot tell how far a download is; that is no reason to give up.
+    let newer = ["-m", "pip", "install", "--quiet", "--upgrade", "pip"];
+    let _ = command(home.join("bin/python")).args(newer).output().await;
+    Ok(())
+}
+
+async fn fetch(
+    python: &Path,
+    version: &str,
+    progress: &mut (dyn FnMut(Step) + Send),
+) -> Result<(), BlenderError> {
+    let wheel =
+        if version.split('.').count() > 2 { format!("bpy=={version}") } else { format!("bpy=={version}.*") };
+    let mut pip = command(python);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--progress-bar",
+        "raw",
+        "--no-input",
+        "--only-binary",
+        ":all:",
+        &wheel,
+    ]);
+    let mut child = pip.stderr(Stdio::piped()).spawn().map_err(BlenderError::io("run pip"))?;
+    let (output, errors) = (child.stdout.take(), child.stderr.take());
+    let errors = tokio::spawn(async move {
+        let mut text = String::new();
+        if let Some(mut errors) = errors {
+            let _ = errors.read_to_string(&mut text).await;
+        }
+        text
+    });
+    if let Some(output) = output {
+        let mut lines = BufReader::new(output).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            match line.strip_prefix("Progress ").and_then(|rest| rest.split_once(" of ")) {
+                Some((done, all)) => {
+                    progress(Step::Download(done.parse().unwrap_or(0), all.trim().parse().unwrap_or(0)));
+                }
+                None if line.starts_with("Installing") => {
+                    progress(Step::Doing("unpacking Blender".to_owned()))
+                }
+                None => tracing::debug!("pip: {line}"),
+            }
+        }
+    }
+    let status = child.wait().await.map_err(BlenderError::io("run pip"))?;
+    if !status.success() {
+        return Err(failed(&format!("pip cannot install {wheel}"), &errors.await.unwrap_or_default()));
+    }
+    Ok(())
+}
+
+/// Makes sure that the Blender starts, and installs what it misses if it may.
+async fn ready(
+    blender: Blender,
+    request: &Request,
+    progress: &mut (dyn FnMut(Step) + Send),
+) -> Result<Blender, BlenderError> {
+    progress(Step::Doing("checking that Blender starts".to_owned()));
+    let python = blender.path();
+    let missing = missing_packages(python).await?;
+    if !missing.is_empty() {
+        install_packages(&missing, request, progress).await?;
+    }
+    // Blender as a module may hang in its own exit.
+    let import = "import bpy, os; print(bpy.app.version_string, flush=True); os._exit(0)";
+    ask(python, import).await.map_err(|log| failed("the new Blender does not start", &log))?;
+    Ok(blender)
+}
+
+async fn install_packages(
+    packages: &[String],
+    request: &Request,
+    progress: &mut (dyn FnMut(Step) + Send),
+) -> Result<(), BlenderError> {
+    let list = packages.join(" ");
+    let missing = || BlenderError::Missing {
+        what: format!("Blender needs system packages that are missing: {list}"),
+        hint: format!("install them (apt-get install --no-install-recommends {list}), or say --with-deps"),
+    };
+    let is_root = Uid::effective().is_root();
+    if find::on_path("apt-get").is_none() || !(is_root || request.with_deps) {
+        return Err(missing());
+    }
+    progress(Step::Doing(format!("installing system packages: {list}")));
+    let apt = |arguments: &[&str]| {
+        let mut apt = if is_root { command("apt-get") } else { command("sudo") };
+        if !is_root {
+            apt.arg("apt-get");
+        }
+        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        apt
+    };
+    // Old lists may do; the installation itself tells.
+    let _ = apt(&["update"]).output().await;
+    let mut install = apt(&["install", "-y", "--no-install-recommends"]);
+    let output = install.args(packages).output().await.map_err(BlenderError::io("run apt-get"))?;
+    if !output.status.success() {
+        return Err(failed(
+            &format!("apt-get cannot install {list}"),
+            &String::from_utf8_lossy(&output.stderr),
+        ));
+    }
+    Ok(())
+}
+
+/// Runs a line of Python; an error is what it printed.
+async fn ask(python: &Path, code: &str) -> Result<String, String> {
+    let output =
+        command(python).args(["-s", "-c", code]).output().await.map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+fn command(program: impl AsRef<OsStr>) -> Command {
+    #[expect(clippy::disallowed_methods, reason = "an installation runs Python, pip, ldd and apt-get")]
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"] {
+        command.env_remove(name);
+    }
+    command.env("LC_ALL", "C.UTF-8");
+    command
+}
+
+async fn lock(path: &Path) -> Result<Flock<std::fs::File>, BlenderError> {
+    let doing = BlenderError::io("lock the folder of Blenders");
+    let path = path.to_owned();
+    let locked = tokio::task::spawn_blocking(move || {
+        let file = std::fs::File::options().create(true).truncate(false).write(true).open(path)?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| std::io::Error::from(errno))
+    });
+    locked.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).map_err(doing)
+}
+
+fn remove(folder: &Path) -> Result<(), BlenderError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(BlenderError::io("remove what an earlier installation left")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn failed(what: &str, log: &str) -> BlenderError {
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let end = lines[lines.len().saturating_sub(8)..].iter().map(|line| format!("  | {line}"));
+    BlenderError::Missing { what: what.to_owned(), hint: end.collect::<Vec<_>>().join("\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pythons(versions: &[&str]) -> Vec<Python> {
+        let python =
+            |version: &&str| Python { path: "/usr/bin/python".into(), version: (*version).to_owned() };
+        versions.iter().map(python).collect()
+    }
+
+    #[test]
+    fn the_long_term_release_that_fits_a_python_is_chosen() {
+        let check = |version, have: &[&str], expected: Option<(&str, &str)>| {
+            let chosen = choose(version, &pythons(have)).ok();
+            let chosen = chosen.as_ref().map(|(blender, python)| (blender.as_str(), python.version.as_str()));
+            assert_eq!(chosen, expected, "{version:?} {have:?}");
+        };
+        check(None, &["3.11", "3.13"], Some(("4.5", "3.11")));
+        check(None, &["3.13"], Some(("5.2", "3.13")));
+        check(None, &["3.12"], None);
+        check(Some("5.0.1"), &["3.11"], Some(("5.0.1", "3.11")));
+        check(Some("5.2"), &["3.11"], None);
+        check(Some("3.4"), &["3.11"], None);
+        check(Some("latest"), &["3.11"], None);
+    }
+}

@@ -1,0 +1,156 @@
+//! The workers of a host.
+//!
+//! Owns how many there may be and which are free. A worker is held by one
+//! attempt at a time and comes back warm, with its scene loaded.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use super::worker::{Launch, Worker};
+use super::{BlenderError, header, wire};
+use crate::events::{EventKind, Events};
+
+/// A handle on the workers; clones share them.
+#[derive(Debug, Clone)]
+pub struct Pool(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    launch: Launch,
+    events: Events,
+    free: Arc<Semaphore>,
+    idle: Mutex<Vec<Worker>>,
+    next_id: AtomicU32,
+    ending: TaskTracker,
+    size: usize,
+}
+
+/// A worker with an open scene, back in the pool when dropped.
+#[derive(Debug)]
+pub struct Held {
+    /// What opening the scene told.
+    pub opened: wire::Opened,
+    worker: Option<Worker>,
+    pool: Pool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Pool {
+    /// Makes a pool of at most `size` workers; none is started yet.
+    pub fn new(launch: Launch, size: usize, events: Events) -> Self {
+        let free = Arc::new(Semaphore::new(size));
+        let (idle, next_id, ending) = (Mutex::default(), AtomicU32::new(1), TaskTracker::new());
+        Self(Arc::new(Shared { launch, events, free, idle, next_id, ending, size }))
+    }
+
+    /// Returns how many workers there may be.
+    pub fn size(&self) -> usize {
+        self.0.size
+    }
+
+    /// Starts up to `count` workers, so that they are up when they are wanted.
+    pub async fn warm_up(&self, count: usize) -> Result<(), BlenderError> {
+        let starting = (0..count.min(self.0.size)).map(|_| self.clone().start_idle());
+        let started = starting.map(tokio::spawn).collect::<Vec<_>>();
+        for task in started {
+            task.await.expect("starting a worker does not panic")?;
+        }
+        Ok(())
+    }
+
+    async fn start_idle(self) -> Result<(), BlenderError> {
+        let _permit = self.permit().await;
+        let worker = self.start().await?;
+        self.keep(worker);
+        Ok(())
+    }
+
+    /// Waits for a free worker and opens a scene in it.
+    pub async fn open(&self, scene: &Path) -> Result<Held, BlenderError> {
+        let permit = self.permit().await;
+        let idle = self.take_idle();
+        let worker = match idle {
+            Some(worker) => worker,
+            None => self.start().await?,
+        };
+        header::check(scene, &worker.hello)?;
+        let opened = worker.open(scene).await?;
+        Ok(Held { opened, worker: Some(worker), pool: self.clone(), _permit: permit })
+    }
+
+    /// Ends all workers that nobody holds, and waits until they are gone.
+    pub async fn stop(&self) {
+        self.0.free.close();
+        let idle = std::mem::take(&mut *self.idle());
+        idle.into_iter().for_each(|worker| self.end(worker));
+        self.0.ending.close();
+        self.0.ending.wait().await;
+    }
+
+    async fn permit(&self) -> OwnedSemaphorePermit {
+        match self.0.free.clone().acquire_owned().await {
+            Ok(permit) => permit,
+            // The pool has stopped: whoever still waits is about to be dropped.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    async fn start(&self) -> Result<Worker, BlenderError> {
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        let worker = Worker::start(&self.0.launch, id).await?;
+        self.0.events.append(EventKind::WorkerStarted {
+            id,
+            blender: worker.hello.blender_version.clone(),
+            seconds: worker.started_in.as_secs_f64(),
+        });
+        Ok(worker)
+    }
+
+    fn take_idle(&self) -> Option<Worker> {
+        let mut idle = self.idle();
+        while let Some(worker) = idle.pop() {
+            if worker.is_idle() {
+                return Some(worker);
+            }
+            self.end(worker);
+        }
+        None
+    }
+
+    fn keep(&self, worker: Worker) {
+        if worker.is_idle() {
+            self.idle().push(worker);
+        } else {
+            self.end(worker);
+        }
+    }
+
+    fn end(&self, worker: Worker) {
+        self.0.events.append(EventKind::WorkerStopped { id: worker.id });
+        self.0.ending.spawn(worker.stop());
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
+        self.0.idle.lock().expect("no code panics under this lock")
+    }
+}
+
+impl std::ops::Deref for Held {
+    type Target = Worker;
+
+    fn deref(&self) -> &Worker {
+        self.worker.as_ref().expect("the worker is there until the drop")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            self.pool.keep(worker);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The messages between host and worker, as `blender/worker` speaks them.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The version of these messages.
+pub const PROTOCOL: u32 = 1;
+
+/// What a worker says first.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Hello {
+    /// The version of the messages that it speaks.
+    pub protocol: u32,
+    /// Its Blender's version, e.g. `[4, 5, 15]`.
+    pub blender: (u32, u32, u32),
+    /// The same as Blender writes it, e.g. `4.5.15 LTS`.
+    pub blender_version: String,
+}
+
+/// That a request is still being worked on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+pub struct Progress {
+    /// Seconds since the request began.
+    pub seconds: f64,
+    /// Samples done and wanted, as far as Blender says.
+    pub samples: Option<(u32, u32)>,
+}
+
+/// `scene.open`
+#[derive(Debug, Serialize)]
+pub struct Open<'a> {
+    /// The scene file.
+    pub path: &'a Path,
+    /// Threads to render with; all that the scene says if absent.
+    pub threads: Option<u32>,
+}
+
+/// The answer to `scene.open`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Opened {
+    /// Whether the scene was loaded already.
+    pub warm: bool,
+    /// Whether the scene asks for a GPU.
+    pub wants_gpu: bool,
+    /// Whether the scene lets existing files be overwritten.
+    pub overwrite: bool,
+}
+
+/// `scene.set`
+#[derive(Debug, Serialize)]
+pub struct Set<'a> {
+    /// The property.
+    pub path: &'a str,
+    /// Its new value.
+    pub value: &'a serde_json::Value,
+}
+
+/// `scene.paths`
+#[derive(Debug, Serialize)]
+pub struct Paths<'a> {
+    /// The frame.
+    pub frame: i32,
+    /// The plugin's file name, or none for the scene's.
+    pub name: Option<&'a str>,
+}
+
+/// `scene.write`
+#[derive(Debug, Serialize)]
+pub struct Write<'a> {
+    /// The frame.
+    pub frame: i32,
+    /// The plugin's file name, or none for the scene's.
+    pub name: Option<&'a str>,
+    /// Where all its files go.
+    pub directory: &'a Path,
+}
+
+/// `scene.shot`
+#[derive(Debug, Serialize)]
+pub struct Shot<'a> {
+    /// The frame.
+    pub frame: i32,
+    /// Part of the picture.
+    pub region: Option<Region>,
+    /// Part of the samples.
+    pub samples: Option<Samples>,
+    /// The OpenEXR file to write.
+    pub file: &'a Path,
+}
+
+/// Part of a picture, in pixels from the lower left.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[expect(missing_docs, reason = "as in the contract")]
+pub struct Region {
+    pub x: u32,
+    pub y: u32,
+    pub width: u32,
+    pub height: u32,
+}
+
+/// Part of a frame's samples.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[expect(missing_docs, reason = "as in the contract")]
+pub struct Samples {
+    pub offset: u32,
+    pub count: u32,
+    pub total: u32,
+}
+
+/// `scene.develop`
+#[derive(Debug, Serialize)]
+pub struct Develop<'a> {
+    /// The OpenEXR file to read.
+    pub image: &'a Path,
+    /// The frame, for the file name.
+    pub frame: i32,
+    /// The plugin's file name, or none for the scene's.
+    pub name: Option<&'a str>,
+    /// Where the file goes.
+    pub directory: &'a Path,
+}
+
+/// The answer to `scene.inspect`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as in the contract, with warnings for people")]
+pub struct SceneInfo {
+    pub blender_version: String,
+    pub engine: String,
+    pub frame_start: i32,
+    pub frame_end: i32,
+    pub frame_step: u32,
+    pub fps: f64,
+    pub width: u32,
+    pub height: u32,
+    pub samples: u32,
+    pub camera: Option<String>,
+    pub cameras: Vec<String>,
+    pub view_layers: Vec<String>,
+    pub views: Vec<String>,
+    pub file_format: String,
+    pub is_movie: bool,
+    pub post_processing: bool,
+    pub missing_files: Vec<PathBuf>,
+    pub blocked_scripts: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// The data of a worker's error.
+#[derive(Debug, Deserialize)]
+pub struct Refusal {
+    /// A code of the contract.
+    pub code: String,
+    /// One sentence.
+    pub message: String,
+}

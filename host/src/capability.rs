@@ -1,0 +1,217 @@
+//! What a plugin can do: the capabilities, written once.
+//!
+//! Owns everything that belongs to an [`Attempt`]: its scenes, images, leases,
+//! state and output. Knows nothing of how a plugin is run: the bindings below
+//! `plugin` only translate to the functions here.
+
+pub mod blender;
+pub mod gpu;
+pub mod image;
+pub mod output;
+pub mod state;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::blender::BlenderError;
+use crate::blender::pool::Pool;
+use crate::blender::wire::Progress;
+
+/// What went wrong, in the contract's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as in the contract")]
+pub enum Code {
+    InvalidArgument,
+    NotFound,
+    Denied,
+    Unsupported,
+    Canceled,
+    Limit,
+    Blender,
+    Host,
+}
+
+/// An error of the contract.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct CapabilityError {
+    /// The kind of failure.
+    pub code: Code,
+    /// One sentence, possibly with lines of detail.
+    pub message: String,
+}
+
+/// The result of a capability.
+pub type Result<T, E = CapabilityError> = std::result::Result<T, E>;
+
+impl CapabilityError {
+    /// Makes an error.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// Makes an error of the host's own I/O.
+    pub fn io(doing: &str) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |error| Self::new(Code::Host, format!("cannot {doing}: {error}"))
+    }
+}
+
+impl From<BlenderError> for CapabilityError {
+    fn from(error: BlenderError) -> Self {
+        let code = match &error {
+            BlenderError::Refused { code, .. } => match code.as_str() {
+                "invalid-argument" => Code::InvalidArgument,
+                "not-found" => Code::NotFound,
+                "denied" => Code::Denied,
+                "unsupported" => Code::Unsupported,
+                _ => Code::Blender,
+            },
+            BlenderError::Io { .. } => Code::Host,
+            _ => Code::Blender,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// How a plugin should go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "as in the contract")]
+pub enum Directive {
+    #[default]
+    Proceed,
+    Yield,
+    Cancel,
+}
+
+/// What an attempt tells while it runs.
+#[derive(Debug)]
+pub enum Report {
+    /// Blender is rendering in a worker.
+    Rendering {
+        /// The worker's number.
+        worker: u32,
+        /// How far it is.
+        progress: Progress,
+    },
+    /// The plugin says how far it is.
+    Progress {
+        /// 0 to 1.
+        fraction: f32,
+        /// A few words.
+        message: String,
+    },
+    /// The plugin wrote to the log.
+    Log {
+        /// `debug`, `info`, `warn` or `error`.
+        level: &'static str,
+        /// The line.
+        message: String,
+    },
+    /// A file is where it belongs.
+    File(output::File),
+}
+
+/// What all attempts of a job share.
+#[derive(Debug)]
+pub struct JobContext {
+    /// The job's id.
+    pub id: String,
+    /// The scene file; its name for the plugin is [`SCENE`].
+    pub scene: PathBuf,
+    /// Where finished files go.
+    pub output: output::Output,
+    /// Where images are kept between attempts.
+    pub spool: PathBuf,
+    /// The workers.
+    pub pool: Pool,
+    /// The devices.
+    pub devices: gpu::Devices,
+    /// The plugin's state.
+    pub state: state::State,
+    /// Whether the person said to render on the CPU whatever the scene says.
+    pub cpu: bool,
+}
+
+/// The name by which a plugin knows the job's scene.
+pub const SCENE: &str = "scene";
+/// The longest line of log that is kept, in bytes.
+const LOG_LINE: usize = 8 * 1024;
+
+/// One call of a plugin, and what it may touch.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The job it works for.
+    pub job: Arc<JobContext>,
+    /// How to go on, as the scheduler wants it.
+    pub directive: watch::Receiver<Directive>,
+    /// Where its reports go.
+    pub reports: mpsc::Sender<Report>,
+    /// Bytes of pixels it keeps.
+    pub pixels: Arc<AtomicU64>,
+}
+
+impl Attempt {
+    /// Makes the context of one call.
+    pub fn new(
+        job: Arc<JobContext>,
+        directive: watch::Receiver<Directive>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        Self { job, directive, reports, pixels: Arc::default() }
+    }
+
+    /// Writes to the job's log.
+    pub async fn log(&self, level: &'static str, mut message: String) {
+        message.truncate(message.floor_char_boundary(LOG_LINE));
+        self.report(Report::Log { level, message }).await;
+    }
+
+    /// Says how far the task is.
+    pub async fn progress(&self, fraction: f32, message: String) {
+        let fraction = if fraction.is_nan() { 0.0 } else { fraction.clamp(0.0, 1.0) };
+        self.report(Report::Progress { fraction, message }).await;
+    }
+
+    /// Says how to go on.
+    pub fn turn(&self) -> Directive {
+        *self.directive.borrow()
+    }
+
+    /// Waits until the host wants something other than to proceed.
+    pub async fn wanted(&self) -> Directive {
+        let mut directive = self.directive.clone();
+        match directive.wait_for(|directive| *directive != Directive::Proceed).await {
+            Ok(directive) => *directive,
+            // The scheduler is gone, and with it the wish for a result.
+            Err(_) => Directive::Cancel,
+        }
+    }
+
+    /// Waits until the job is canceled.
+    async fn canceled(&self) -> CapabilityError {
+        let mut directive = self.directive.clone();
+        let _ = directive.wait_for(|directive| *directive == Directive::Cancel).await;
+        CapabilityError::new(Code::Canceled, "the job was canceled")
+    }
+
+    async fn report(&self, report: Report) {
+        // The scheduler may have stopped to listen; the attempt is about to be cut.
+        let _ = self.reports.send(report).await;
+    }
+}
+
+/// Fails unless `key` is 1 to 128 characters that are harmless in a file name.
+fn check_key(key: &str) -> Result<()> {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if (1..=128).contains(&key.len()) && key.chars().all(harmless) && !key.starts_with('.') {
+        return Ok(());
+    }
+    let start: String = key.chars().take(40).collect();
+    Err(CapabilityError::new(
+        Code::InvalidArgument,
+        format!("'{start}' is no key: 1 to 128 of A-Z a-z 0-9 . _ -, not beginning with a dot"),
+    ))
+}

@@ -1,0 +1,289 @@
+//! `blender`: scenes in workers, whole frames and shots.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+use super::image::Image;
+use super::output::{self, File, Staging};
+use super::{Attempt, CapabilityError, Code, Report, Result, SCENE};
+use crate::blender::pool::Held;
+use crate::blender::wire::{self, Region, Samples};
+use crate::blender::worker::Worker;
+
+/// A scene in a worker that is this attempt's alone.
+#[derive(Debug, Clone)]
+pub struct Scene {
+    attempt: Arc<Attempt>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    held: Option<Held>,
+    settings: Vec<(String, Value)>,
+    shots: AtomicU32,
+}
+
+/// What Blender renders in one step.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "as in the contract")]
+pub struct Shot {
+    pub frame: i32,
+    pub region: Option<Region>,
+    pub samples: Option<Samples>,
+}
+
+/// Opens a scene of the job, waiting for a worker to come free.
+pub async fn open(attempt: &Arc<Attempt>, scene: &str) -> Result<Scene> {
+    if scene != SCENE {
+        let message = format!("the job has no scene '{scene}'");
+        return Err(CapabilityError::new(Code::NotFound, message));
+    }
+    let inner = Inner { held: None, settings: Vec::new(), shots: AtomicU32::new(0) };
+    let scene = Scene { attempt: attempt.clone(), inner: Arc::new(Mutex::new(inner)) };
+    scene.or_canceled(async { scene.inner.lock().await.worker(attempt).await.map(drop) }).await?;
+    Ok(scene)
+}
+
+impl Inner {
+    /// Returns a worker with the scene as it was set; a new one if the last is gone.
+    async fn worker(&mut self, attempt: &Attempt) -> Result<&Held> {
+        if self.held.as_ref().is_some_and(|held| !held.is_idle()) {
+            self.held = None;
+        }
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => {
+                let held = attempt.job.pool.open(&attempt.job.scene).await?;
+                if held.opened.wants_gpu && !attempt.job.cpu {
+                    return Err(CapabilityError::new(
+                        Code::Unsupported,
+                        "the scene asks for a GPU and this host renders on its CPU only; \
+                         if that is what you want, say --device cpu",
+                    ));
+                }
+                for (path, value) in &self.settings {
+                    held.set(path, value).await?;
+                }
+                held
+            }
+        };
+        Ok(self.held.insert(held))
+    }
+}
+
+impl Scene {
+    /// Says what the scene is.
+    pub async fn inspect(&self) -> Result<wire::SceneInfo> {
+        let inspect = async { Ok(self.inner.lock().await.worker(&self.attempt).await?.inspect().await?) };
+        self.or_canceled(inspect).await
+    }
+
+    /// Sets a property until the scene is dropped.
+    pub async fn set(&self, path: String, value: &str) -> Result<()> {
+        let value: Value = serde_json::from_str(value).map_err(|error| {
+            CapabilityError::new(Code::InvalidArgument, format!("the value of {path} is no JSON: {error}"))
+        })?;
+        self.or_canceled(async {
+            let mut inner = self.inner.lock().await;
+            inner.worker(&self.attempt).await?.set(&path, &value).await?;
+            inner.settings.push((path, value));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Lets Blender render a frame and write its files.
+    pub async fn write(&self, frame: i32, name: Option<&str>) -> Result<Vec<File>> {
+        check(frame, name)?;
+        self.or_canceled(async {
+            let mut inner = self.inner.lock().await;
+            let worker = inner.worker(&self.attempt).await?;
+            let output = &self.attempt.job.output;
+            let paths = worker.paths(&wire::Paths { frame, name }).await?;
+            if let Some(files) = output.existing(&paths, worker.opened.overwrite) {
+                return self.written(files).await;
+            }
+            let staging = output.stage()?;
+            let directory = staging.folder();
+            self.watched(worker, worker.write(&wire::Write { frame, name, directory })).await?;
+            self.publish(staging, paths).await
+        })
+        .await
+    }
+
+    /// Starts to render a shot; the image comes through [`Render::result`].
+    pub fn start(&self, shot: Shot) -> Result<Render> {
+        check(shot.frame, None)?;
+        let scene = self.clone();
+        let (done, finished) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            let image = scene.or_canceled(scene.shoot(shot)).await;
+            done.send_replace(true);
+            image
+        });
+        Ok(Render { task: Some(task), finished })
+    }
+
+    async fn shoot(&self, shot: Shot) -> Result<Image> {
+        let mut inner = self.inner.lock().await;
+        let number = inner.shots.fetch_add(1, Ordering::Relaxed);
+        let worker = inner.worker(&self.attempt).await?;
+        let folder = worker.home().to_owned();
+        let file = folder.join(format!("shot-{number}.exr"));
+        let Shot { frame, region, samples } = shot;
+        self.watched(worker, worker.shot(&wire::Shot { frame, region, samples, file: &file })).await?;
+        let (count, attempt) = (samples.map_or(0, |s| s.count), self.attempt.clone());
+        blocking(move || {
+            let image = Image::read_exr(&file, count, &attempt);
+            let _ = std::fs::remove_file(file);
+            image
+        })
+        .await
+    }
+
+    /// Turns a picture into a file as the scene would write it.
+    pub async fn develop(&self, image: &Image, frame: i32, name: Option<&str>) -> Result<File> {
+        check(frame, name)?;
+        self.or_canceled(async {
+            let mut inner = self.inner.lock().await;
+            let worker = inner.worker(&self.attempt).await?;
+            let staging = self.attempt.job.output.stage()?;
+            let paths = worker.paths(&wire::Paths { frame, name }).await?;
+            let source = worker.home().join("develop.exr");
+            let (pixels, file) = (image.clone(), source.clone());
+            blocking(move || pixels.write_exr(&file)).await?;
+            let directory = staging.folder();
+            worker.develop(&wire::Develop { image: &source, frame, name, directory }).await?;
+            let files = self.publish(staging, paths.into_iter().take(1).collect()).await?;
+            files
+                .into_iter()
+                .next()
+                .ok_or_else(|| CapabilityError::new(Code::Blender, "Blender wrote no file"))
+        })
+        .await
+    }
+
+    async fn publish(&self, staging: Staging, expected: Vec<PathBuf>) -> Result<Vec<File>> {
+        let files = blocking(move || staging.publish(&expected)).await?;
+        self.written(files).await
+    }
+
+    async fn written(&self, files: Vec<File>) -> Result<Vec<File>> {
+        for file in &files {
+            self.attempt.report(Report::File(file.clone())).await;
+        }
+        Ok(files)
+    }
+
+    /// Reports how far the worker is while it works.
+    async fn watched<T>(
+        &self,
+        worker: &Worker,
+        work: impl Future<Output = Result<T, crate::blender::BlenderError>>,
+    ) -> Result<T> {
+        let mut progress = worker.progress();
+        progress.mark_unchanged();
+        let rendering = |progress| Report::Rendering { worker: worker.id, progress };
+        self.attempt.report(rendering(wire::Progress::default())).await;
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return Ok(result?),
+                Ok(()) = progress.changed() => {
+                    let now = *progress.borrow_and_update();
+                    self.attempt.report(rendering(now)).await;
+                }
+            }
+        }
+    }
+
+    async fn or_canceled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            result = work => result,
+            error = self.attempt.canceled() => Err(error),
+        }
+    }
+}
+
+/// A shot on its way. Dropping it cancels it, and ends a worker that renders it.
+#[derive(Debug)]
+pub struct Render {
+    task: Option<JoinHandle<Result<Image>>>,
+    finished: watch::Receiver<bool>,
+}
+
+impl Render {
+    /// Takes the task that waits for the picture; none after the first time.
+    pub fn take(&mut self) -> Result<Waiting> {
+        let again =
+            || CapabilityError::new(Code::InvalidArgument, "the result of this render was taken before");
+        self.task.take().map(Waiting).ok_or_else(again)
+    }
+
+    /// Follows whether the render is finished, well or not.
+    pub fn finished(&self) -> watch::Receiver<bool> {
+        self.finished.clone()
+    }
+}
+
+impl Drop for Render {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// A render whose picture somebody waits for.
+#[derive(Debug)]
+pub struct Waiting(JoinHandle<Result<Image>>);
+
+impl Waiting {
+    /// Waits for the picture.
+    pub async fn image(mut self) -> Result<Image> {
+        let lost = |_| CapabilityError::new(Code::Host, "the render was lost");
+        (&mut self.0).await.map_err(lost)?
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn check(frame: i32, name: Option<&str>) -> Result<()> {
+    if !crate::frames::RANGE.contains(&frame) {
+        let (first, last) = crate::frames::RANGE.into_inner();
+        let message = format!("Blender renders frames {first} to {last}, not {frame}");
+        return Err(CapabilityError::new(Code::InvalidArgument, message));
+    }
+    name.map_or(Ok(()), output::check_name)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let panicked = |_| CapabilityError::new(Code::Host, "the host failed while it worked on an image");
+    tokio::task::spawn_blocking(work).await.map_err(panicked)?
+}
+
+/// Waits until one of the renders is finished, and says which.
+pub async fn any_finished(renders: Vec<watch::Receiver<bool>>) -> usize {
+    let waits = renders.into_iter().enumerate().map(|(index, mut finished)| {
+        Box::pin(async move {
+            // A sender that is gone was aborted: that, too, is finished.
+            let _ = finished.wait_for(|finished| *finished).await;
+            index
+        })
+    });
+    let waits: Vec<_> = waits.collect();
+    match waits.is_empty() {
+        true => std::future::pending().await,
+        false => futures_util::future::select_all(waits).await.0,
+    }
+}

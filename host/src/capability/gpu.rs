@@ -1,0 +1,118 @@
+//! `gpu`: devices and leases. In this version the CPU is the only device.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Attempt, CapabilityError, Code, Result};
+
+/// What a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as in the contract")]
+pub enum Kind {
+    Cpu,
+    Cuda,
+    Optix,
+    Hip,
+    Oneapi,
+    Metal,
+}
+
+/// Something that renders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as in the contract")]
+pub struct Device {
+    pub id: String,
+    pub name: String,
+    pub kind: Kind,
+    pub memory: u64,
+    pub units: u32,
+}
+
+/// What an acquirer wants.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "as in the contract")]
+pub struct Request {
+    pub kind: Option<Kind>,
+    pub count: u32,
+    pub memory: u64,
+    pub timeout: Duration,
+}
+
+/// The devices of a host; clones share them.
+#[derive(Debug, Clone)]
+pub struct Devices {
+    cpu: Device,
+    free: Arc<Semaphore>,
+}
+
+/// The right to use devices, given back when dropped.
+#[derive(Debug)]
+pub struct Lease {
+    /// The devices leased.
+    pub devices: Vec<Device>,
+    /// Memory granted on each, in bytes.
+    pub memory: u64,
+    _unit: OwnedSemaphorePermit,
+}
+
+impl Devices {
+    /// Looks at this machine.
+    pub fn of_this_machine() -> Self {
+        let units = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let cpu = Device { id: "cpu".to_owned(), name: cpu_name(), kind: Kind::Cpu, memory: memory(), units };
+        Self { cpu, free: Arc::new(Semaphore::new(units as usize)) }
+    }
+
+    /// Lists the devices.
+    pub fn list(&self) -> Vec<Device> {
+        vec![self.cpu.clone()]
+    }
+
+    /// Leases one unit of the CPU, waiting in order if all are in use.
+    pub async fn acquire(&self, request: Request, attempt: &Attempt) -> Result<Lease> {
+        self.check(&request)?;
+        let unit = tokio::select! {
+            unit = self.free.clone().acquire_owned() => unit.expect("the devices stay open"),
+            error = attempt.canceled() => return Err(error),
+            () = tokio::time::sleep(request.timeout) => {
+                let (units, waited) = (self.cpu.units, request.timeout.as_millis());
+                let message = format!("all {units} units of the CPU were in use for {waited} ms");
+                return Err(CapabilityError::new(Code::Limit, message));
+            }
+        };
+        Ok(Lease { devices: self.list(), memory: request.memory, _unit: unit })
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        let missing = |message: String| Err(CapabilityError::new(Code::NotFound, message));
+        if request.count == 0 {
+            return Err(CapabilityError::new(Code::InvalidArgument, "a lease is of at least one device"));
+        }
+        if let Some(kind) = request.kind.filter(|kind| *kind != Kind::Cpu) {
+            return missing(format!("this host has no {kind:?} device, only its CPU"));
+        }
+        if request.count > 1 {
+            return missing(format!("this host has 1 device, not {}", request.count));
+        }
+        if request.memory > self.cpu.memory {
+            let (wanted, there) = (request.memory, self.cpu.memory);
+            return missing(format!("the CPU has {there} bytes of memory, not {wanted}"));
+        }
+        Ok(())
+    }
+}
+
+fn cpu_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.to_owned())
+}
+
+fn memory() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib =
+        info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0u64) * 1024
+}

@@ -1,0 +1,195 @@
+//! `image`: scene-linear pixels that the host keeps.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+use exr::prelude::*;
+
+use super::{Attempt, CapabilityError, Code, JobContext, Result, check_key};
+use crate::blender::wire::Region;
+
+/// The longest side of an image, in pixels.
+pub const MAX_SIDE: u32 = 65_536;
+/// The largest region that is read at once, in pixels.
+pub const MAX_READ: u64 = 4_194_304;
+/// How many bytes of pixels an attempt may keep.
+pub const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+const CHANNELS: usize = 4;
+/// The EXR attribute that holds the samples a pixel.
+const SAMPLES: &str = "hotshoe.samples";
+
+/// Pixels: red, green, blue, alpha, row by row from the lowest up.
+#[derive(Debug, Clone)]
+pub struct Image(Arc<Pixels>);
+
+#[derive(Debug)]
+struct Pixels {
+    width: u32,
+    height: u32,
+    samples: u32,
+    values: RwLock<Vec<f32>>,
+    _budget: Budget,
+}
+
+/// Bytes that count against an attempt until they are dropped.
+#[derive(Debug)]
+struct Budget {
+    used: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Budget {
+    fn take(attempt: &Attempt, width: u32, height: u32) -> Result<Self> {
+        let limit = |message| Err(CapabilityError::new(Code::Limit, message));
+        if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
+            return limit(format!("an image has 1 to {MAX_SIDE} pixels a side, not {width}x{height}"));
+        }
+        let bytes = u64::from(width) * u64::from(height) * (CHANNELS * size_of::<f32>()) as u64;
+        let used = attempt.pixels.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let budget = Self { used: attempt.pixels.clone(), bytes };
+        if used > MAX_BYTES {
+            return limit(format!("an attempt keeps at most {MAX_BYTES} bytes of pixels, not {used}"));
+        }
+        Ok(budget)
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Image {
+    /// Makes a transparent black image.
+    pub fn create(attempt: &Attempt, width: u32, height: u32) -> Result<Self> {
+        let budget = Budget::take(attempt, width, height)?;
+        Ok(Self::new(width, height, 0, vec![0.0; width as usize * height as usize * CHANNELS], budget))
+    }
+
+    fn new(width: u32, height: u32, samples: u32, values: Vec<f32>, budget: Budget) -> Self {
+        Self(Arc::new(Pixels { width, height, samples, values: RwLock::new(values), _budget: budget }))
+    }
+
+    /// Returns width and height.
+    pub fn size(&self) -> (u32, u32) {
+        (self.0.width, self.0.height)
+    }
+
+    /// Returns how many samples a pixel it holds; 0 if that is not known.
+    pub fn samples(&self) -> u32 {
+        self.0.samples
+    }
+
+    /// Reads the pixels of a region.
+    pub fn read(&self, region: Region) -> Result<Vec<f32>> {
+        self.check(region)?;
+        let area = u64::from(region.width) * u64::from(region.height);
+        if area > MAX_READ {
+            let message = format!("at most {MAX_READ} pixels are read at once, not {area}; read in parts");
+            return Err(CapabilityError::new(Code::Limit, message));
+        }
+        let values = self.0.values.read().expect("no code panics under this lock");
+        let mut pixels = Vec::with_capacity(area as usize * CHANNELS);
+        self.rows(region).for_each(|row| pixels.extend_from_slice(&values[row]));
+        Ok(pixels)
+    }
+
+    /// Overwrites the pixels of a region.
+    pub fn write(&self, region: Region, pixels: &[f32]) -> Result<()> {
+        self.check(region)?;
+        let wanted = region.width as usize * region.height as usize * CHANNELS;
+        if pixels.len() != wanted {
+            let message = format!("the region takes {wanted} numbers, not {}", pixels.len());
+            return Err(CapabilityError::new(Code::InvalidArgument, message));
+        }
+        let mut values = self.0.values.write().expect("no code panics under this lock");
+        let rows = pixels.chunks_exact(region.width as usize * CHANNELS);
+        self.rows(region).zip(rows).for_each(|(row, new)| values[row].copy_from_slice(new));
+        Ok(())
+    }
+
+    /// Keeps the image for other attempts of the job.
+    pub fn save(&self, key: &str, job: &JobContext) -> Result<()> {
+        check_key(key)?;
+        std::fs::create_dir_all(&job.spool).map_err(CapabilityError::io("make the job's spool"))?;
+        let aside = tempfile::NamedTempFile::new_in(&job.spool);
+        let aside = aside.map_err(CapabilityError::io("write to the spool"))?;
+        self.write_exr(aside.path())?;
+        let kept = aside.persist(job.spool.join(key)).map_err(|error| error.error);
+        kept.map_err(CapabilityError::io("write to the spool"))?;
+        Ok(())
+    }
+
+    /// Loads what an attempt of the job saved.
+    pub fn load(key: &str, attempt: &Attempt) -> Result<Self> {
+        check_key(key)?;
+        let file = attempt.job.spool.join(key);
+        if !file.exists() {
+            return Err(CapabilityError::new(Code::NotFound, format!("no image was saved under '{key}'")));
+        }
+        Self::read_exr(&file, 0, attempt)
+    }
+
+    /// Writes an OpenEXR file, whose rows run from the highest down.
+    pub fn write_exr(&self, file: &Path) -> Result<()> {
+        let values = self.0.values.read().expect("no code panics under this lock");
+        let (width, height) = (self.0.width as usize, self.0.height as usize);
+        let pixel = |position: Vec2<usize>| {
+            let at = ((height - 1 - position.y()) * width + position.x()) * CHANNELS;
+            (values[at], values[at + 1], values[at + 2], values[at + 3])
+        };
+        let mut image = exr::image::Image::from_channels((width, height), SpecificChannels::rgba(pixel));
+        let samples = AttributeValue::I32(self.0.samples.try_into().unwrap_or(i32::MAX));
+        image.layer_data.attributes.other.insert(Text::from(SAMPLES), samples);
+        image.write().to_file(file).map_err(|error| {
+            CapabilityError::new(Code::Host, format!("cannot write an image to the spool: {error}"))
+        })
+    }
+
+    /// Reads an OpenEXR file; `samples` is for files that do not say.
+    pub fn read_exr(file: &Path, samples: u32, attempt: &Attempt) -> Result<Self> {
+        let failed = |error: exr::error::Error| {
+            CapabilityError::new(Code::Host, format!("cannot read a rendered image: {error}"))
+        };
+        let read = read_first_rgba_layer_from_file(
+            file,
+            |size, _| (size, vec![0.0f32; size.area() * CHANNELS]),
+            |(size, values), position, (r, g, b, a): (f32, f32, f32, f32)| {
+                let at = ((size.height() - 1 - position.y()) * size.width() + position.x()) * CHANNELS;
+                values[at..at + CHANNELS].copy_from_slice(&[r, g, b, a]);
+            },
+        );
+        let layer = read.map_err(failed)?.layer_data;
+        let samples = match layer.attributes.other.get(&Text::from(SAMPLES)) {
+            Some(AttributeValue::I32(samples)) => samples.unsigned_abs(),
+            _ => samples,
+        };
+        let (size, values) = layer.channel_data.pixels;
+        let (width, height) = (size.width() as u32, size.height() as u32);
+        let budget = Budget::take(attempt, width, height)?;
+        Ok(Self::new(width, height, samples, values, budget))
+    }
+
+    fn check(&self, region: Region) -> Result<()> {
+        let Region { x, y, width, height } = region;
+        let fits = |at: u32, length: u32, side: u32| {
+            length > 0 && at.checked_add(length).is_some_and(|end| end <= side)
+        };
+        if fits(x, width, self.0.width) && fits(y, height, self.0.height) {
+            return Ok(());
+        }
+        let (w, h) = self.size();
+        let message = format!("region {width}x{height} at {x},{y} is not within the image of {w}x{h}");
+        Err(CapabilityError::new(Code::InvalidArgument, message))
+    }
+
+    fn rows(&self, region: Region) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+        let stride = self.0.width as usize;
+        (region.y..region.y + region.height).map(move |y| {
+            let start = (y as usize * stride + region.x as usize) * CHANNELS;
+            start..start + region.width as usize * CHANNELS
+        })
+    }
+}

@@ -1,0 +1,147 @@
+//! The command line: one file a command.
+//!
+//! Talks to a host like any client. Owns the terminal; nothing below prints.
+
+mod bench;
+mod blender;
+mod doctor;
+mod plugin;
+mod progress;
+mod render;
+mod table;
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::DataDir;
+
+/// The hot shoe for Blender rendering: renderer plugins, hot-swappable and isolated.
+#[derive(Debug, Parser)]
+#[command(name = "hotshoe", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Keep everything durable in DIR.
+    #[arg(long, global = true, value_name = "DIR", env = "HOTSHOE_DATA")]
+    data: Option<PathBuf>,
+    /// Say more on stderr: -v for steps, -vv for details, -vvv for all that Blender prints.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Shape of the log on stderr.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Render frames of a scene.
+    Render(render::Args),
+    /// Find and install Blenders.
+    Blender(blender::Args),
+    /// Look at the renderers.
+    Plugin(plugin::Args),
+    /// Say what was found on this machine, what is missing and how to get it.
+    Doctor(doctor::Args),
+    /// Measure on this machine.
+    Bench(bench::Args),
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a command failed: the program's exit code and what to tell.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+/// Something was asked for that cannot be done.
+const BAD_INPUT: u8 = 2;
+/// Something that was begun did not succeed.
+const FAILED: u8 = 1;
+/// Ended by Ctrl-C, as shells count it.
+const INTERRUPTED: u8 = 130;
+
+type Result<T = (), E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    fn bad_input(error: impl fmt::Display) -> Self {
+        Self { code: BAD_INPUT, message: error.to_string() }
+    }
+
+    fn failed(error: impl fmt::Display) -> Self {
+        Self { code: FAILED, message: error.to_string() }
+    }
+}
+
+/// Runs the program and returns its exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.verbose, cli.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(Failure::failed(format!("cannot start: {error}"))),
+    };
+    let result = runtime.block_on(run(cli));
+    // Nothing is waited for that still runs: workers end with their life lines.
+    runtime.shutdown_background();
+    result.map_or_else(report, |()| ExitCode::SUCCESS)
+}
+
+async fn run(cli: Cli) -> Result {
+    let data = || {
+        DataDir::open(cli.data.clone())
+            .map_err(|error| Failure::bad_input(format!("cannot use the data directory: {error}")))
+    };
+    match cli.command {
+        Command::Render(args) => render::run(args, &data()?).await,
+        Command::Blender(args) => blender::run(args, &data()?).await,
+        Command::Plugin(args) => plugin::run(args, &data()?).await,
+        Command::Doctor(args) => doctor::run(args, &data()?).await,
+        Command::Bench(args) => bench::run(args, &data()?).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "hotshoe", &mut io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn log(verbose: u8, format: LogFormat) {
+    let level =
+        ["warn", "hotshoe=info,warn", "hotshoe=debug,info", "hotshoe=trace,debug"][verbose.min(3) as usize];
+    let filter = EnvFilter::try_from_env("HOTSHOE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// Tells what went wrong in one line and what to do in the ones after it.
+fn report(failure: Failure) -> ExitCode {
+    if failure.message.is_empty() {
+        return ExitCode::from(failure.code);
+    }
+    let red = |text: &str| match io::stderr().is_terminal() {
+        true => format!("\x1b[1;31m{text}\x1b[0m"),
+        false => text.to_owned(),
+    };
+    let mut lines = failure.message.lines();
+    eprintln!("{} {}", red("error:"), lines.next().unwrap_or_default());
+    lines.for_each(|line| eprintln!("  {line}"));
+    ExitCode::from(failure.code)
+}

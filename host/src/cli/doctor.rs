@@ -1,0 +1,157 @@
+//! `hotshoe doctor`: what was found, what is missing, how to get it.
+
+use std::io::IsTerminal;
+
+use serde::Serialize;
+
+use super::{Failure, Result, blender};
+use crate::blender::{Blender, find, install};
+use crate::config::{DataDir, RunDir};
+use crate::plugin::component;
+use crate::plugin::limits::Limits;
+use crate::releases::{Release, Releases};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    id: &'static str,
+    state: State,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Good,
+    Missing,
+    Broken,
+}
+
+pub(super) async fn run(args: Args, data: &DataDir) -> Result {
+    let mut findings = vec![data_directory(data), renderers(data).await, pythons().await];
+    findings.extend(blenders(data).await);
+    for finding in &findings {
+        if args.json {
+            println!("{}", serde_json::to_string(finding).expect("findings are plain data"));
+        } else {
+            print(finding);
+        }
+    }
+    let broken = findings.iter().filter(|finding| finding.state == State::Broken).count();
+    match broken {
+        0 => Ok(()),
+        _ => Err(Failure::failed("this machine cannot render yet; what to do stands above")),
+    }
+}
+
+fn print(finding: &Finding) {
+    let (mark, colour) = match finding.state {
+        State::Good => ("ok", "32"),
+        State::Missing => ("--", "33"),
+        State::Broken => ("!!", "31"),
+    };
+    let mark = match std::io::stdout().is_terminal() {
+        true => format!("\x1b[{colour}m{mark}\x1b[0m"),
+        false => mark.to_owned(),
+    };
+    println!("{mark}  {:<10} {}", finding.id, finding.found);
+    finding.hint.iter().flat_map(|hint| hint.lines()).for_each(|line| println!("    {:<10} {line}", ""));
+}
+
+fn data_directory(data: &DataDir) -> Finding {
+    let found = data.path().display().to_string();
+    let (state, hint) = match RunDir::create(data) {
+        Ok(_) => (State::Good, None),
+        Err(error) => {
+            (State::Broken, Some(format!("cannot be written: {error}; choose another with --data DIR")))
+        }
+    };
+    Finding { id: "data", state, found, hint }
+}
+
+async fn renderers(data: &DataDir) -> Finding {
+    let load = async {
+        let engine = component::Host::new(Limits::default()).map_err(|error| error.to_string())?;
+        let releases = Releases::new(engine, data.clone());
+        let mut names = Vec::new();
+        for release in Release::shipped() {
+            names.push(release.to_string());
+            releases.load(release).await.map_err(|error| error.to_string())?;
+        }
+        Ok::<_, String>(names.join(", "))
+    };
+    match load.await {
+        Ok(found) => Finding { id: "renderers", state: State::Good, found, hint: None },
+        Err(error) => {
+            let found = "the shipped renderers do not load".to_owned();
+            Finding { id: "renderers", state: State::Broken, found, hint: Some(error) }
+        }
+    }
+}
+
+async fn pythons() -> Finding {
+    let pythons = install::pythons().await;
+    let fits = pythons.iter().any(|python| matches!(python.version.as_str(), "3.11" | "3.13"));
+    let found: Vec<String> =
+        pythons.iter().map(|python| format!("{} ({})", python.version, python.path.display())).collect();
+    let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+    let hint = "only needed for `hotshoe blender install`, which takes Python 3.11 or 3.13";
+    let (state, hint) = if fits { (State::Good, None) } else { (State::Missing, Some(hint.to_owned())) };
+    Finding { id: "python", state, found, hint }
+}
+
+async fn blenders(data: &DataDir) -> Vec<Finding> {
+    let found = match find::all(None, data) {
+        Ok(found) => found,
+        Err(error) => {
+            let (found, hint) = ("cannot be found".to_owned(), Some(error.to_string()));
+            return vec![Finding { id: "blender", state: State::Broken, found, hint }];
+        }
+    };
+    if found.is_empty() {
+        let hint = "`hotshoe blender install` installs one; `hotshoe render` does so by itself".to_owned();
+        return vec![Finding {
+            id: "blender",
+            state: State::Broken,
+            found: "none".to_owned(),
+            hint: Some(hint),
+        }];
+    }
+    let mut findings = Vec::new();
+    for (index, one) in found.iter().enumerate() {
+        let path = one.blender.path().display();
+        let finding = match blender::version(&one.blender, data).await {
+            Ok(version) => {
+                let used = if index == 0 { ", the one that is used" } else { "" };
+                let found = format!("{version} at {path} ({}{used})", one.source);
+                Finding { id: "blender", state: State::Good, found, hint: packages(&one.blender).await }
+            }
+            Err(error) => {
+                let hint = packages(&one.blender).await.unwrap_or_else(|| error.to_string());
+                let found = format!("{path} ({}) does not start", one.source);
+                // Only the first is used.
+                let state = if index == 0 { State::Broken } else { State::Missing };
+                Finding { id: "blender", state, found, hint: Some(hint) }
+            }
+        };
+        findings.push(finding);
+    }
+    findings
+}
+
+async fn packages(blender: &Blender) -> Option<String> {
+    let Blender::Module(python) = blender else { return None };
+    let missing = install::missing_packages(python).await.ok()?;
+    let list = missing.join(" ");
+    (!missing.is_empty())
+        .then(|| format!("missing system packages: {list}\napt-get install --no-install-recommends {list}"))
+}

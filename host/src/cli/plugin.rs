@@ -1,0 +1,89 @@
+//! `hotshoe plugin`: look at the renderers.
+
+use serde_json::json;
+
+use super::{Failure, Result, table};
+use crate::config::DataDir;
+use crate::plugin::component;
+use crate::plugin::limits::Limits;
+use crate::releases::{Release, Releases};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List the renderers.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a renderer and its settings.
+    Show {
+        /// Its name, or the path of a component.
+        renderer: String,
+        /// Print JSON, with the schema of its settings.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) async fn run(args: Args, data: &DataDir) -> Result {
+    let engine = component::Host::new(Limits::default()).map_err(Failure::failed)?;
+    let releases = Releases::new(engine, data.clone());
+    match args.command {
+        Command::List { json } => list(&releases, json).await,
+        Command::Show { renderer, json } => show(&releases, &renderer, json).await,
+    }
+}
+
+async fn list(releases: &Releases, json: bool) -> Result {
+    let mut rows = Vec::new();
+    for release in Release::shipped() {
+        let loaded = releases.load(release).await.map_err(Failure::failed)?;
+        let release = &loaded.release;
+        if json {
+            let (name, version, digest) = (&release.name, &release.version, &release.digest);
+            let summary = &loaded.description.summary;
+            println!("{}", json!({"id": name, "version": version, "digest": digest, "summary": summary}));
+        }
+        rows.push(vec![
+            release.name.clone(),
+            release.version.clone(),
+            release.digest[..12].to_owned(),
+            loaded.description.summary.clone(),
+        ]);
+    }
+    if !json {
+        table::print(&["RENDERER", "VERSION", "DIGEST", "SUMMARY"], &rows);
+    }
+    Ok(())
+}
+
+async fn show(releases: &Releases, renderer: &str, json: bool) -> Result {
+    let release = Releases::find(renderer).map_err(Failure::bad_input)?;
+    let loaded = releases.load(release).await.map_err(Failure::bad_input)?;
+    let (release, schema) = (&loaded.release, &loaded.schema);
+    if json {
+        let shown = json!({
+            "id": release.name,
+            "version": release.version,
+            "digest": release.digest,
+            "summary": loaded.description.summary,
+            "settings": schema.value(),
+        });
+        println!("{shown:#}");
+        return Ok(());
+    }
+    println!("{} {}", release.name, release.version);
+    println!("  {}", loaded.description.summary);
+    println!("  sha256:{}", release.digest);
+    println!("\nsettings, given as --set NAME=VALUE");
+    let width = schema.names().map(str::len).max().unwrap_or_default();
+    schema.names().for_each(|name| println!("  {name:<width$}  {}", schema.help(name)));
+    Ok(())
+}

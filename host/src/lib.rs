@@ -1,0 +1,29 @@
+//! The Hotshoe host: renderer plugins drive Blender, and none of them can take
+//! down the host, Blender or each other.
+//!
+//! In reading order, which is also the order of imports: a module uses only
+//! what stands below it.
+
+pub mod cli;
+
+pub mod daemon;
+
+pub mod service;
+
+pub mod jobs;
+
+pub mod releases;
+
+pub mod plugin;
+
+pub mod capability;
+
+pub mod blender;
+
+pub mod rpc;
+
+pub mod events;
+
+pub mod frames;
+
+pub mod config;

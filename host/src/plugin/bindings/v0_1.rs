@@ -1,0 +1,469 @@
+//! World `hotshoe:plugin/renderer-plugin@0.1.0`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::{HasSelf, Linker, Resource};
+
+use crate::capability::blender::{Render, Scene};
+use crate::capability::gpu::{self, Lease};
+use crate::capability::image::Image;
+use crate::capability::{self, Attempt, CapabilityError, Code, Directive, output};
+use crate::plugin::component::Data;
+use crate::plugin::{self, Outcome};
+
+#[expect(missing_docs, reason = "the contract documents what is generated from it")]
+mod generated {
+    wasmtime::component::bindgen!({
+        path: "../wit/v0.1",
+        world: "renderer-plugin",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "hotshoe:plugin/blender.scene": crate::capability::blender::Scene,
+            "hotshoe:plugin/blender.render": crate::capability::blender::Render,
+            "hotshoe:plugin/image.image": crate::capability::image::Image,
+            "hotshoe:plugin/gpu.lease": crate::capability::gpu::Lease,
+        },
+    });
+}
+
+use exports::hotshoe::plugin::renderer as exported;
+pub use generated::*;
+use hotshoe::plugin::{blender, gpu as gpu_wit, host, image, state, types};
+
+/// The interface that makes a component a renderer plugin.
+pub const RENDERER: &str = "hotshoe:plugin/renderer@0.1.0";
+
+/// The outer error ends the instance, the inner one is the capability's answer.
+type Answer<T> = wasmtime::Result<Result<T, types::Error>>;
+
+/// Lets components of this world call the capabilities.
+pub fn add_to_linker(linker: &mut Linker<Data>) -> wasmtime::Result<()> {
+    RendererPlugin::add_to_linker::<_, HasSelf<_>>(linker, |data| data)
+}
+
+impl Data {
+    /// The attempt that the call belongs to. `describe` has none.
+    fn attempt(&mut self) -> Result<Arc<Attempt>, types::Error> {
+        self.watch.called();
+        self.attempt.clone().ok_or_else(|| types::Error {
+            code: types::ErrorCode::Denied,
+            message: "describe may not use capabilities".to_owned(),
+        })
+    }
+
+    fn keep<T: Send + 'static>(&mut self, result: capability::Result<T>) -> Answer<Resource<T>> {
+        Ok(match result {
+            Ok(thing) => self.table.push(thing).map_err(|_| types::Error {
+                code: types::ErrorCode::Limit,
+                message: format!("an attempt keeps at most {} handles open", self.handles),
+            }),
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    fn drop_handle<T: Send + 'static>(&mut self, handle: Resource<T>) -> wasmtime::Result<()> {
+        self.watch.called();
+        self.table.delete(handle)?;
+        Ok(())
+    }
+}
+
+/// Returns early with the contract's error.
+macro_rules! attempt {
+    ($data:expr) => {
+        match $data.attempt() {
+            Ok(attempt) => attempt,
+            Err(error) => return Ok(Err(error)),
+        }
+    };
+}
+
+fn answer<T, U: From<T>>(result: capability::Result<T>) -> Answer<U> {
+    Ok(result.map(U::from).map_err(types::Error::from))
+}
+
+impl blender::Host for Data {
+    async fn open(&mut self, scene: String, lease: Option<Resource<Lease>>) -> Answer<Resource<Scene>> {
+        let attempt = attempt!(self);
+        if let Some(lease) = lease {
+            // Every lease of this version is of the CPU, which every scene may use.
+            self.table.get(&lease)?;
+        }
+        let scene = capability::blender::open(&attempt, &scene).await;
+        self.keep(scene)
+    }
+}
+
+impl blender::HostScene for Data {
+    async fn inspect(&mut self, scene: Resource<Scene>) -> Answer<types::SceneInfo> {
+        attempt!(self);
+        let scene = self.table.get(&scene)?.clone();
+        answer(scene.inspect().await)
+    }
+
+    async fn set(&mut self, scene: Resource<Scene>, path: String, value: String) -> Answer<()> {
+        attempt!(self);
+        let scene = self.table.get(&scene)?.clone();
+        answer(scene.set(path, &value).await)
+    }
+
+    async fn write(
+        &mut self,
+        scene: Resource<Scene>,
+        frame: i32,
+        name: Option<String>,
+    ) -> Answer<Vec<types::File>> {
+        attempt!(self);
+        let scene = self.table.get(&scene)?.clone();
+        let files = scene.write(frame, name.as_deref()).await;
+        answer::<_, Vec<_>>(files.map(|files| files.into_iter().map(types::File::from).collect::<Vec<_>>()))
+    }
+
+    async fn start(&mut self, scene: Resource<Scene>, shot: types::Shot) -> Answer<Resource<Render>> {
+        attempt!(self);
+        let render = self.table.get(&scene)?.start(shot.into());
+        self.keep(render)
+    }
+
+    async fn develop(
+        &mut self,
+        scene: Resource<Scene>,
+        image: Resource<Image>,
+        frame: i32,
+        name: Option<String>,
+    ) -> Answer<types::File> {
+        attempt!(self);
+        let (scene, image) = (self.table.get(&scene)?.clone(), self.table.get(&image)?.clone());
+        answer(scene.develop(&image, frame, name.as_deref()).await)
+    }
+
+    async fn drop(&mut self, scene: Resource<Scene>) -> wasmtime::Result<()> {
+        self.drop_handle(scene)
+    }
+}
+
+impl blender::HostRender for Data {
+    async fn result(&mut self, render: Resource<Render>) -> Answer<Resource<Image>> {
+        attempt!(self);
+        let image = match self.table.get_mut(&render)?.take() {
+            Ok(waiting) => waiting.image().await,
+            Err(error) => Err(error),
+        };
+        self.keep(image)
+    }
+
+    async fn drop(&mut self, render: Resource<Render>) -> wasmtime::Result<()> {
+        self.drop_handle(render)
+    }
+}
+
+impl image::Host for Data {}
+
+impl image::HostImage for Data {
+    async fn create(&mut self, width: u32, height: u32) -> Answer<Resource<Image>> {
+        let attempt = attempt!(self);
+        self.keep(Image::create(&attempt, width, height))
+    }
+
+    async fn load(&mut self, key: String) -> Answer<Resource<Image>> {
+        let attempt = attempt!(self);
+        let image = tokio::task::spawn_blocking(move || Image::load(&key, &attempt)).await?;
+        self.keep(image)
+    }
+
+    async fn size(&mut self, image: Resource<Image>) -> wasmtime::Result<(u32, u32)> {
+        self.watch.called();
+        Ok(self.table.get(&image)?.size())
+    }
+
+    async fn samples(&mut self, image: Resource<Image>) -> wasmtime::Result<u32> {
+        self.watch.called();
+        Ok(self.table.get(&image)?.samples())
+    }
+
+    async fn read(&mut self, image: Resource<Image>, region: types::Region) -> Answer<Vec<f32>> {
+        self.watch.called();
+        answer(self.table.get(&image)?.read(region.into()))
+    }
+
+    async fn write(&mut self, image: Resource<Image>, region: types::Region, pixels: Vec<f32>) -> Answer<()> {
+        self.watch.called();
+        answer(self.table.get(&image)?.write(region.into(), &pixels))
+    }
+
+    async fn save(&mut self, image: Resource<Image>, key: String) -> Answer<()> {
+        let attempt = attempt!(self);
+        let image = self.table.get(&image)?.clone();
+        answer(tokio::task::spawn_blocking(move || image.save(&key, &attempt.job)).await?)
+    }
+
+    async fn drop(&mut self, image: Resource<Image>) -> wasmtime::Result<()> {
+        self.drop_handle(image)
+    }
+}
+
+impl gpu_wit::Host for Data {
+    async fn devices(&mut self) -> wasmtime::Result<Vec<types::Device>> {
+        let Ok(attempt) = self.attempt() else { return Ok(Vec::new()) };
+        Ok(attempt.job.devices.list().into_iter().map(types::Device::from).collect())
+    }
+
+    async fn acquire(&mut self, request: gpu_wit::Request) -> Answer<Resource<Lease>> {
+        let attempt = attempt!(self);
+        let lease = attempt.job.devices.acquire(request.into(), &attempt).await;
+        self.keep(lease)
+    }
+}
+
+impl gpu_wit::HostLease for Data {
+    async fn devices(&mut self, lease: Resource<Lease>) -> wasmtime::Result<Vec<types::Device>> {
+        let devices = &self.table.get(&lease)?.devices;
+        Ok(devices.iter().cloned().map(types::Device::from).collect())
+    }
+
+    async fn memory(&mut self, lease: Resource<Lease>) -> wasmtime::Result<u64> {
+        Ok(self.table.get(&lease)?.memory)
+    }
+
+    async fn drop(&mut self, lease: Resource<Lease>) -> wasmtime::Result<()> {
+        self.drop_handle(lease)
+    }
+}
+
+impl host::Host for Data {
+    async fn log(&mut self, level: host::Level, message: String) -> wasmtime::Result<()> {
+        let level = match level {
+            host::Level::Debug => "debug",
+            host::Level::Info => "info",
+            host::Level::Warn => "warn",
+            host::Level::Error => "error",
+        };
+        if let Ok(attempt) = self.attempt() {
+            attempt.log(level, message).await;
+        }
+        Ok(())
+    }
+
+    async fn progress(&mut self, fraction: f32, message: String) -> wasmtime::Result<()> {
+        if let Ok(attempt) = self.attempt() {
+            attempt.progress(fraction, message).await;
+        }
+        Ok(())
+    }
+
+    async fn turn(&mut self) -> wasmtime::Result<types::Directive> {
+        Ok(self.attempt().map_or(Directive::Proceed, |attempt| attempt.turn()).into())
+    }
+
+    async fn wait_any(
+        &mut self,
+        renders: Vec<Resource<Render>>,
+        timeout_ms: Option<u32>,
+    ) -> wasmtime::Result<host::Wake> {
+        let Ok(attempt) = self.attempt() else { return Ok(host::Wake::Timeout) };
+        let renders = renders.iter().map(|render| Ok(self.table.get(render)?.finished()));
+        let renders = renders.collect::<wasmtime::Result<Vec<_>>>()?;
+        let timeout = async {
+            match timeout_ms {
+                Some(ms) => tokio::time::sleep(Duration::from_millis(ms.into())).await,
+                None => std::future::pending().await,
+            }
+        };
+        Ok(tokio::select! {
+            biased;
+            directive = attempt.wanted() => host::Wake::Turn(directive.into()),
+            index = capability::blender::any_finished(renders) => host::Wake::Finished(index as u32),
+            () = timeout => host::Wake::Timeout,
+        })
+    }
+}
+
+impl state::Host for Data {
+    async fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
+        let attempt = attempt!(self);
+        answer(attempt.job.state.get(&key))
+    }
+
+    async fn set(&mut self, key: String, value: Vec<u8>) -> Answer<()> {
+        let attempt = attempt!(self);
+        answer(attempt.job.state.set(&key, value))
+    }
+
+    async fn delete(&mut self, key: String) -> Answer<()> {
+        let attempt = attempt!(self);
+        answer(attempt.job.state.delete(&key))
+    }
+}
+
+impl types::Host for Data {}
+
+impl From<CapabilityError> for types::Error {
+    fn from(error: CapabilityError) -> Self {
+        let code = match error.code {
+            Code::InvalidArgument => types::ErrorCode::InvalidArgument,
+            Code::NotFound => types::ErrorCode::NotFound,
+            Code::Denied => types::ErrorCode::Denied,
+            Code::Unsupported => types::ErrorCode::Unsupported,
+            Code::Canceled => types::ErrorCode::Canceled,
+            Code::Limit => types::ErrorCode::Limit,
+            Code::Blender => types::ErrorCode::Blender,
+            Code::Host => types::ErrorCode::Host,
+        };
+        Self { code, message: error.message }
+    }
+}
+
+impl From<types::Error> for CapabilityError {
+    fn from(error: types::Error) -> Self {
+        let code = match error.code {
+            types::ErrorCode::InvalidArgument => Code::InvalidArgument,
+            types::ErrorCode::NotFound => Code::NotFound,
+            types::ErrorCode::Denied => Code::Denied,
+            types::ErrorCode::Unsupported => Code::Unsupported,
+            types::ErrorCode::Canceled => Code::Canceled,
+            types::ErrorCode::Limit => Code::Limit,
+            types::ErrorCode::Blender => Code::Blender,
+            types::ErrorCode::Host => Code::Host,
+        };
+        let mut message = error.message;
+        message.truncate(message.floor_char_boundary(4096));
+        Self { code, message }
+    }
+}
+
+impl From<Directive> for types::Directive {
+    fn from(directive: Directive) -> Self {
+        match directive {
+            Directive::Proceed => Self::Proceed,
+            Directive::Yield => Self::Yield,
+            Directive::Cancel => Self::Cancel,
+        }
+    }
+}
+
+impl From<types::Region> for crate::blender::wire::Region {
+    fn from(types::Region { x, y, width, height }: types::Region) -> Self {
+        Self { x, y, width, height }
+    }
+}
+
+impl From<types::Shot> for capability::blender::Shot {
+    fn from(shot: types::Shot) -> Self {
+        let samples = shot.samples.map(|types::SampleRange { offset, count, total }| {
+            crate::blender::wire::Samples { offset, count, total }
+        });
+        Self { frame: shot.frame, region: shot.region.map(Into::into), samples }
+    }
+}
+
+impl From<crate::blender::wire::SceneInfo> for types::SceneInfo {
+    fn from(info: crate::blender::wire::SceneInfo) -> Self {
+        let missing_files = info.missing_files.iter().map(|path| path.display().to_string());
+        Self {
+            blender_version: info.blender_version,
+            engine: info.engine,
+            frame_start: info.frame_start,
+            frame_end: info.frame_end,
+            frame_step: info.frame_step,
+            fps: info.fps,
+            width: info.width,
+            height: info.height,
+            samples: info.samples,
+            camera: info.camera,
+            cameras: info.cameras,
+            view_layers: info.view_layers,
+            views: info.views,
+            file_format: info.file_format,
+            is_movie: info.is_movie,
+            post_processing: info.post_processing,
+            missing_files: missing_files.collect(),
+            blocked_scripts: info.blocked_scripts,
+        }
+    }
+}
+
+impl From<output::File> for types::File {
+    fn from(file: output::File) -> Self {
+        Self { name: file.name, size: file.size, kept: file.kept }
+    }
+}
+
+impl From<gpu::Kind> for types::DeviceKind {
+    fn from(kind: gpu::Kind) -> Self {
+        match kind {
+            gpu::Kind::Cpu => Self::Cpu,
+            gpu::Kind::Cuda => Self::Cuda,
+            gpu::Kind::Optix => Self::Optix,
+            gpu::Kind::Hip => Self::Hip,
+            gpu::Kind::Oneapi => Self::Oneapi,
+            gpu::Kind::Metal => Self::Metal,
+        }
+    }
+}
+
+impl From<types::DeviceKind> for gpu::Kind {
+    fn from(kind: types::DeviceKind) -> Self {
+        match kind {
+            types::DeviceKind::Cpu => Self::Cpu,
+            types::DeviceKind::Cuda => Self::Cuda,
+            types::DeviceKind::Optix => Self::Optix,
+            types::DeviceKind::Hip => Self::Hip,
+            types::DeviceKind::Oneapi => Self::Oneapi,
+            types::DeviceKind::Metal => Self::Metal,
+        }
+    }
+}
+
+impl From<gpu::Device> for types::Device {
+    fn from(gpu::Device { id, name, kind, memory, units }: gpu::Device) -> Self {
+        Self { id, name, kind: kind.into(), memory, units }
+    }
+}
+
+impl From<gpu_wit::Request> for gpu::Request {
+    fn from(request: gpu_wit::Request) -> Self {
+        let timeout = Duration::from_millis(request.timeout_ms.into());
+        let gpu_wit::Request { kind, count, memory, .. } = request;
+        Self { kind: kind.map(Into::into), count, memory, timeout }
+    }
+}
+
+impl From<&plugin::Job> for exported::Job {
+    fn from(job: &plugin::Job) -> Self {
+        let frames = job.frames.iter().map(|range| types::FrameRange {
+            first: range.first,
+            last: range.last,
+            step: range.step,
+        });
+        let (id, scene, settings) = (job.id.clone(), job.scene.clone(), job.settings.clone());
+        Self { id, scene, frames: frames.collect(), settings }
+    }
+}
+
+impl exported::Task {
+    /// Makes the task of one attempt.
+    pub fn new(job: &plugin::Job, task: &plugin::PlannedTask, attempt: u32) -> Self {
+        let (name, frame, payload) = (task.name.clone(), task.frame, task.payload.clone());
+        Self { job: job.into(), name, frame, payload, attempt }
+    }
+}
+
+impl From<exported::Page> for plugin::Page {
+    fn from(page: exported::Page) -> Self {
+        let tasks = page.tasks.into_iter().map(|exported::PlannedTask { name, frame, after, payload }| {
+            plugin::PlannedTask { name, frame, after, payload }
+        });
+        Self { tasks: tasks.collect(), next: page.next }
+    }
+}
+
+impl From<exported::Outcome> for Outcome {
+    fn from(outcome: exported::Outcome) -> Self {
+        match outcome {
+            exported::Outcome::Done => Self::Done,
+            exported::Outcome::Yielded => Self::Yielded,
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Plugins that are WebAssembly components.
+//!
+//! Owns the engine. Every call gets a fresh store and instance, dropped at its
+//! end whatever the end was, and with it all handles of the attempt.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::{self, Linker, ResourceTable};
+use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
+use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+
+use super::bindings::v0_1::{self, RendererPlugin, RendererPluginPre, exports::hotshoe::plugin::renderer};
+use super::limits::{Limits, TICK, Watch};
+use super::{Description, Job, Outcome, Page, PlannedTask, PluginError};
+use crate::capability::Attempt;
+
+/// How long `describe` may take in all: it may call nothing.
+const DESCRIBE_LIMIT: Duration = Duration::from_secs(5);
+/// How much of what a plugin prints is kept, in bytes.
+const STDERR: usize = 64 * 1024;
+const MAX_PAGE: usize = 4096;
+const MAX_PAYLOAD: usize = 64 * 1024;
+
+/// The engine of all components of a host.
+#[derive(Clone)]
+pub struct Host {
+    engine: Engine,
+    linker: Arc<Linker<Data>>,
+    limits: Limits,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// What belongs to one store.
+pub struct Data {
+    /// The attempt that it works for; none in `describe`.
+    pub attempt: Option<Arc<Attempt>>,
+    /// Its handles.
+    pub table: ResourceTable,
+    /// How many of them there may be.
+    pub handles: usize,
+    /// Its limits.
+    pub watch: Watch,
+    wasi: WasiCtx,
+    stderr: MemoryOutputPipe,
+}
+
+impl WasiView for Data {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl Host {
+    /// Makes an engine whose epoch advances by itself as long as it lives.
+    pub fn new(limits: Limits) -> wasmtime::Result<Self> {
+        let mut config = Config::new();
+        config.epoch_interruption(true).consume_fuel(false).concurrency_support(false);
+        let engine = Engine::new(&config)?;
+        let mut linker = Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        v0_1::add_to_linker(&mut linker)?;
+        let weak = engine.weak();
+        std::thread::Builder::new().name("epoch".to_owned()).spawn(move || {
+            while let Some(engine) = weak.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::sleep(TICK);
+            }
+        })?;
+        Ok(Self { engine, linker: Arc::new(linker), limits })
+    }
+
+    /// Names what compiled code depends on besides its source.
+    pub fn compatibility(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    }
+
+    /// Compiles a component.
+    pub fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>, PluginError> {
+        self.engine
+            .precompile_component(bytes)
+            .map_err(|error| PluginError::Contract(format!("it is no valid component: {error:#}")))
+    }
+
+    /// Loads what [`compile`](Self::compile) made.
+    ///
+    /// # Safety
+    /// The file must be one that this program has written, in a folder that
+    /// nobody else can write: it is native code.
+    pub unsafe fn load(&self, compiled: &Path) -> Result<Component, PluginError> {
+        let host = |error: wasmtime::Error| PluginError::Host(format!("{error:#}"));
+        // SAFETY: as the caller promises.
+        let component = unsafe { component::Component::deserialize_file(&self.engine, compiled) };
+        let component = component.map_err(host)?;
+        self.check_exports(&component)?;
+        let pre = self.linker.instantiate_pre(&component).and_then(RendererPluginPre::new);
+        let pre = pre.map_err(|error| PluginError::Contract(format!("{error:#}")))?;
+        Ok(Component { host: self.clone(), pre })
+    }
+
+    fn check_exports(&self, component: &component::Component) -> Result<(), PluginError> {
+        let kind = component.component_type();
+        let exports: Vec<String> = kind.exports(&self.engine).map(|(name, _)| name.to_owned()).collect();
+        if exports.iter().any(|name| name == v0_1::RENDERER) {
+            return Ok(());
+        }
+        let renderer = exports.iter().find_map(|name| name.strip_prefix("hotshoe:plugin/renderer@"));
+        Err(PluginError::Contract(match renderer {
+            Some(version) => format!("it is built for API {version}, this host serves API 0.1.0"),
+            None => format!("it exports no {}, so it is no renderer plugin", v0_1::RENDERER),
+        }))
+    }
+
+    fn store(&self, attempt: Option<Arc<Attempt>>) -> Store<Data> {
+        let stderr = MemoryOutputPipe::new(STDERR);
+        let wasi = WasiCtx::builder().stderr(stderr.clone()).build();
+        let (mut table, handles) = (ResourceTable::new(), self.limits.handles);
+        table.set_max_capacity(handles);
+        let data = Data { attempt, table, handles, watch: Watch::new(self.limits), wasi, stderr };
+        let mut store = Store::new(&self.engine, data);
+        store.limiter(|data| &mut data.watch);
+        store.set_hostcall_fuel(self.limits.copied);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut store| {
+            store.data_mut().watch.tick()?;
+            Ok(UpdateDeadline::Yield(1))
+        });
+        store
+    }
+}
+
+/// A compiled component that can be instantiated.
+pub struct Component {
+    host: Host,
+    pre: RendererPluginPre<Data>,
+}
+
+impl std::fmt::Debug for Component {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Component").finish_non_exhaustive()
+    }
+}
+
+impl Component {
+    /// See [`Plugin::describe`](super::Plugin::describe).
+    pub async fn describe(&self) -> Result<Description, PluginError> {
+        let call = self
+            .call(None, async |store, plugin| plugin.hotshoe_plugin_renderer().call_describe(store).await);
+        let description = tokio::time::timeout(DESCRIBE_LIMIT, call)
+            .await
+            .map_err(|_| PluginError::Limit(format!("{} s for describe", DESCRIBE_LIMIT.as_secs())))??;
+        let settings_schema = serde_json::from_str(&description.settings_schema)
+            .map_err(|error| PluginError::Contract(format!("its settings schema is no JSON: {error}")))?;
+        let summary = description.summary.chars().filter(|c| !c.is_control()).take(200).collect();
+        Ok(Description { summary, settings_schema })
+    }
+
+    /// See [`Plugin::plan`](super::Plugin::plan).
+    pub async fn plan(
+        &self,
+        attempt: Arc<Attempt>,
+        job: &Job,
+        cursor: Option<&str>,
+    ) -> Result<Page, PluginError> {
+        let job = renderer::Job::from(job);
+        let page = self.call(Some(attempt), async |store, plugin| {
+            plugin.hotshoe_plugin_renderer().call_plan(store, &job, cursor).await
+        });
+        let page = Page::from(page.await?.map_err(|error| PluginError::Answer(error.into()))?);
+        check_page(&page)?;
+        Ok(page)
+    }
+
+    /// See [`Plugin::render`](super::Plugin::render).
+    pub async fn render(
+        &self,
+        attempt: Arc<Attempt>,
+        job: &Job,
+        task: &PlannedTask,
+        number: u32,
+    ) -> Result<Outcome, PluginError> {
+        let task = renderer::Task::new(job, task, number);
+        let outcome = self.call(Some(attempt), async |store, plugin| {
+            plugin.hotshoe_plugin_renderer().call_render(store, &task).await
+        });
+        let outcome = outcome.await?.map_err(|error| PluginError::Answer(error.into()))?;
+        Ok(outcome.into())
+    }
+
+    /// Makes one call in a store of its own.
+    async fn call<T>(
+        &self,
+        attempt: Option<Arc<Attempt>>,
+        call: impl AsyncFnOnce(&mut Store<Data>, &RendererPlugin) -> wasmtime::Result<T>,
+    ) -> Result<T, PluginError> {
+        let mut store = self.host.store(attempt);
+        let result = match self.pre.instantiate_async(&mut store).await {
+            Ok(plugin) => call(&mut store, &plugin).await,
+            Err(error) => Err(error),
+        };
+        result.map_err(|error| explain(&error, store.data_mut()))
+    }
+}
+
+/// Says in words what ended an instance.
+fn explain(error: &wasmtime::Error, data: &mut Data) -> PluginError {
+    if let Some(limit) = data.watch.tripped() {
+        return PluginError::Limit(limit);
+    }
+    let printed = String::from_utf8_lossy(&data.stderr.contents()).trim().to_owned();
+    if error.downcast_ref::<I32Exit>().is_some() {
+        return PluginError::Trap(format!("it called exit\n{printed}").trim().to_owned());
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::UnreachableCodeReached) if !printed.is_empty() => PluginError::Panic(panic_text(&printed)),
+        Some(trap) => PluginError::Trap(trap.to_string()),
+        None => PluginError::Trap(error.root_cause().to_string()),
+    }
+}
+
+/// Finds the panic among what the plugin printed: Rust's first line names the
+/// place, the ones after it the reason.
+fn panic_text(printed: &str) -> String {
+    let text = match printed.rfind("panicked at ") {
+        Some(start) => &printed[start + "panicked at ".len()..],
+        None => printed,
+    };
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("note: "));
+    let lines: Vec<&str> = lines.collect();
+    match lines.split_first() {
+        Some((place, reason)) if !reason.is_empty() => {
+            format!("{} (at {})", reason.join(" "), place.trim_end_matches(':'))
+        }
+        _ => text.trim().to_owned(),
+    }
+}
+
+fn check_page(page: &Page) -> Result<(), PluginError> {
+    let broken = |what: String| Err(PluginError::Contract(what));
+    if page.tasks.len() > MAX_PAGE {
+        return broken(format!("a page of a plan has at most {MAX_PAGE} tasks, not {}", page.tasks.len()));
+    }
+    if page.tasks.is_empty() && page.next.is_some() {
+        return broken("a page of its plan is empty and yet not the last".to_owned());
+    }
+    for task in &page.tasks {
+        let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if !(1..=128).contains(&task.name.len()) || !task.name.chars().all(harmless) {
+            let start: String = task.name.chars().take(40).collect();
+            return broken(format!("'{start}' is no name of a task"));
+        }
+        if task.payload.len() > MAX_PAYLOAD {
+            let (name, size) = (&task.name, task.payload.len());
+            return broken(format!("the payload of {name} has {size} bytes, more than {MAX_PAYLOAD}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_with_its_reason_and_place() {
+        let printed = "thread '<unnamed>' (1) panicked at src/lib.rs:9:5:\nno luck today\n\
+                       note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace";
+        assert_eq!(panic_text(printed), "no luck today (at src/lib.rs:9:5)");
+        assert_eq!(panic_text("out of memory"), "out of memory");
+    }
+
+    #[test]
+    fn pages_that_break_the_contract_are_refused() {
+        let task = |name: &str, payload: usize| PlannedTask {
+            name: name.to_owned(),
+            frame: None,
+            after: Vec::new(),
+            payload: "x".repeat(payload),
+        };
+        let page = |tasks| Page { tasks, next: Some("1".to_owned()) };
+        assert!(check_page(&page(vec![task("frame-1", 0)])).is_ok());
+        assert!(check_page(&page(Vec::new())).is_err());
+        assert!(check_page(&page(vec![task("../x", 0)])).is_err());
+        assert!(check_page(&page(vec![task("", 0)])).is_err());
+        assert!(check_page(&page(vec![task("a", MAX_PAYLOAD + 1)])).is_err());
+        assert!(check_page(&page(vec![task("a", 0); MAX_PAGE + 1])).is_err());
+    }
+}

@@ -1,0 +1,199 @@
+//! Settings of a job against the schema of its renderer.
+
+use serde_json::{Map, Value};
+
+/// Why settings do not fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}\n{hint}")]
+pub struct SettingsError {
+    what: String,
+    hint: String,
+}
+
+/// The settings that a renderer takes.
+#[derive(Debug)]
+pub struct Schema {
+    value: Value,
+    validator: jsonschema::Validator,
+}
+
+impl Schema {
+    /// Reads a JSON Schema; fails with a sentence if it is none.
+    pub fn new(value: Value) -> Result<Self, String> {
+        if !value.is_object() {
+            return Err("the settings schema is no JSON object".to_owned());
+        }
+        let validator = jsonschema::validator_for(&value)
+            .map_err(|error| format!("the settings schema is no JSON Schema: {error}"))?;
+        Ok(Self { value, validator })
+    }
+
+    /// Returns the schema.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// Reads `name=value` texts and checks them.
+    pub fn read(&self, texts: &[String]) -> Result<Map<String, Value>, SettingsError> {
+        let mut settings = Map::new();
+        for text in texts {
+            let (name, value) = text.split_once('=').ok_or_else(|| SettingsError {
+                what: format!("'{text}' is no setting"),
+                hint: "write settings as --set name=value".to_owned(),
+            })?;
+            settings.insert(name.trim().to_owned(), self.read_value(name.trim(), value.trim()));
+        }
+        self.check(&settings)?;
+        Ok(settings)
+    }
+
+    /// Checks settings; the error names the first that does not fit.
+    pub fn check(&self, settings: &Map<String, Value>) -> Result<(), SettingsError> {
+        if let Some(unknown) = settings.keys().find(|name| self.closed() && !self.known(name)) {
+            return Err(self.unknown(unknown));
+        }
+        let instance = Value::Object(settings.clone());
+        let Some(error) = self.validator.iter_errors(&instance).next() else { return Ok(()) };
+        let path = error.instance_path().to_string();
+        let name = path.trim_start_matches('/').replace('/', ".");
+        let what = match name.is_empty() {
+            true => format!("the settings do not fit: {error}"),
+            false => format!("the setting '{name}' does not fit: {error}"),
+        };
+        Err(SettingsError { what, hint: self.help(&name) })
+    }
+
+    /// A text that is wanted as a text stays one, `4` of a camera's name too.
+    fn read_value(&self, name: &str, text: &str) -> Value {
+        let wants_text = self.types(name).contains(&"string") || self.property(name).get("enum").is_some();
+        match serde_json::from_str(text) {
+            Ok(value) if !wants_text || matches!(value, Value::String(_)) => value,
+            _ => Value::String(text.to_owned()),
+        }
+    }
+
+    fn types(&self, name: &str) -> Vec<&str> {
+        match self.property(name).get("type") {
+            Some(Value::String(one)) => vec![one],
+            Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).collect(),
+            _ => match self.property(name).get("anyOf").and_then(Value::as_array) {
+                Some(any) => any.iter().filter_map(|one| one["type"].as_str()).collect(),
+                None => Vec::new(),
+            },
+        }
+    }
+
+    fn property(&self, name: &str) -> &Value {
+        &self.value["properties"][name]
+    }
+
+    fn known(&self, name: &str) -> bool {
+        self.value["properties"].get(name).is_some()
+    }
+
+    fn closed(&self) -> bool {
+        self.value["additionalProperties"] == Value::Bool(false)
+    }
+
+    /// Returns the names of all settings.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.value["properties"].as_object().into_iter().flat_map(Map::keys).map(String::as_str)
+    }
+
+    fn unknown(&self, name: &str) -> SettingsError {
+        let all = self.names().collect::<Vec<_>>().join(", ");
+        let hint = match nearest(name, self.names()) {
+            Some(near) => format!("did you mean '{near}'? the settings are: {all}"),
+            None => format!("the settings are: {all}"),
+        };
+        SettingsError { what: format!("the renderer has no setting '{name}'"), hint }
+    }
+
+    /// Says in a line what a setting takes.
+    pub fn help(&self, name: &str) -> String {
+        let property = self.property(name);
+        let any = property.get("anyOf").and_then(|any| any.get(0)).unwrap_or(property);
+        let types: Vec<&str> = self.types(name).into_iter().filter(|kind| *kind != "null").collect();
+        let takes = match any.get("enum").and_then(Value::as_array) {
+            Some(values) => {
+                let values: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
+                format!("one of {}", values.join(", "))
+            }
+            None => types.join(" or "),
+        };
+        let range = match (property.get("minimum"), property.get("maximum")) {
+            (Some(low), Some(high)) => format!(" from {low} to {high}"),
+            (Some(low), None) => format!(" from {low}"),
+            (None, Some(high)) => format!(" up to {high}"),
+            (None, None) => String::new(),
+        };
+        let about = property["description"].as_str().unwrap_or_default().trim_end_matches('.');
+        match (name.is_empty(), about.is_empty()) {
+            (true, _) => format!("the settings are: {}", self.names().collect::<Vec<_>>().join(", ")),
+            (_, true) => format!("it takes {takes}{range}"),
+            _ => format!("it takes {takes}{range}: {about}"),
+        }
+    }
+}
+
+/// Returns the name that is most like `name`, if one is like it.
+pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let like = names.map(|other| (strsim::jaro_winkler(&name.to_lowercase(), &other.to_lowercase()), other));
+    like.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, other)| other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn schema() -> Schema {
+        Schema::new(json!({
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "samples": {"type": ["integer", "null"], "minimum": 1, "maximum": 64, "description": "Samples a pixel."},
+                "camera": {"type": ["string", "null"]},
+                "engine": {"anyOf": [{"type": "string", "enum": ["CYCLES", "EEVEE"]}, {"type": "null"}]},
+                "denoise": {"type": "boolean"},
+            }
+        }))
+        .unwrap()
+    }
+
+    fn read(texts: &[&str]) -> Result<Value, String> {
+        let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+        schema().read(&texts).map(Value::Object).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn texts_become_the_types_that_the_schema_wants() {
+        let settings = read(&["samples=32", "camera=4", "engine=EEVEE", "denoise=true"]);
+        assert_eq!(
+            settings.unwrap(),
+            json!({"samples": 32, "camera": "4", "engine": "EEVEE", "denoise": true})
+        );
+        assert_eq!(read(&[]).unwrap(), json!({}));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_with_what_would() {
+        let check = |text: &str, parts: &[&str]| {
+            let error = read(&[text]).unwrap_err();
+            assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");
+        };
+        check("sampels=3", &["no setting 'sampels'", "did you mean 'samples'?"]);
+        check("zzz=3", &["no setting 'zzz'", "the settings are: "]);
+        check("samples=many", &["'samples' does not fit", "integer from 1 to 64: Samples a pixel"]);
+        check("samples=0", &["'samples' does not fit", "minimum"]);
+        check("samples=65", &["'samples' does not fit", "maximum"]);
+        check("engine=EVEE", &["'engine' does not fit", "one of CYCLES, EEVEE"]);
+        check("samples", &["'samples' is no setting", "--set name=value"]);
+    }
+
+    #[test]
+    fn what_is_no_schema_is_refused() {
+        assert!(Schema::new(json!([])).is_err());
+        assert!(Schema::new(json!({"type": 7})).is_err());
+    }
+}

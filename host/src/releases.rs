@@ -1,0 +1,186 @@
+//! Releases: which code a renderer's name stands for.
+//!
+//! Owns the shipped components and the compiled form of every release. A release
+//! is immutable: name, version and the SHA-256 of its bytes.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::config::{DataDir, create_private};
+use crate::plugin::component::Host;
+use crate::plugin::settings::{Schema, nearest};
+use crate::plugin::{Description, Plugin, PluginError};
+
+/// The largest component that is read, in bytes.
+const MAX_SIZE: u64 = 64 * 1024 * 1024;
+/// The components that are part of this program.
+const SHIPPED: [&[u8]; 1] = [include_bytes!(concat!(env!("OUT_DIR"), "/direct.wasm"))];
+
+/// One immutable version of a plugin.
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// Its plugin's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The SHA-256 of its bytes, in hexadecimal digits.
+    pub digest: String,
+    bytes: Cow<'static, [u8]>,
+}
+
+/// A release whose code is in memory.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Which release.
+    pub release: Release,
+    /// What it says of itself.
+    pub description: Description,
+    /// The settings it takes.
+    pub schema: Schema,
+    /// Its code.
+    pub plugin: Plugin,
+}
+
+/// Why there is no such release.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// No plugin has this name.
+    #[error("there is no renderer '{name}'\n{hint}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        hint: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the plugin {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no plugin of this host.
+    #[error("cannot load the plugin {name}: {source}")]
+    Load {
+        /// The plugin.
+        name: String,
+        /// Why.
+        source: PluginError,
+    },
+    /// The compiled form cannot be kept.
+    #[error("cannot write to {}: {source}", path.display())]
+    Cache {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Release {
+    /// Returns the releases that are part of this program.
+    pub fn shipped() -> Vec<Self> {
+        SHIPPED.iter().map(|bytes| Self::new(Cow::Borrowed(*bytes), "unnamed")).collect()
+    }
+
+    /// Reads a component file.
+    pub fn read(path: &Path) -> Result<Self, ReleaseError> {
+        let failed = |source| ReleaseError::Read { path: path.to_owned(), source };
+        let info = fs::metadata(path).map_err(failed)?;
+        if !info.is_file() || info.len() > MAX_SIZE {
+            return Err(failed(std::io::Error::other(format!("not a file of at most {MAX_SIZE} bytes"))));
+        }
+        let stem = path.file_stem().map_or(Cow::Borrowed("unnamed"), |stem| stem.to_string_lossy());
+        Ok(Self::new(Cow::Owned(fs::read(path).map_err(failed)?), &stem))
+    }
+
+    /// Takes name and version from the component's metadata; a component
+    /// without is named after its file, and version 0.0.0.
+    fn new(bytes: Cow<'static, [u8]>, stem: &str) -> Self {
+        let (mut name, mut version) = (stem.to_owned(), "0.0.0".to_owned());
+        if let Ok(payload) = wasm_metadata::Payload::from_binary(&bytes) {
+            let metadata = payload.metadata();
+            name = metadata.name.clone().unwrap_or(name);
+            version = metadata.version.as_ref().map_or(version, ToString::to_string);
+        }
+        let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { name, version, digest, bytes }
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}+{}", self.name, self.version, &self.digest[..12])
+    }
+}
+
+/// The releases of a host.
+#[derive(Debug)]
+pub struct Releases {
+    host: Host,
+    data: DataDir,
+}
+
+impl Releases {
+    /// Makes the releases of a host; none is loaded yet.
+    pub fn new(host: Host, data: DataDir) -> Self {
+        Self { host, data }
+    }
+
+    /// Finds the release that a name, or the path of a `.wasm` file, stands for.
+    pub fn find(renderer: &str) -> Result<Release, ReleaseError> {
+        if renderer.contains('/') || renderer.ends_with(".wasm") {
+            return Release::read(Path::new(renderer));
+        }
+        let shipped = Release::shipped();
+        if let Some(release) = shipped.iter().find(|release| release.name == renderer) {
+            return Ok(release.clone());
+        }
+        let names = || shipped.iter().map(|release| release.name.as_str());
+        let all = names().collect::<Vec<_>>().join(", ");
+        let near = nearest(renderer, names()).map(|near| format!("did you mean '{near}'? "));
+        let hint =
+            format!("{}the renderers are: {all}, or the path of a .wasm file", near.unwrap_or_default());
+        Err(ReleaseError::Unknown { name: renderer.to_owned(), hint })
+    }
+
+    /// Loads a release, compiling it only if that was never done before.
+    pub async fn load(&self, release: Release) -> Result<Arc<Loaded>, ReleaseError> {
+        let name = release.name.clone();
+        let failed = |source| ReleaseError::Load { name: name.clone(), source };
+        let compiled = self.compiled(&release)?;
+        // SAFETY: `compiled` wrote the file, into a folder that is private to this user.
+        let component = unsafe { self.host.load(&compiled) }.map_err(failed)?;
+        let plugin = Plugin::Component(component);
+        let description = plugin.describe().await.map_err(failed)?;
+        let schema = Schema::new(description.settings_schema.clone())
+            .map_err(|what| failed(PluginError::Contract(what)))?;
+        Ok(Arc::new(Loaded { release, description, schema, plugin }))
+    }
+
+    /// Returns the compiled form of a release, made if it is not there.
+    pub fn compiled(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
+        let folder = self.data.release(&release.digest);
+        let file = folder.join(format!("{}.cwasm", self.host.compatibility()));
+        if file.exists() {
+            return Ok(file);
+        }
+        let name = release.name.clone();
+        let code = self.host.compile(&release.bytes).map_err(|source| ReleaseError::Load { name, source })?;
+        let failed = |source| ReleaseError::Cache { path: folder.clone(), source };
+        create_private(&folder).map_err(failed)?;
+        // Another host may be doing the same: whoever renames last wins, with equal bytes.
+        let mut aside = tempfile::NamedTempFile::new_in(&folder).map_err(failed)?;
+        aside.write_all(&code).map_err(failed)?;
+        aside.as_file().sync_all().map_err(failed)?;
+        aside.persist(&file).map_err(|error| failed(error.error))?;
+        Ok(file)
+    }
+}
