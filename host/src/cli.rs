@@ -2,6 +2,14 @@
 //!
 //! Talks to a host like any client. Owns the terminal; nothing below prints.
 
+/// Prints a line. A reader that went away is no reason to stop.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
 mod bench;
 mod blender;
 mod doctor;
@@ -22,7 +30,7 @@ use crate::config::DataDir;
 
 /// The hot shoe for Blender rendering: renderer plugins, hot-swappable and isolated.
 #[derive(Debug, Parser)]
-#[command(name = "hotshoe", version, propagate_version = true)]
+#[command(name = "hotshoe", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -155,7 +155,7 @@ impl Plugin {
         cursor: Option<&str>,
     ) -> Result<Page, PluginError> {
         let Self::Component(component) = self;
-        component.plan(attempt, job, cursor).await
+        component.plan(Some(attempt), job, cursor).await
     }
 
     /// Makes an attempt at a task.

@@ -59,7 +59,7 @@ pub enum ReleaseError {
         hint: String,
     },
     /// The file cannot be read.
-    #[error("cannot read the plugin {}: {source}", path.display())]
+    #[error("cannot read the plugin {}: {source}\ncheck the path; a name without / and .wasm means a shipped renderer", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -67,7 +67,9 @@ pub enum ReleaseError {
         source: std::io::Error,
     },
     /// The file is no plugin of this host.
-    #[error("cannot load the plugin {name}: {source}")]
+    #[error(
+        "cannot load the plugin {name}: {source}\nbuild it as a component for wasm32-wasip2 against hotshoe:plugin@0.1.0"
+    )]
     Load {
         /// The plugin.
         name: String,
@@ -99,6 +101,11 @@ impl Release {
         }
         let stem = path.file_stem().map_or(Cow::Borrowed("unnamed"), |stem| stem.to_string_lossy());
         Ok(Self::new(Cow::Owned(fs::read(path).map_err(failed)?), &stem))
+    }
+
+    /// Returns the component itself.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Takes name and version from the component's metadata; a component

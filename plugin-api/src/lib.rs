@@ -73,9 +73,13 @@ pub use sys::hotshoe::plugin::types::{File, SampleRange};
 #[doc(hidden)]
 pub use adapter::Adapter;
 
+#[doc(hidden)]
+pub fn is_renderer<R: Renderer>() {}
+
 /// Makes a [`Renderer`] the one that this component exports.
 ///
-/// Does nothing outside of wasm, where a plugin is only compiled for tests.
+/// Outside of wasm, where a plugin is only compiled for its tests, it checks
+/// that the type is a renderer and no more.
 #[macro_export]
 macro_rules! export {
     ($renderer:ty) => {
@@ -84,5 +88,7 @@ macro_rules! export {
             type Exported = $crate::Adapter<$renderer>;
     $crate::sys::export!(Exported with_types_in $crate::sys);
         };
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn() = $crate::is_renderer::<$renderer>;
     };
 }

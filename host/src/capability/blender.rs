@@ -20,6 +20,8 @@ use crate::blender::worker::Worker;
 pub struct Scene {
     attempt: Arc<Attempt>,
     inner: Arc<Mutex<Inner>>,
+    /// Whether the shot that was started last is finished: the next one waits for it.
+    last: Arc<std::sync::Mutex<watch::Receiver<bool>>>,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,8 @@ pub async fn open(attempt: &Arc<Attempt>, scene: &str) -> Result<Scene> {
         return Err(CapabilityError::new(Code::NotFound, message));
     }
     let inner = Inner { held: None, settings: Vec::new(), shots: AtomicU32::new(0) };
-    let scene = Scene { attempt: attempt.clone(), inner: Arc::new(Mutex::new(inner)) };
+    let last = Arc::new(std::sync::Mutex::new(watch::channel(true).1));
+    let scene = Scene { attempt: attempt.clone(), inner: Arc::new(Mutex::new(inner)), last };
     scene.or_canceled(async { scene.inner.lock().await.worker(attempt).await.map(drop) }).await?;
     Ok(scene)
 }
@@ -122,7 +125,10 @@ impl Scene {
         check(shot.frame, None)?;
         let scene = self.clone();
         let (done, finished) = watch::channel(false);
+        let mut last = self.last.lock().expect("no code panics under this lock");
+        let before = std::mem::replace(&mut *last, finished.clone());
         let task = tokio::spawn(async move {
+            wait(before).await;
             let image = scene.or_canceled(scene.shoot(shot)).await;
             done.send_replace(true);
             image
@@ -272,12 +278,16 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work).await.map_err(panicked)?
 }
 
+async fn wait(mut finished: watch::Receiver<bool>) {
+    // A sender that is gone was aborted: that, too, is finished.
+    let _ = finished.wait_for(|finished| *finished).await;
+}
+
 /// Waits until one of the renders is finished, and says which.
 pub async fn any_finished(renders: Vec<watch::Receiver<bool>>) -> usize {
-    let waits = renders.into_iter().enumerate().map(|(index, mut finished)| {
+    let waits = renders.into_iter().enumerate().map(|(index, finished)| {
         Box::pin(async move {
-            // A sender that is gone was aborted: that, too, is finished.
-            let _ = finished.wait_for(|finished| *finished).await;
+            wait(finished).await;
             index
         })
     });

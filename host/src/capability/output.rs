@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 
 use super::{CapabilityError, Code, Result};
@@ -40,6 +41,7 @@ impl Output {
     pub fn open(folder: &Path, keep: bool) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let folder = fs::canonicalize(folder)?;
+        sweep(&folder)?;
         // Proves that files can be made here, before anything is rendered.
         drop(staging_in(&folder)?);
         Ok(Self { folder, keep })
@@ -62,8 +64,9 @@ impl Output {
 
     /// Makes an empty folder for one render to write into.
     pub fn stage(&self) -> Result<Staging> {
-        let folder = staging_in(&self.folder).map_err(CapabilityError::io("write to the output folder"))?;
-        Ok(Staging { folder, output: self.clone() })
+        let made = staging_in(&self.folder).map_err(CapabilityError::io("write to the output folder"))?;
+        let (folder, lock) = made;
+        Ok(Staging { folder, output: self.clone(), _lock: lock })
     }
 
     fn file(&self, name: &Path, kept: bool) -> io::Result<File> {
@@ -76,8 +79,27 @@ impl Output {
     }
 }
 
-fn staging_in(folder: &Path) -> io::Result<TempDir> {
-    tempfile::Builder::new().prefix(STAGING).tempdir_in(folder)
+/// Makes a staging folder, locked as long as somebody writes into it.
+fn staging_in(folder: &Path) -> io::Result<(TempDir, Flock<fs::File>)> {
+    let made = tempfile::Builder::new().prefix(STAGING).tempdir_in(folder)?;
+    let lock = lock(made.path())?;
+    Ok((made, lock))
+}
+
+/// Removes the staging folders of hosts that were killed.
+fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_staging = entry.file_name().to_string_lossy().starts_with(STAGING);
+        if is_staging && entry.file_type()?.is_dir() && lock(&entry.path()).is_ok() {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn lock(folder: &Path) -> io::Result<Flock<fs::File>> {
+    Flock::lock(fs::File::open(folder)?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
 }
 
 /// A folder that one render writes into, removed with what is left in it.
@@ -85,6 +107,7 @@ fn staging_in(folder: &Path) -> io::Result<TempDir> {
 pub struct Staging {
     folder: TempDir,
     output: Output,
+    _lock: Flock<fs::File>,
 }
 
 impl Staging {
@@ -193,6 +216,17 @@ mod tests {
         fs::write(staging.folder().join("half.png"), "pix").unwrap();
         drop(staging);
         assert!(fs::read_dir(output.folder()).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn what_a_killed_host_left_goes_and_what_a_living_one_writes_stays() {
+        let (_temp, output) = output(false);
+        let living = output.stage().unwrap();
+        let killed = output.folder().join(".hotshoe-killed");
+        fs::create_dir(&killed).unwrap();
+        fs::write(killed.join("half.png"), "pix").unwrap();
+        Output::open(output.folder(), false).unwrap();
+        assert!(living.folder().exists() && !killed.exists());
     }
 
     #[test]

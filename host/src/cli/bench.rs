@@ -1,8 +1,172 @@
-//! `hotshoe bench`
-use super::Result;
+//! `hotshoe bench`: measure on the user's own machine, beside a reference.
+
+mod blender;
+mod calls;
+mod echo;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{Failure, Result, table};
 use crate::config::DataDir;
+
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
-pub(super) async fn run(_args: Args, _data: &DataDir) -> Result {
+pub(super) struct Args {
+    /// What to measure [default: all].
+    #[arg(value_enum)]
+    names: Vec<Name>,
+    /// Runs of each whole render; calls are measured many times anyway.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    runs: u16,
+    /// The scenes to render [default: those of examples/scenes].
+    #[arg(long = "scene", value_name = "FILE")]
+    scenes: Vec<PathBuf>,
+    /// Frames of each scene, from frame 1 on.
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u16).range(2..=10_000))]
+    frames: u16,
+    /// The Blender to use: a program, its folder, or a Python with bpy.
+    #[arg(long, value_name = "PATH")]
+    blender: Option<PathBuf>,
+    /// Print a row a line as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// Calls into a component, instances, loading.
+    Calls,
+    /// Whole renders beside plain Blender.
+    Blender,
+}
+
+/// One result.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    median: f64,
+    min: f64,
+    max: f64,
+    unit: &'static str,
+    runs: usize,
+    reference: Reference,
+    /// Ours by the reference.
+    ratio: f64,
+    goal: Goal,
+    met: bool,
+}
+
+/// What a result is held against, measured in the same run.
+#[derive(Debug, Serialize)]
+struct Reference {
+    name: String,
+    median: f64,
+}
+
+/// What a result should be.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Goal {
+    MedianAtMost(f64),
+    RatioAtMost(f64),
+    RatioAtLeast(f64),
+}
+
+impl Row {
+    fn new(
+        name: impl Into<String>,
+        unit: &'static str,
+        ours: &Samples,
+        reference: Reference,
+        goal: Goal,
+    ) -> Self {
+        let (median, ratio) = (ours.median(), ours.median() / reference.median);
+        let met = match goal {
+            Goal::MedianAtMost(limit) => median <= limit,
+            Goal::RatioAtMost(limit) => ratio <= limit,
+            Goal::RatioAtLeast(limit) => ratio >= limit,
+        };
+        let (min, max, runs) = (ours.0[0], ours.0[ours.0.len() - 1], ours.0.len());
+        Self { name: name.into(), median, min, max, unit, runs, reference, ratio, goal, met }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let number = |value: f64| match value {
+            value if value >= 100.0 => format!("{value:.0}"),
+            value if value >= 1.0 => format!("{value:.2}"),
+            value => format!("{value:.3}"),
+        };
+        let goal = match self.goal {
+            Goal::MedianAtMost(limit) => format!("<= {limit} {}", self.unit),
+            Goal::RatioAtMost(limit) => format!("ratio <= {limit}"),
+            Goal::RatioAtLeast(limit) => format!("ratio >= {limit}"),
+        };
+        vec![
+            self.name.clone(),
+            format!("{} {}", number(self.median), self.unit),
+            format!("{}..{}", number(self.min), number(self.max)),
+            self.runs.to_string(),
+            format!("{} {} ({})", number(self.reference.median), self.unit, self.reference.name),
+            number(self.ratio),
+            format!("{goal}{}", if self.met { "" } else { "  MISSED" }),
+        ]
+    }
+}
+
+impl Reference {
+    fn new(name: impl Into<String>, samples: &Samples) -> Self {
+        Self { name: name.into(), median: samples.median() }
+    }
+}
+
+/// Measured values, sorted.
+#[derive(Debug)]
+struct Samples(Vec<f64>);
+
+impl Samples {
+    fn new(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        Self(values)
+    }
+
+    fn median(&self) -> f64 {
+        let middle = self.0.len() / 2;
+        match self.0.len() % 2 {
+            0 => f64::midpoint(self.0[middle - 1], self.0[middle]),
+            _ => self.0[middle],
+        }
+    }
+}
+
+/// Microseconds of one out of `batch` calls, each time from a fresh reading of the clock.
+fn micros(took: Duration, batch: u32) -> f64 {
+    took.as_secs_f64() * 1e6 / f64::from(batch)
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let began = Instant::now();
+    (work(), began.elapsed())
+}
+
+pub(super) async fn run(args: Args, data: &DataDir) -> Result {
+    let wanted = |name| args.names.is_empty() || args.names.contains(&name);
+    let mut rows = Vec::new();
+    if wanted(Name::Calls) {
+        rows.extend(calls::run(data).await.map_err(Failure::failed)?);
+    }
+    if wanted(Name::Blender) {
+        rows.extend(blender::run(&args, data).await?);
+    }
+    if args.json {
+        for row in &rows {
+            say!("{}", serde_json::to_string(row).expect("rows are plain data"));
+        }
+        return Ok(());
+    }
+    let cells: Vec<_> = rows.iter().map(Row::cells).collect();
+    table::print(&["WHAT", "MEDIAN", "MIN..MAX", "RUNS", "REFERENCE", "RATIO", "GOAL"], &cells);
     Ok(())
 }

@@ -45,7 +45,7 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
         Command::Install { version, with_deps } => {
             let request = install::Request { version, with_deps };
             let blender = install(&request, data, false).await?;
-            println!("{}", blender.path().display());
+            say!("{}", blender.path().display());
             Ok(())
         }
         Command::List { blender, json } => {
@@ -89,7 +89,7 @@ pub(super) async fn install(request: &install::Request, data: &DataDir, quiet: b
 
 async fn list(found: Vec<Found>, data: &DataDir, json: bool) -> Result {
     if found.is_empty() && !json {
-        println!("no Blender was found; `hotshoe blender install` installs one");
+        say!("no Blender was found; `hotshoe blender install` installs one");
     }
     let mut rows = Vec::new();
     for Found { source, blender } in found {
@@ -100,7 +100,7 @@ async fn list(found: Vec<Found>, data: &DataDir, json: bool) -> Result {
                 Ok(version) => (Some(version), None),
                 Err(error) => (None, Some(error.to_string())),
             };
-            println!("{}", json!({"id": path, "source": source, "version": version, "error": error}));
+            say!("{}", json!({"id": path, "source": source, "version": version, "error": error}));
         }
         let version = version.unwrap_or_else(|_| "does not start".to_owned());
         rows.push(vec![version, source.to_owned(), path]);

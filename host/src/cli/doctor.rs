@@ -41,7 +41,7 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     findings.extend(blenders(data).await);
     for finding in &findings {
         if args.json {
-            println!("{}", serde_json::to_string(finding).expect("findings are plain data"));
+            say!("{}", serde_json::to_string(finding).expect("findings are plain data"));
         } else {
             print(finding);
         }
@@ -63,8 +63,8 @@ fn print(finding: &Finding) {
         true => format!("\x1b[{colour}m{mark}\x1b[0m"),
         false => mark.to_owned(),
     };
-    println!("{mark}  {:<10} {}", finding.id, finding.found);
-    finding.hint.iter().flat_map(|hint| hint.lines()).for_each(|line| println!("    {:<10} {line}", ""));
+    say!("{mark}  {:<10} {}", finding.id, finding.found);
+    finding.hint.iter().flat_map(|hint| hint.lines()).for_each(|line| say!("    {:<10} {line}", ""));
 }
 
 fn data_directory(data: &DataDir) -> Finding {

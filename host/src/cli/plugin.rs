@@ -49,7 +49,7 @@ async fn list(releases: &Releases, json: bool) -> Result {
         if json {
             let (name, version, digest) = (&release.name, &release.version, &release.digest);
             let summary = &loaded.description.summary;
-            println!("{}", json!({"id": name, "version": version, "digest": digest, "summary": summary}));
+            say!("{}", json!({"id": name, "version": version, "digest": digest, "summary": summary}));
         }
         rows.push(vec![
             release.name.clone(),
@@ -76,14 +76,14 @@ async fn show(releases: &Releases, renderer: &str, json: bool) -> Result {
             "summary": loaded.description.summary,
             "settings": schema.value(),
         });
-        println!("{shown:#}");
+        say!("{shown:#}");
         return Ok(());
     }
-    println!("{} {}", release.name, release.version);
-    println!("  {}", loaded.description.summary);
-    println!("  sha256:{}", release.digest);
-    println!("\nsettings, given as --set NAME=VALUE");
+    say!("{} {}", release.name, release.version);
+    say!("  {}", loaded.description.summary);
+    say!("  sha256:{}", release.digest);
+    say!("\nsettings, given as --set NAME=VALUE");
     let width = schema.names().map(str::len).max().unwrap_or_default();
-    schema.names().for_each(|name| println!("  {name:<width$}  {}", schema.help(name)));
+    schema.names().for_each(|name| say!("  {name:<width$}  {}", schema.help(name)));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What a person, a pipe or a script sees of a render.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -35,8 +35,7 @@ struct Json;
 impl View for Json {
     fn show(&mut self, event: &Event) {
         let line = serde_json::to_string(event).expect("events are plain data");
-        // A reader that went away is no reason to stop rendering.
-        let _ = writeln!(std::io::stdout(), "{line}");
+        say!("{line}");
     }
 
     fn note(&mut self, text: &str) {
@@ -133,7 +132,7 @@ impl View for Lines {
 
     fn end(&mut self, summary: Option<&Summary>, took: Duration) {
         if let Some(ending) = ending(summary, took) {
-            println!("{ending}");
+            say!("{ending}");
         }
     }
 }
@@ -228,7 +227,7 @@ impl View for Bars {
         self.total.set_message("");
         self.total.abandon();
         if let Some(ending) = ending(summary, took) {
-            println!("{ending}");
+            say!("{ending}");
         }
     }
 }

@@ -85,6 +85,8 @@ pub struct Task {
     pub state: TaskState,
     /// Attempts begun.
     pub attempts: u32,
+    /// Attempts that failed.
+    pub failures: u32,
     blocked_by: usize,
     dependents: Vec<usize>,
 }
@@ -146,6 +148,7 @@ impl Plan {
             planned,
             state: TaskState::Blocked,
             attempts: 0,
+            failures: 0,
             blocked_by,
             dependents: Vec::new(),
         });
@@ -164,6 +167,12 @@ impl Plan {
         self.change(index, TaskState::Running);
         self.tasks[index].attempts += 1;
         Some(index)
+    }
+
+    /// Counts an attempt that failed, and returns how many have.
+    pub fn fail(&mut self, index: usize) -> u32 {
+        self.tasks[index].failures += 1;
+        self.tasks[index].failures
     }
 
     /// Ends an attempt; returns the tasks that are lost with it.
@@ -260,7 +269,9 @@ mod tests {
 
     fn plan(tasks: &[(&str, &[&str])]) -> Plan {
         let mut plan = Plan::default();
-        tasks.iter().for_each(|(name, after)| drop(plan.add(task(name, after)).unwrap()));
+        for (name, after) in tasks {
+            plan.add(task(name, after)).unwrap();
+        }
         plan
     }
 

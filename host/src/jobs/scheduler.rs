@@ -15,8 +15,10 @@ use crate::capability::{Directive, Report};
 use crate::events::{EventKind, Events, Failure};
 use crate::plugin::{Blame, Outcome, PlannedTask, PluginError};
 
-/// How often a task is tried.
-const MAX_ATTEMPTS: u32 = 3;
+/// How often a task may fail before it is given up.
+const MAX_FAILURES: u32 = 3;
+/// How often a task may be begun, however its attempts end.
+const MAX_ATTEMPTS: u32 = 1_000;
 
 /// What the scheduler is told.
 #[derive(Debug)]
@@ -241,15 +243,18 @@ impl Job {
     }
 
     /// Decides what becomes of a task after an attempt.
-    fn judge(&self, task: usize, result: Result<Outcome, PluginError>) -> (TaskState, Option<Failure>) {
+    fn judge(&mut self, task: usize, result: Result<Outcome, PluginError>) -> (TaskState, Option<Failure>) {
         let error = match result {
             Ok(Outcome::Done) => return (TaskState::Done, None),
             _ if self.is_canceled() => return (TaskState::Canceled, None),
-            Ok(Outcome::Yielded) => return (TaskState::Ready, None),
+            Ok(Outcome::Yielded) if self.plan.task(task).attempts < MAX_ATTEMPTS => {
+                return (TaskState::Ready, None);
+            }
+            Ok(Outcome::Yielded) => PluginError::Limit(format!("{MAX_ATTEMPTS} attempts at one task")),
             Err(error) => error,
         };
         let failure = Failure { blame: error.blame().as_str(), message: error.to_string() };
-        let again = error.is_retryable() && self.plan.task(task).attempts < MAX_ATTEMPTS;
+        let again = self.plan.fail(task) < MAX_FAILURES && error.is_retryable();
         (if again { TaskState::Ready } else { TaskState::Failed }, Some(failure))
     }
 

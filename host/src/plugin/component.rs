@@ -8,8 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::component::{self, Linker, ResourceTable};
-use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
+use wasmtime::component::{self, InstancePre, Linker, ResourceTable};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
+};
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
@@ -22,6 +24,8 @@ use crate::capability::Attempt;
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(5);
 /// How much of what a plugin prints is kept, in bytes.
 const STDERR: usize = 64 * 1024;
+/// How many calls of components may be under way at a time.
+const CALLS: u32 = 512;
 const MAX_PAGE: usize = 4096;
 const MAX_PAYLOAD: usize = 64 * 1024;
 
@@ -50,12 +54,14 @@ pub struct Data {
     /// Its limits.
     pub watch: Watch,
     wasi: WasiCtx,
+    /// Apart, so that a plugin out of handles can still say so.
+    wasi_table: ResourceTable,
     stderr: MemoryOutputPipe,
 }
 
 impl WasiView for Data {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.wasi_table }
     }
 }
 
@@ -64,6 +70,7 @@ impl Host {
     pub fn new(limits: Limits) -> wasmtime::Result<Self> {
         let mut config = Config::new();
         config.epoch_interruption(true).consume_fuel(false).concurrency_support(false);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&limits)));
         let engine = Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -109,6 +116,16 @@ impl Host {
         Ok(Component { host: self.clone(), pre })
     }
 
+    /// Compiles and links any component, of whatever world: for measurements.
+    pub fn prepare_bare(&self, bytes: &[u8]) -> wasmtime::Result<InstancePre<Data>> {
+        self.linker.instantiate_pre(&component::Component::new(&self.engine, bytes)?)
+    }
+
+    /// Makes the store that any call gets, without an attempt: for measurements.
+    pub fn bare_store(&self) -> Store<Data> {
+        self.store(None)
+    }
+
     fn check_exports(&self, component: &component::Component) -> Result<(), PluginError> {
         let kind = component.component_type();
         let exports: Vec<String> = kind.exports(&self.engine).map(|(name, _)| name.to_owned()).collect();
@@ -125,9 +142,10 @@ impl Host {
     fn store(&self, attempt: Option<Arc<Attempt>>) -> Store<Data> {
         let stderr = MemoryOutputPipe::new(STDERR);
         let wasi = WasiCtx::builder().stderr(stderr.clone()).build();
-        let (mut table, handles) = (ResourceTable::new(), self.limits.handles);
-        table.set_max_capacity(handles);
-        let data = Data { attempt, table, handles, watch: Watch::new(self.limits), wasi, stderr };
+        let (handles, watch) = (self.limits.handles, Watch::new(self.limits));
+        let [mut table, mut wasi_table] = [ResourceTable::new(), ResourceTable::new()];
+        [&mut table, &mut wasi_table].into_iter().for_each(|table| table.set_max_capacity(handles));
+        let data = Data { attempt, table, handles, watch, wasi, wasi_table, stderr };
         let mut store = Store::new(&self.engine, data);
         store.limiter(|data| &mut data.watch);
         store.set_hostcall_fuel(self.limits.copied);
@@ -138,6 +156,19 @@ impl Host {
         });
         store
     }
+}
+
+/// Reserves room for instances, so that making one needs no call of the kernel.
+/// What a small instance dirties is zeroed and kept (docs/decisions/004).
+fn pool(limits: &Limits) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.max_memory_size(limits.memory).table_elements(limits.table_elements);
+    pool.total_component_instances(CALLS).total_stacks(CALLS).total_memories(CALLS * 2);
+    pool.total_core_instances(CALLS * 10).total_tables(CALLS * 10).max_component_instance_size(1024 * 1024);
+    pool.linear_memory_keep_resident(128 * 1024)
+        .table_keep_resident(16 * 1024)
+        .async_stack_keep_resident(32 * 1024);
+    pool
 }
 
 /// A compiled component that can be instantiated.
@@ -166,15 +197,16 @@ impl Component {
         Ok(Description { summary, settings_schema })
     }
 
-    /// See [`Plugin::plan`](super::Plugin::plan).
+    /// See [`Plugin::plan`](super::Plugin::plan). Without an attempt every
+    /// capability is denied.
     pub async fn plan(
         &self,
-        attempt: Arc<Attempt>,
+        attempt: Option<Arc<Attempt>>,
         job: &Job,
         cursor: Option<&str>,
     ) -> Result<Page, PluginError> {
         let job = renderer::Job::from(job);
-        let page = self.call(Some(attempt), async |store, plugin| {
+        let page = self.call(attempt, async |store, plugin| {
             plugin.hotshoe_plugin_renderer().call_plan(store, &job, cursor).await
         });
         let page = Page::from(page.await?.map_err(|error| PluginError::Answer(error.into()))?);

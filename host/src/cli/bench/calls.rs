@@ -1,0 +1,118 @@
+//! What a component costs: a call, an instance, a load.
+
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use wasmtime::error::Context;
+
+use super::echo::{COMPONENT, Client, Shot, serve};
+use super::{Goal, Reference, Row, Samples, micros, timed};
+use crate::config::DataDir;
+use crate::frames::FrameRange;
+use crate::plugin::component;
+use crate::plugin::limits::Limits;
+use crate::plugin::{Job, Plugin};
+use crate::releases::{Release, Releases};
+
+const ROUNDS: usize = 101;
+const BATCH: u32 = 1_000;
+
+pub(super) async fn run(data: &DataDir) -> wasmtime::Result<Vec<Row>> {
+    let host = component::Host::new(Limits::default())?;
+    Ok(vec![call(&host).await?, instance(&host, data).await?, load(&host, data)?])
+}
+
+fn shot(frame: u32) -> Shot {
+    Shot { name: "frame-1".to_owned(), frame: frame.cast_signed(), weight: 0.5 }
+}
+
+/// A call into a live instance and back, against the same over a socket.
+async fn call(host: &component::Host) -> wasmtime::Result<Row> {
+    let pre = host.prepare_bare(COMPONENT.as_bytes())?;
+    let mut store = host.bare_store();
+    let instance = pre.instantiate_async(&mut store).await?;
+    let echo = instance.get_typed_func::<(Shot,), (Shot,)>(&mut store, "echo")?;
+    let mut ours = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        for frame in 0..BATCH {
+            let (answer,) = echo.call_async(&mut store, (shot(frame),)).await?;
+            wasmtime::ensure!(answer.frame == frame.cast_signed() + 1, "the component answers wrongly");
+        }
+        ours.push(micros(began.elapsed(), BATCH));
+    }
+    let (near, far) = UnixStream::pair()?;
+    let server = std::thread::spawn(move || serve(far));
+    let mut client = Client::new(near);
+    let mut theirs = Vec::new();
+    for _ in 0..ROUNDS {
+        let (answers, took) = timed(|| (0..BATCH / 10).try_for_each(|n| client.call(&shot(n)).map(drop)));
+        answers?;
+        theirs.push(micros(took, BATCH / 10));
+    }
+    drop(client);
+    server.join().ok().context("the server panicked")??;
+    let reference = Reference::new("JSON line over a Unix socket", &Samples::new(theirs));
+    Ok(Row::new("call, record to record", "µs", &Samples::new(ours), reference, Goal::MedianAtMost(0.5)))
+}
+
+/// A store, an instance of `direct`, a call of its `plan` and its end, against a
+/// process's start and end.
+async fn instance(host: &component::Host, data: &DataDir) -> wasmtime::Result<Row> {
+    let release = Release::shipped().into_iter().next().context("a renderer is shipped")?;
+    let loaded = Releases::new(host.clone(), data.clone()).load(release).await?;
+    let Plugin::Component(direct) = &loaded.plugin;
+    let frames = vec![FrameRange { first: 1, last: 1, step: 1 }];
+    let [id, scene, settings] = ["bench", "scene", "{}"].map(str::to_owned);
+    let job = Job { id, scene, frames, settings };
+    let mut ours = Vec::new();
+    for _ in 0..ROUNDS * 20 {
+        let began = Instant::now();
+        // Past its first page the plan needs no scene, and so no attempt.
+        let page = direct.plan(None, &job, Some("0")).await?;
+        ours.push(micros(began.elapsed(), 1));
+        wasmtime::ensure!(page.tasks.len() == 1, "direct plans wrongly");
+    }
+    let mut theirs = Vec::new();
+    for _ in 0..ROUNDS {
+        #[expect(clippy::disallowed_methods, reason = "the cost of a process is the reference")]
+        let (status, took) = timed(|| std::process::Command::new("true").status());
+        wasmtime::ensure!(status?.success(), "`true` failed");
+        theirs.push(micros(took, 1));
+    }
+    let reference = Reference::new("a process that does nothing", &Samples::new(theirs));
+    Ok(Row::new(
+        "direct: store, instance, first call, end",
+        "µs",
+        &Samples::new(ours),
+        reference,
+        Goal::MedianAtMost(50.0),
+    ))
+}
+
+/// Loading `direct` from its compiled form, against compiling it.
+fn load(host: &component::Host, data: &DataDir) -> wasmtime::Result<Row> {
+    let release = Release::shipped().into_iter().next().context("a renderer is shipped")?;
+    let compiled = Releases::new(host.clone(), data.clone()).compiled(&release)?;
+    let mut ours = Vec::new();
+    for _ in 0..ROUNDS {
+        // SAFETY: `compiled` wrote the file, into a folder that is private to this user.
+        let (loaded, took) = timed(|| unsafe { host.load(&compiled) });
+        loaded?;
+        ours.push(took.as_secs_f64() * 1e3);
+    }
+    let mut theirs = Vec::new();
+    for _ in 0..5 {
+        let (code, took) = timed(|| host.compile(release.bytes()));
+        code?;
+        theirs.push(took.as_secs_f64() * 1e3);
+    }
+    let reference = Reference::new("compiling it", &Samples::new(theirs));
+    Ok(Row::new(
+        "load direct, compiled before",
+        "ms",
+        &Samples::new(ours),
+        reference,
+        Goal::MedianAtMost(1.0),
+    ))
+}

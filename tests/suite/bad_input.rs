@@ -1,0 +1,178 @@
+//! Bad input: one line of what, one of what to do, exit code 2, nothing rendered.
+
+use std::path::Path;
+
+use crate::harness::{Render, installed, on_path, probe};
+
+/// Fails unless the run is refused with these words and leaves no picture.
+#[track_caller]
+fn refused(mut render: Render, parts: &[&str]) {
+    let ended = render.run().expect(2).tells(parts);
+    assert!(ended.stderr.trim().lines().count() >= 2, "nothing says what to do: {ended:#?}");
+    assert!(render.files().is_empty(), "{:?}", render.files());
+}
+
+fn small() -> Render {
+    Render::new(&installed().scene("small"))
+}
+
+#[test]
+fn frames_that_are_none() {
+    for (frames, part) in [
+        ("5-1", "runs backwards"),
+        ("a-b", "is no frame"),
+        ("1-10x-2", "step that is no positive number"),
+        ("1-10x0", "step that is no positive number"),
+        ("0-1048574", "more than 1000000 frames"),
+        ("", "is no frame"),
+    ] {
+        refused(small().args([format!("--frames={frames}")]), &[part, "write frames as"]);
+    }
+}
+
+#[test]
+fn scenes_that_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let check = |scene: &Path, parts: &[&str]| refused(Render::new(scene).frames("1"), parts);
+    check(&folder.path().join("nowhere.blend"), &["cannot read the scene", "check the path"]);
+    check(folder.path(), &["cannot read the scene"]);
+    check(&file("empty.blend", b""), &["not a .blend file", "give a scene saved by Blender"]);
+    check(&file("text.blend", b"hello"), &["not a .blend file"]);
+    check(&file("zipped.blend", &[0x1f, 0x8b, 8, 0, 1, 2]), &["not a .blend file"]);
+    check(&file("zstd.blend", &[0x28, 0xb5, 0x2f, 0xfd, 9, 9]), &["not a .blend file"]);
+    check(&file("newer.blend", b"BLENDER17-01v0999REND"), &["saved by Blender 9.99", "--blender PATH"]);
+    let whole = std::fs::read(installed().scene("small")).unwrap();
+    check(&file("cut.blend", &whole[..64]), &["Blender cannot load the scene"]);
+}
+
+#[test]
+fn a_scene_of_a_newer_blender_is_not_given_to_an_older_one() {
+    let Some(older) = on_path() else { return };
+    let newer = installed().scene("small");
+    refused(
+        Render::with(&older, &newer).frames("1"),
+        &["newer than this Blender", "hotshoe blender install"],
+    );
+}
+
+#[test]
+fn renderers_and_settings_that_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let garbage = folder.path().join("garbage.wasm");
+    std::fs::write(&garbage, b"\0asm garbage").unwrap();
+    let with = |renderer: &str| small().frames("1").args(["--renderer", renderer]);
+    refused(with("dirct"), &["no renderer 'dirct'", "did you mean 'direct'?"]);
+    refused(with("./nowhere.wasm"), &["cannot read the plugin", "No such file"]);
+    let load = small().frames("1").args(["--renderer"]).args([&garbage]).run().expect(2);
+    load.tells(&["cannot load the plugin garbage", "no valid component"]);
+    let set = |setting: &str| small().frames("1").args(["--set", setting]);
+    refused(set("sampels=4"), &["no setting 'sampels'", "did you mean 'samples'?"]);
+    refused(set("samples=many"), &["'samples' does not fit", "it takes integer from 1 to 16777216"]);
+    refused(set("samples=0"), &["'samples' does not fit"]);
+    refused(set("engine=EEVE"), &["'engine' does not fit", "one of CYCLES, EEVEE, WORKBENCH"]);
+    refused(set("samples"), &["'samples' is no setting", "--set name=value"]);
+}
+
+#[test]
+fn settings_that_only_the_scene_can_refuse() {
+    let set = |settings: &[&str]| small().frames("1").args(settings.iter().flat_map(|s| ["--set", s]));
+    let says = |mut render: Render, part: &str| drop(render.run().expect(2).tells(&[part]));
+    says(set(&["camera=Nobody"]), "no camera 'Nobody'; it has 'Camera'");
+    says(set(&["view_layer=Nowhere"]), "no view layer 'Nowhere'; it has 'ViewLayer'");
+    says(set(&["engine=WORKBENCH", "samples=4"]), "BLENDER_WORKBENCH has no setting 'samples'");
+}
+
+#[test]
+fn scenes_that_cannot_be_rendered_as_they_are() {
+    let scene = |name: &str| Render::new(&installed().scene(name)).frames("1");
+    let says = |mut render: Render, parts: &[&str]| drop(render.run().expect(2).tells(parts));
+    says(scene("movie"), &["FFMPEG, a movie", "--set file_format=PNG"]);
+    says(scene("no_camera"), &["no active camera", "--set camera=NAME: Camera"]);
+    says(scene("gpu"), &["asks for a GPU", "--device cpu"]);
+    scene("movie").set("file_format", "PNG").run().expect(0);
+    scene("no_camera").set("camera", "Camera").run().expect(0);
+    scene("gpu").args(["--device", "cpu"]).run().expect(0);
+}
+
+#[test]
+fn folders_that_cannot_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let scene = installed().scene("small");
+    let mut render = Render::new(&scene).frames("1");
+    render.command.arg("--out").arg(file.join("below"));
+    // The last --out counts; clap refuses two.
+    let ended = render.run().expect(2);
+    assert!(ended.stderr.contains("cannot be used multiple times"), "{ended:?}");
+    let mut command = crate::harness::command(crate::harness::PROGRAM);
+    command.arg("render").arg(&scene).args(["--frames", "1", "--out"]).arg(file.join("below"));
+    let ended = crate::harness::Ended::from(command.output().unwrap());
+    ended.expect(2).tells(&["cannot write to", "choose another folder with --out"]);
+}
+
+#[test]
+fn blenders_that_do_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = |name: &str, text: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let check = |path: &Path, parts: &[&str]| {
+        let mut command = crate::harness::command(crate::harness::PROGRAM);
+        command.arg("render").arg(installed().scene("small")).args(["--frames", "1", "--out"]);
+        command.arg(folder.path().join("out")).arg("--blender").arg(path);
+        crate::harness::Ended::from(command.output().unwrap()).expect(2).tells(parts);
+    };
+    check(&folder.path().join("none"), &["--blender names", "no program that can be run", "name a Blender"]);
+    check(
+        &script("crashes", "#!/bin/sh\necho cannot find libX.so.6\nkill -SEGV $$\n"),
+        &["Blender does not start", "ended by SIGSEGV", "cannot find libX.so.6"],
+    );
+    check(&script("leaves", "#!/bin/sh\necho not today >&2\nexit 3\n"), &["exited with code 3", "not today"]);
+    check(&script("dangles", "#!/no/such/interpreter\n"), &["Blender does not start", "cannot run"]);
+}
+
+#[test]
+fn missing_files_are_a_warning_and_an_error_with_strict() {
+    let scene = installed().scene("missing");
+    Render::new(&scene).frames("1").run().expect(0).tells(&["warning: missing file: ", "textures/lost.png"]);
+    let strict = Render::new(&scene).frames("1").args(["--strict"]);
+    refused(strict, &["misses 1 of its files", "--strict forbids"]);
+}
+
+#[test]
+fn scripts_in_a_scene_do_not_run_and_are_named() {
+    let proof = Path::new("/tmp/hotshoe-pwned");
+    for blender in crate::harness::blenders() {
+        let mut render = Render::with(&blender, &blender.scene("scripts")).frames("1");
+        render.run().expect(0).tells(&[
+            "kept from running: text block 'evil.py'",
+            "kept from running: driver of location on 'Cube'",
+        ]);
+        assert!(!proof.exists());
+    }
+}
+
+#[test]
+fn plans_that_break_the_contract() {
+    let check = |act: &str, part: &str| {
+        let mut render = Render::probe(act).frames("1-3");
+        render.run().expect(1).tells(&[part]);
+        assert!(render.files().is_empty());
+    };
+    assert!(probe().exists());
+    check("plan_twins", "two tasks of the plan are named a");
+    check("plan_unknown", "task a comes after b, which the plan has not named before it");
+    check("plan_in_circles", "comes to the same cursor again");
+    check("plan_panic", "the plugin panicked: no plan today");
+    check("plan_many", "a page of a plan has at most 4096 tasks, not 4097");
+}

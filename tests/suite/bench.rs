@@ -1,0 +1,36 @@
+//! `hotshoe bench`: rows that a script can read.
+
+use crate::harness::{Ended, PROGRAM, command, installed, shared_data};
+
+fn rows(arguments: &[&str]) -> Vec<serde_json::Value> {
+    let mut bench = command(PROGRAM);
+    bench.arg("bench").args(arguments).arg("--json").arg("--data").arg(shared_data());
+    Ended::from(bench.output().unwrap()).expect(0).events()
+}
+
+fn check(rows: &[serde_json::Value]) {
+    for row in rows {
+        assert!(row["name"].is_string() && row["unit"].is_string() && row["reference"]["name"].is_string());
+        let numbers = [&row["median"], &row["ratio"], &row["reference"]["median"]];
+        assert!(numbers.iter().all(|number| number.as_f64().unwrap() > 0.0), "{row}");
+        assert!(row["runs"].as_u64().unwrap() > 0 && row["goal"].is_object(), "{row}");
+    }
+}
+
+#[test]
+fn calls_are_measured_beside_their_references() {
+    let rows = rows(&["calls"]);
+    assert_eq!(rows.len(), 3);
+    check(&rows);
+}
+
+#[test]
+fn renders_are_measured_beside_plain_blender() {
+    let blender = installed();
+    let (scene, program) = (blender.scene("small"), blender.path.clone());
+    let arguments = ["blender", "--frames", "2", "--runs", "1", "--scene"];
+    let paths = [scene.to_str().unwrap(), "--blender", program.to_str().unwrap()];
+    let rows = rows(&[&arguments[..], &paths[..]].concat());
+    assert_eq!(rows.len(), 4);
+    check(&rows);
+}

@@ -1,0 +1,162 @@
+//! Death: nothing half-written, nothing left running, whatever dies.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::{Render, installed};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// A render under way that would take very long.
+struct Running {
+    render: Render,
+    child: Child,
+    guards: Vec<i32>,
+}
+
+fn start() -> Running {
+    let render = Render::new(&installed().scene("small")).frames("1-4").args(["--json"]);
+    let mut render = render.set("samples", "1000000");
+    let mut child = render.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("task_progress")), "the render does not begin");
+    std::thread::spawn(move || lines.count());
+    let guards = below(child.id().cast_signed());
+    assert!(guards.len() >= 2, "guard and Blender are below the host: {guards:?}");
+    Running { render, child, guards }
+}
+
+/// All processes below one, as the kernel tells.
+fn below(parent: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            found.push(child);
+            found.extend(below(child));
+        }
+    }
+    found
+}
+
+fn is_alive(pid: &i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+#[track_caller]
+fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < LONG, "not so after {LONG:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Running {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    #[track_caller]
+    fn nothing_is_left_running(&self) {
+        soon("every process is gone", || !self.guards.iter().any(is_alive));
+    }
+}
+
+#[test]
+fn ctrl_c_stops_cleanly() {
+    let mut running = start();
+    running.signal(Signal::SIGINT);
+    let status = running.child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    // At the moment the program ends, not some time later.
+    assert!(!running.guards.iter().any(is_alive));
+    assert!(running.render.files().is_empty(), "{:?}", running.render.files());
+}
+
+#[test]
+fn ctrl_c_twice_stops_at_once() {
+    let mut running = start();
+    let began = Instant::now();
+    running.signal(Signal::SIGINT);
+    running.signal(Signal::SIGINT);
+    assert_eq!(running.child.wait().unwrap().code(), Some(130));
+    assert!(began.elapsed() < Duration::from_secs(5));
+    running.nothing_is_left_running();
+}
+
+#[test]
+fn a_killed_host_leaves_no_blender() {
+    let mut running = start();
+    running.signal(Signal::SIGKILL);
+    running.child.wait().unwrap();
+    running.nothing_is_left_running();
+    // What it had half-written is in a hidden folder that the next render removes.
+    let mut next = Render::new(&installed().scene("small")).frames("1");
+    next.command.env("HOTSHOE_LOG", "warn");
+    let out = running.render.out();
+    let hidden = |out: &std::path::Path| std::fs::read_dir(out).unwrap().count();
+    assert_eq!(hidden(&out), 1);
+    let mut again = crate::harness::command(crate::harness::PROGRAM);
+    again.arg("render").arg(installed().scene("small")).args(["--frames", "1", "--blender"]);
+    again.arg(installed().path).arg("--out").arg(&out);
+    assert!(again.output().unwrap().status.success());
+    assert_eq!(running.render.files(), ["0001.png"]);
+    next.run().expect(0);
+}
+
+#[test]
+fn a_blender_that_dies_is_replaced_and_its_frame_rendered_again() {
+    let render = Render::new(&installed().scene("small")).frames("1").args(["--json"]);
+    let mut render = render.set("samples", "4096");
+    let mut child = render.command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("task_progress")));
+    let blender = *below(child.id().cast_signed()).last().unwrap();
+    kill(Pid::from_raw(blender), Signal::SIGSEGV).unwrap();
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:#?}");
+    let retried =
+        rest.iter().any(|line| line.contains("ended by SIGSEGV") && line.contains(r#""state":"ready""#));
+    assert!(retried, "{rest:#?}");
+    assert_eq!(render.files(), ["0001.png"]);
+}
+
+#[test]
+fn a_blender_that_always_dies_fails_the_frame_after_three_attempts() {
+    let render = Render::new(&installed().scene("small")).frames("1").args(["--json"]);
+    let mut render = render.set("samples", "1000000");
+    let mut child = render.command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let host = child.id().cast_signed();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let (mut attempts, mut last) = (0, String::new());
+    for line in lines {
+        if line.contains("task_started") {
+            attempts += 1;
+        } else if line.contains(r#""task_progress""#) && line.contains(r#""seconds":0.0"#) {
+            kill(Pid::from_raw(*below(host).last().unwrap()), Signal::SIGKILL).unwrap();
+        } else if line.contains(r#""state":"failed""#) && line.contains("task_state") {
+            last = line;
+        }
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(attempts, 3);
+    assert!(last.contains("Blender died while it was working"), "{last}");
+}
+
+#[test]
+fn a_plugin_that_waits_is_told_to_stop() {
+    let mut render = Render::probe("wait_for_cancel").frames("1").args(["--json"]);
+    let mut child = render.command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains(r#""message":"waiting""#)));
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert!(lines.any(|line| line.contains("was told to stop")));
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}

@@ -1,0 +1,121 @@
+//! `direct`: the pixels are those of plain Blender.
+
+use std::path::Path;
+
+use crate::harness::{Blender, Picture, Render, assert_same_pixels, blenders, files_below, root};
+
+/// Copies scenes and what they refer to, since plain Blender writes beside them.
+fn copied(from: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for name in files_below(from) {
+        if name.contains("-frames/") || name.contains("passes/") {
+            continue;
+        }
+        let to = copy.path().join(&name);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(from.join(&name), to).unwrap();
+    }
+    copy
+}
+
+/// Renders frames both ways and compares every file that came of it.
+fn check(blender: &Blender, scenes: &Path, scene: &str, frames: &[i32], expected: &[&str]) {
+    let copy = copied(scenes);
+    let before = files_below(copy.path());
+    let list = frames.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+    let scene = copy.path().join(scene);
+    let mut ours = Render::with(blender, &scene).frames(&list);
+    ours.run().expect(0);
+    assert_eq!(ours.files(), expected, "{scene:?}");
+    blender.render_plainly(&scene, frames);
+    let mut theirs = files_below(copy.path());
+    theirs.retain(|name| !before.contains(name));
+    assert_eq!(theirs, expected, "what plain Blender wrote of {scene:?}");
+    for name in expected {
+        assert_same_pixels(&ours.out().join(name), &copy.path().join(name));
+        assert!(Picture::read(&ours.out().join(name)).shows_something(), "{name} shows nothing");
+    }
+}
+
+#[test]
+fn frames_of_every_example_scene_equal_those_of_plain_blender() {
+    let scenes = root().join("examples/scenes");
+    for blender in blenders() {
+        check(&blender, &scenes, "orbit.blend", &[1, 12], &["orbit_0001.png", "orbit_0012.png"]);
+        check(
+            &blender,
+            &scenes,
+            "market.blend",
+            &[1, 2, 24],
+            &["market_0001.png", "market_0002.png", "market_0024.png"],
+        );
+        check(
+            &blender,
+            &scenes,
+            "courtyard.blend",
+            &[1, 24],
+            &["courtyard_0001.png", "courtyard_0024.png", "passes/depth_0001.png", "passes/depth_0024.png"],
+        );
+    }
+}
+
+#[test]
+fn both_views_of_a_stereo_scene_equal_those_of_plain_blender() {
+    for blender in blenders() {
+        let scene = blender.scene("stereo");
+        let names = ["eyes_0001_L.png", "eyes_0001_R.png", "eyes_0003_L.png", "eyes_0003_R.png"];
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(&scene, folder.path().join("stereo.blend")).unwrap();
+        check(&blender, folder.path(), "stereo.blend", &[1, 3], &names);
+    }
+}
+
+#[test]
+fn settings_change_the_picture_and_nothing_else() {
+    let small = Path::new("small").with_extension("blend");
+    for blender in blenders() {
+        let scene = blender.scene(small.file_stem().unwrap().to_str().unwrap());
+        let size = |setting: &str| {
+            let mut render = Render::with(&blender, &scene).frames("1").args(["--set", setting]);
+            render.run().expect(0);
+            Picture::read(&render.out().join("0001.png"))
+        };
+        assert_eq!(size("resolution_percentage=50").size, (80, 45));
+        let (few, many) = (size("samples=1"), size("samples=8"));
+        assert_eq!((few.size, many.size), ((160, 90), (160, 90)));
+        assert!(few.values != many.values);
+    }
+}
+
+#[test]
+fn camera_and_view_layer_are_the_ones_asked_for() {
+    let blender = crate::harness::installed();
+    let scene = blender.scene("cameras");
+    let picture = |settings: &[&str]| {
+        let sets = settings.iter().flat_map(|setting| ["--set", setting]);
+        let mut render = Render::with(&blender, &scene).frames("1,3").args(sets);
+        render.run().expect(0);
+        // The scene names its files with folders and dots: only the name counts.
+        assert_eq!(render.files(), ["shot_01.png", "shot_03.png"]);
+        [1, 3].map(|frame| Picture::read(&render.out().join(format!("shot_0{frame}.png"))))
+    };
+    let [first, third] = picture(&[]);
+    let [first_second, third_second] = picture(&["camera=Second"]);
+    // The marker changes the camera at frame 3, unless a camera was asked for.
+    assert!(third == third_second && first != first_second && first != third);
+    let [everything, _] = picture(&["view_layer=ViewLayer"]);
+    assert!(everything == first);
+}
+
+#[test]
+fn other_formats_and_engines_come_out_as_asked() {
+    let blender = crate::harness::installed();
+    let scene = blender.scene("small");
+    let mut render = Render::with(&blender, &scene).frames("2").set("file_format", "OPEN_EXR");
+    render.run().expect(0);
+    assert_eq!(render.files(), ["0002.exr"]);
+    assert!(Picture::read(&render.out().join("0002.exr")).shows_something());
+    let mut render = Render::with(&blender, &scene).frames("2").set("engine", "WORKBENCH");
+    render.run().expect(0);
+    assert!(Picture::read(&render.out().join("0002.png")).shows_something());
+}

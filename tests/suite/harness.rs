@@ -1,0 +1,286 @@
+//! What the tests stand on: the program, Blenders, scenes and plugins.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{LazyLock, OnceLock};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_hotshoe");
+
+/// Makes a command; tests may start what they like.
+#[expect(clippy::disallowed_methods, reason = "tests start programs")]
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    Command::new(program)
+}
+
+/// The root of the repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// A data directory that all runs of the tests share, so that Blender is
+/// installed once.
+pub(crate) fn shared_data() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("data")
+}
+
+/// A Blender to test with.
+#[derive(Debug, Clone)]
+pub(crate) struct Blender {
+    pub path: PathBuf,
+    pub is_module: bool,
+    scenes: &'static OnceLock<PathBuf>,
+}
+
+/// The Blender that Hotshoe installs: every test can count on it.
+pub(crate) fn installed() -> Blender {
+    static PATH: LazyLock<PathBuf> = LazyLock::new(|| {
+        let output =
+            command(PROGRAM).args(["blender", "install", "--data"]).arg(shared_data()).output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the tests need a Blender and none can be had: {log}");
+        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    });
+    static SCENES: OnceLock<PathBuf> = OnceLock::new();
+    Blender { path: PATH.clone(), is_module: true, scenes: &SCENES }
+}
+
+/// The Blender of this machine, if it has one; CI says that it must.
+pub(crate) fn on_path() -> Option<Blender> {
+    static SCENES: OnceLock<PathBuf> = OnceLock::new();
+    let found = hotshoe::blender::find::on_path("blender");
+    let required = std::env::var_os("HOTSHOE_TEST_SYSTEM_BLENDER").is_some();
+    assert!(found.is_some() || !required, "HOTSHOE_TEST_SYSTEM_BLENDER is set and no blender is on PATH");
+    found.map(|path| Blender { path, is_module: false, scenes: &SCENES })
+}
+
+/// All Blenders to test with.
+pub(crate) fn blenders() -> impl Iterator<Item = Blender> {
+    [Some(installed()), on_path()].into_iter().flatten()
+}
+
+impl Blender {
+    /// A command that runs a Python file in this Blender.
+    pub(crate) fn python(&self, file: &Path) -> Command {
+        let mut run = command(&self.path);
+        if !self.is_module {
+            run.args(["--background", "--factory-startup", "--python-exit-code", "1", "--python"]);
+        }
+        run.arg(file);
+        run
+    }
+
+    /// The path of a scene of `tests/fixtures/scenes.py`, made by this Blender.
+    pub(crate) fn scene(&self, name: &str) -> PathBuf {
+        let folder = self.scenes.get_or_init(|| {
+            let kind = if self.is_module { "module" } else { "program" };
+            let folder =
+                Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scenes-{kind}-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).unwrap();
+            let script = root().join("tests/fixtures/scenes.py");
+            let output = self.python(&script).arg("--").arg(&folder).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            folder
+        });
+        folder.join(format!("{name}.blend"))
+    }
+
+    /// Lets this Blender alone render frames into the files that the scene names.
+    pub(crate) fn render_plainly(&self, scene: &Path, frames: &[i32]) {
+        let frames: Vec<String> = frames.iter().map(i32::to_string).collect();
+        let mut run = match self.is_module {
+            true => self.python(&root().join("tests/fixtures/plain.py")),
+            false => command(&self.path),
+        };
+        if self.is_module {
+            run.arg(scene).args(&frames);
+        } else {
+            run.args(["--background", "--factory-startup"]).arg(scene);
+            run.args(["--render-frame", &frames.join(",")]);
+        }
+        let output = run.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// The component of `tests/fixtures/probe`.
+pub(crate) fn probe() -> &'static Path {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("probe");
+        let mut cargo = command(env!("CARGO"));
+        cargo.current_dir(root()).args(["build", "--profile", "plugin", "--package", "probe"]);
+        cargo.args(["--target", "wasm32-wasip2", "--target-dir"]).arg(&target).env_remove("RUSTFLAGS");
+        let output = cargo.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        target.join("wasm32-wasip2/plugin/probe.wasm")
+    });
+    &BUILT
+}
+
+/// One run of `hotshoe render` in a folder of its own.
+pub(crate) struct Render {
+    pub folder: TempDir,
+    pub command: Command,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Render {
+    /// Prepares to render a scene with the installed Blender.
+    pub(crate) fn new(scene: &Path) -> Self {
+        Self::with(&installed(), scene)
+    }
+
+    /// Prepares to render a scene with a Blender.
+    pub(crate) fn with(blender: &Blender, scene: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = command(PROGRAM);
+        command.arg("render").arg(scene).arg("--data").arg(shared_data());
+        command.arg("--blender").arg(&blender.path).arg("--out").arg(folder.path().join("out"));
+        Self { folder, command }
+    }
+
+    /// Prepares to let the probe act.
+    pub(crate) fn probe(act: &str) -> Self {
+        Self::new(&installed().scene("small")).args(["--renderer", probe().to_str().unwrap()]).set("act", act)
+    }
+
+    pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub(crate) fn frames(self, frames: &str) -> Self {
+        self.args(["--frames", frames])
+    }
+
+    pub(crate) fn set(self, name: &str, value: &str) -> Self {
+        self.args(["--set".to_owned(), format!("{name}={value}")])
+    }
+
+    /// Where its files go.
+    pub(crate) fn out(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+
+    pub(crate) fn run(&mut self) -> Ended {
+        Ended::from(self.command.output().unwrap())
+    }
+
+    /// Names all files in the output folder.
+    pub(crate) fn files(&self) -> Vec<String> {
+        files_below(&self.out())
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+impl Ended {
+    /// Fails unless the program ended with this exit code.
+    #[track_caller]
+    pub(crate) fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        self
+    }
+
+    /// Fails unless all parts stand in what was told.
+    #[track_caller]
+    pub(crate) fn tells(self, parts: &[&str]) -> Self {
+        for part in parts {
+            assert!(self.stderr.contains(part), "'{part}' is not told: {self:#?}");
+        }
+        self
+    }
+
+    /// Reads the lines of `--json`.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// Names all files below a folder, sorted, hidden ones too.
+pub(crate) fn files_below(folder: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => names.push(path.strip_prefix(folder).unwrap().display().to_string()),
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+/// The pixels of a picture: its size, and 16 bits a channel for PNG, 32 for OpenEXR.
+#[derive(PartialEq)]
+pub(crate) struct Picture {
+    pub size: (usize, usize),
+    pub values: Vec<u32>,
+}
+
+impl Picture {
+    pub(crate) fn read(path: &Path) -> Self {
+        match path.extension().and_then(OsStr::to_str) {
+            Some("exr") => Self::read_exr(path),
+            _ => Self::read_png(path),
+        }
+    }
+
+    fn read_png(path: &Path) -> Self {
+        let file = std::io::BufReader::new(std::fs::File::open(path).unwrap());
+        let mut reader = png::Decoder::new(file).read_info().unwrap();
+        let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut bytes).unwrap();
+        let size = (info.width as usize, info.height as usize);
+        let values = match info.bit_depth {
+            png::BitDepth::Sixteen => {
+                bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).collect()
+            }
+            _ => bytes.iter().map(|&byte| u32::from(byte)).collect(),
+        };
+        Self { size, values }
+    }
+
+    fn read_exr(path: &Path) -> Self {
+        use exr::prelude::*;
+        let image = read_all_flat_layers_from_file(path).unwrap();
+        let size = image.layer_data[0].size;
+        let channels = image.layer_data.iter().flat_map(|layer| &layer.channel_data.list);
+        let values = channels.flat_map(|channel| channel.sample_data.values_as_f32().map(f32::to_bits));
+        Self { size: (size.width(), size.height()), values: values.collect() }
+    }
+
+    /// Whether the picture is more than one flat colour.
+    pub(crate) fn shows_something(&self) -> bool {
+        self.values.chunks(4).any(|pixel| pixel != &self.values[..pixel.len()])
+    }
+}
+
+/// Fails unless both files hold the same pixels.
+#[track_caller]
+pub(crate) fn assert_same_pixels(ours: &Path, theirs: &Path) {
+    let (a, b) = (Picture::read(ours), Picture::read(theirs));
+    assert_eq!(a.size, b.size, "{} {}", ours.display(), theirs.display());
+    let different = a.values.iter().zip(&b.values).filter(|(a, b)| a != b).count();
+    assert_eq!(different, 0, "of {} values in {}", a.values.len(), ours.display());
+    assert_eq!(a.values.len(), b.values.len());
+}

@@ -1,0 +1,86 @@
+//! Components: what the contract promises them, and what their harm costs.
+
+use crate::harness::{Render, command, probe};
+
+#[test]
+fn the_contract_holds_for_a_component() {
+    for act in ["pixels", "shots", "devices", "turns", "scenes"] {
+        Render::probe(act).frames("1").run().expect(0);
+    }
+}
+
+#[test]
+fn state_outlives_the_attempt_that_set_it() {
+    Render::probe("state").frames("1-4").run().expect(0);
+}
+
+#[test]
+fn tasks_come_in_the_planned_order_with_their_payloads() {
+    let ended = Render::probe("payloads").frames("1").args(["--json", "--workers", "2"]).run().expect(0);
+    let done =
+        ended.events().into_iter().filter(|event| event["state"] == "done" && event["event"] == "task_state");
+    assert_eq!(done.map(|event| event["id"].clone()).collect::<Vec<_>>(), ["first", "second"]);
+}
+
+#[test]
+fn a_task_that_yields_goes_on_in_another_attempt() {
+    let ended = Render::probe("yield_once").frames("1").args(["--json"]).run().expect(0);
+    let attempts = ended.events().into_iter().filter(|event| event["event"] == "task_started");
+    assert_eq!(attempts.map(|event| event["attempt"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2)]);
+}
+
+#[test]
+fn yielding_for_ever_comes_to_an_end() {
+    Render::probe("yield_for_ever")
+        .frames("1")
+        .run()
+        .expect(1)
+        .tells(&["its limit of 1000 attempts at one task"]);
+}
+
+#[test]
+fn what_a_plugin_says_is_heard() {
+    let ended = Render::probe("turns").frames("1").args(["--json"]).run().expect(0);
+    let events = ended.events();
+    let said = |name: &str, key: &str, value: &str| {
+        assert!(events.iter().any(|event| event["event"] == name && event[key] == value), "{events:#?}");
+    };
+    said("task_log", "message", "hello from the probe");
+    said("task_progress", "message", "half way");
+}
+
+#[test]
+fn a_panic_fails_its_frame_and_the_others_are_finished() {
+    let mut render = Render::probe("panic").set("only", "2").frames("1-3");
+    render
+        .run()
+        .expect(1)
+        .tells(&["frame 2 failed: the plugin panicked: no luck today (at ", "1 of 3 tasks failed"]);
+    assert_eq!(render.files(), ["0001.png", "0003.png"]);
+}
+
+#[test]
+fn every_harm_is_cut_short_and_named() {
+    let check = |act: &str, part: &str| drop(Render::probe(act).frames("1").run().expect(1).tells(&[part]));
+    check("exit", "the plugin trapped: it called exit");
+    check("loop", "its limit of 10 s of processor time between two host calls");
+    check("recurse", "the plugin trapped: ");
+    check("eat_memory", "its limit of 268435456 bytes of memory");
+    check("eat_handles", "at most 1000 handles open");
+}
+
+#[test]
+fn show_tells_what_a_component_is() {
+    let mut show = command(crate::harness::PROGRAM);
+    let output = show.args(["plugin", "show", "--json"]).arg(probe()).output().unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["summary"], "does what a test wants");
+    assert_eq!(shown["digest"].as_str().unwrap().len(), 64);
+    assert!(shown["settings"]["properties"]["act"].is_object());
+    let output = command(crate::harness::PROGRAM).args(["plugin", "show", "direct"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("samples") && text.contains("integer from 1 to 16777216: Samples a pixel"),
+        "{text}"
+    );
+}

@@ -1,0 +1,203 @@
+//! The worker program's conformance, in every Blender there is.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hotshoe::blender::wire::{Develop, Paths, Progress, Region, Samples, Shot, Write};
+use hotshoe::blender::worker::{Launch, Worker};
+use hotshoe::blender::{Blender, BlenderError};
+use serde_json::json;
+
+use crate::harness::{self, PROGRAM, Picture, assert_same_pixels, blenders};
+
+struct Bench {
+    worker: Worker,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn start(blender: &harness::Blender) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = blender.path.clone();
+        let blender = if blender.is_module { Blender::Module(path) } else { Blender::Program(path) };
+        let launch =
+            Launch { blender, guard: PROGRAM.into(), folder: folder.path().to_owned(), threads: None };
+        Self { worker: Worker::start(&launch, 1).await.unwrap(), folder }
+    }
+
+    /// Renders a frame into a new folder and returns its picture's path.
+    async fn write(&self, frame: i32, into: &str) -> PathBuf {
+        let directory = self.folder.path().join(into);
+        std::fs::create_dir_all(&directory).unwrap();
+        self.worker.write(&Write { frame, name: None, directory: &directory }).await.unwrap();
+        directory.join(format!("{frame:04}.png"))
+    }
+}
+
+fn code<T: std::fmt::Debug>(result: Result<T, BlenderError>) -> String {
+    match result {
+        Err(BlenderError::Refused { code, .. }) => code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_what_a_scene_is() {
+    for blender in blenders() {
+        let Bench { worker, .. } = Bench::start(&blender).await;
+        assert_eq!(code(worker.inspect().await), "not-found");
+        let opened = worker.open(&blender.scene("cameras")).await.unwrap();
+        assert!(!opened.warm && !opened.wants_gpu && opened.overwrite);
+        let info = worker.inspect().await.unwrap();
+        assert_eq!((info.width, info.height, info.samples), (160, 90, 8));
+        assert_eq!((info.frame_start, info.frame_end, info.frame_step), (1, 4, 1));
+        assert_eq!((info.engine.as_str(), info.file_format.as_str()), ("CYCLES", "PNG"));
+        assert_eq!((info.camera.as_deref(), info.is_movie), (Some("Camera"), false));
+        assert_eq!(
+            (info.cameras, info.view_layers),
+            (
+                vec!["Camera".to_owned(), "Second".to_owned()],
+                vec!["ViewLayer".to_owned(), "Empty".to_owned()]
+            )
+        );
+        assert!(info.missing_files.is_empty() && info.blocked_scripts.is_empty() && info.views.is_empty());
+        worker.open(&blender.scene("stereo")).await.unwrap();
+        assert_eq!(worker.inspect().await.unwrap().views, ["left", "right"]);
+        worker.open(&blender.scene("movie")).await.unwrap();
+        assert!(worker.inspect().await.unwrap().is_movie);
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_jobs_of_different_settings_share_a_worker_without_a_trace() {
+    for blender in blenders() {
+        let bench = Bench::start(&blender).await;
+        let (worker, scene) = (&bench.worker, blender.scene("small"));
+        worker.open(&scene).await.unwrap();
+        let fresh = bench.write(2, "fresh").await;
+        let before = worker.inspect().await.unwrap();
+        for (path, value) in [
+            ("cycles.samples", json!(2)),
+            ("render.resolution_percentage", json!(25)),
+            ("engine", json!("EEVEE")),
+            ("engine", json!("CYCLES")),
+            ("render.image_settings.file_format", json!("OPEN_EXR")),
+            ("render.image_settings.file_format", json!("JPEG")),
+            ("render.image_settings.color_mode", json!("BW")),
+            ("view_settings.exposure", json!(2.0)),
+            ("camera", json!("Camera")),
+        ] {
+            worker.set(path, &value).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+        }
+        let directory = bench.folder.path();
+        worker.write(&Write { frame: 2, name: Some("other"), directory }).await.unwrap();
+        assert!(directory.join("other0002.jpg").exists());
+        assert!(worker.open(&scene).await.unwrap().warm);
+        let after = worker.inspect().await.unwrap();
+        assert_eq!(serde_json::to_value(&after).unwrap(), serde_json::to_value(&before).unwrap());
+        assert_same_pixels(&bench.write(2, "again").await, &fresh);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_sets_what_is_on_its_list_and_nothing_else() {
+    for blender in blenders() {
+        let bench = Bench::start(&blender).await;
+        let worker = &bench.worker;
+        worker.open(&blender.scene("small")).await.unwrap();
+        let refuses = async |path: &str, value: serde_json::Value| code(worker.set(path, &value).await);
+        for path in [
+            "render.filepath",
+            "render.ffmpeg.format",
+            "render.bake.filepath",
+            "cycles.device",
+            "cycles.shading_system",
+            "name",
+            "objects",
+            "world.name",
+            "render",
+            "render.bl_rna.name",
+            "render.__class__",
+            "cycles..samples",
+            "sequence_editor.strips",
+        ] {
+            let code = refuses(path, json!(1)).await;
+            assert!(code == "denied" || code == "not-found", "{path}: {code}");
+        }
+        assert_eq!(refuses("cycles.samples", json!(0)).await, "invalid-argument");
+        assert_eq!(refuses("cycles.samples", json!(true)).await, "invalid-argument");
+        assert_eq!(refuses("cycles.samples", json!([1, 2])).await, "invalid-argument");
+        assert_eq!(refuses("render.engine", json!("POVRAY")).await, "invalid-argument");
+        assert_eq!(refuses("render.resolution_percentage", json!(1.5)).await, "invalid-argument");
+        assert_eq!(refuses("camera", json!(3)).await, "invalid-argument");
+        assert_eq!(refuses("camera", json!("Cube")).await, "not-found");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_renders_parts_that_make_up_the_whole() {
+    for blender in blenders() {
+        let bench = Bench::start(&blender).await;
+        let worker = &bench.worker;
+        worker.open(&blender.scene("small")).await.unwrap();
+        let shot = async |name: &str, region, samples| {
+            let file = bench.folder.path().join(name);
+            worker.shot(&Shot { frame: 1, region, samples, file: &file }).await.unwrap();
+            Picture::read(&file)
+        };
+        let whole = shot("whole.exr", None, None).await;
+        let part = shot("part.exr", Some(Region { x: 40, y: 20, width: 80, height: 45 }), None).await;
+        assert_eq!((whole.size, part.size), ((160, 90), (80, 45)));
+        let samples = |offset| Some(Samples { offset, count: 4, total: 8 });
+        let (a, b) = (shot("a.exr", None, samples(0)).await, shot("b.exr", None, samples(4)).await);
+        let value = |picture: &Picture, index: usize| f32::from_bits(picture.values[index]);
+        let worst = (0..whole.values.len())
+            .map(|index| (value(&whole, index) - (value(&a, index) + value(&b, index)) / 2.0).abs())
+            .fold(0.0, f32::max);
+        assert!(a.values != b.values && worst < 1e-4, "{worst}");
+        // Nothing of a shot stays set.
+        assert_eq!(worker.inspect().await.unwrap().samples, 8);
+        assert_eq!(shot("once-more.exr", None, None).await.values, whole.values);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_developed_shot_looks_like_a_written_frame() {
+    for blender in blenders() {
+        let bench = Bench::start(&blender).await;
+        let worker = &bench.worker;
+        worker.open(&blender.scene("small")).await.unwrap();
+        let image = bench.folder.path().join("shot.exr");
+        worker.shot(&Shot { frame: 3, region: None, samples: None, file: &image }).await.unwrap();
+        let directory = bench.folder.path();
+        worker.develop(&Develop { image: &image, frame: 3, name: Some("dev_#"), directory }).await.unwrap();
+        let developed = Picture::read(&directory.join("dev_3.png"));
+        let written = Picture::read(&bench.write(3, "written").await);
+        let apart = || developed.values.iter().zip(&written.values).map(|(a, b)| a.abs_diff(*b));
+        let mean = f64::from(apart().sum::<u32>()) / written.values.len() as f64;
+        // Blender dithers both, each with noise of its own.
+        assert!(apart().max() <= Some(2) && mean < 0.5, "{:?} and on average {mean} of 255", apart().max());
+        let names = worker.paths(&Paths { frame: 12, name: Some("x_####") }).await.unwrap();
+        assert_eq!(names, [PathBuf::from("x_0012.png")]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_tells_how_far_it_is_and_lists_devices() {
+    for blender in blenders() {
+        let bench = Bench::start(&blender).await;
+        let worker = &bench.worker;
+        worker.open(&blender.scene("small")).await.unwrap();
+        worker.set("cycles.samples", &json!(4096)).await.unwrap();
+        let mut progress = worker.progress();
+        let watching = tokio::spawn(async move {
+            progress.wait_for(|Progress { seconds, .. }| *seconds >= 0.5).await.unwrap().seconds
+        });
+        let directory = bench.folder.path();
+        worker.write(&Write { frame: 1, name: None, directory }).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(2), watching).await.is_ok());
+        let devices = worker.devices().await.unwrap();
+        assert!(devices.as_array().unwrap().iter().any(|device| device["kind"] == "cpu"), "{devices}");
+    }
+}
