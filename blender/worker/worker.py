@@ -112,7 +112,7 @@ class Progress:
 # --- what may be set ---------------------------------------------------------
 
 ALLOWED = re.compile(
-    r"(render|cycles|eevee|display\.shading|view_settings)(\.[a-z0-9_]+){1,3}$|display\.render_aa$|frame_step$"
+    r"((render|cycles|eevee|display\.shading|view_settings)(\.[a-z][a-z0-9_]*){1,3}|display\.render_aa|frame_step)$"
 )
 # The device is the lease's to choose, the files are the host's.
 DENIED = re.compile(r"render\.(ffmpeg|filepath|bake)\b|cycles\.(device|shading_system)$|.*(path|directory)$")

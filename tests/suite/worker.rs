@@ -177,7 +177,7 @@ async fn a_developed_shot_looks_like_a_written_frame() {
         let apart = || developed.values.iter().zip(&written.values).map(|(a, b)| a.abs_diff(*b));
         let mean = f64::from(apart().sum::<u32>()) / written.values.len() as f64;
         // Blender dithers both, each with noise of its own.
-        assert!(apart().max() <= Some(2) && mean < 0.5, "{:?} and on average {mean} of 255", apart().max());
+        assert!(apart().max() <= Some(2) && mean < 0.75, "{:?} and on average {mean} of 255", apart().max());
         let names = worker.paths(&Paths { frame: 12, name: Some("x_####") }).await.unwrap();
         assert_eq!(names, [PathBuf::from("x_0012.png")]);
     }
