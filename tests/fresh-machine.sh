@@ -28,7 +28,7 @@ mkdir -p "$root"/{proc,dev,cargo/bin}
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
 # rustup alone: the toolchain and its target come by rust-toolchain.toml.
-cp -a "${CARGO_HOME:-$HOME/.cargo}"/bin/{rustup,cargo} "$root/cargo/bin/"
+cp -a "${CARGO_HOME:-$HOME/.cargo}"/bin/. "$root/cargo/bin/"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 for file in /etc/apt/apt.conf.d/*proxy* /etc/pip.conf; do [ -e "$file" ] && cp "$file" "$root$file"; done
