@@ -1,5 +1,7 @@
 //! The suite: real host, real Blender, one file per behaviour.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
+
 mod bad_input;
 mod bench;
 mod contract;

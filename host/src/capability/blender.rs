@@ -120,7 +120,7 @@ impl Scene {
         .await
     }
 
-    /// Starts to render a shot; the image comes through [`Render::result`].
+    /// Starts to render a shot; the image comes through [`Waiting::image`].
     pub fn start(&self, shot: Shot) -> Result<Render> {
         check(shot.frame, None)?;
         let scene = self.clone();

@@ -128,11 +128,10 @@ async fn follow(host: &Host, checked: Checked, mut view: Box<dyn View>) -> Resul
         };
         view.show(&event);
         rendering |= matches!(event.kind, EventKind::TaskStarted { .. });
-        match &event.kind {
-            EventKind::JobState { state: state @ ("succeeded" | "failed" | "canceled"), error, .. } => {
-                break (*state, error.clone());
-            }
-            _ => {}
+        if let EventKind::JobState { state: state @ ("succeeded" | "failed" | "canceled"), error, .. } =
+            &event.kind
+        {
+            break (*state, error.clone());
         }
     };
     let summary = host.service().summary(&id).await;
