@@ -27,6 +27,8 @@ PROTOCOL = 1
 # How often a request that takes long says that it is still alive, in seconds.
 HEARTBEAT = 0.5
 MAX_LINE = 16 * 1024 * 1024
+# Cycles' own limit.
+MAX_SAMPLES = 16_777_216
 MOVIE_FORMATS = {"AVI_JPEG", "AVI_RAW", "FFMPEG", "FRAMESERVER", "H264", "THEORA", "XVID"}
 
 
@@ -262,6 +264,15 @@ class Scene:
 
     # setting
 
+    def restored(self):
+        """Undoes all that was set; false if that failed and only a reload helps."""
+        try:
+            self.settings.restore()
+        except (TypeError, AttributeError, ReferenceError):
+            traceback.print_exc()
+            return False
+        return True
+
     def set(self, path, value):
         special = {"camera": self._set_camera, "view_layer": self._set_view_layer, "engine": self._set_engine}
         if path in special:
@@ -388,8 +399,8 @@ class Scene:
         if self.data.render.engine != "CYCLES":
             raise Failure("unsupported", f"{self.data.render.engine} cannot render some of its samples")
         offset, count, total = (samples[key] for key in ("offset", "count", "total"))
-        if count < 1 or offset + count > total:
-            raise Failure("invalid-argument", f"samples {offset}+{count} are not within {total}")
+        if count < 1 or offset + count > total or total > MAX_SAMPLES:
+            raise Failure("invalid-argument", f"samples {offset}+{count} are not within {total} (at most {MAX_SAMPLES})")
         # Adaptive sampling would stop each part by its own noise.
         changed.set(cycles, "use_adaptive_sampling", False)
         changed.set(cycles, "sample_offset", offset)
@@ -573,8 +584,8 @@ class Worker:
         stamp = Scene.stamp_of(path)
         warm = self.scene is not None and (self.scene.path, self.scene.stamp) == (path, stamp)
         if warm:
-            self.scene.settings.restore()
-        else:
+            warm = self.scene.restored()
+        if not warm:
             self.scene = None
             self.scene = Scene(path, stamp)
         if threads:

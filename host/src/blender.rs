@@ -7,6 +7,7 @@ pub mod find;
 pub mod guard;
 pub mod header;
 pub mod install;
+pub mod libraries;
 pub mod pool;
 pub mod wire;
 pub mod worker;
@@ -43,7 +44,9 @@ pub enum BlenderError {
         hint: String,
     },
     /// Blender did not come up.
-    #[error("Blender does not start: {path} {status}\n{log}")]
+    #[error(
+        "Blender does not start: {path} {status}\n{log}\nsee what it lacks with `hotshoe doctor`, or choose another with --blender PATH"
+    )]
     Start {
         /// The file that was run.
         path: PathBuf,

@@ -5,10 +5,11 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Uid;
 
 /// The data directory, private to its user.
 #[derive(Debug, Clone)]
@@ -24,7 +25,16 @@ impl DataDir {
                 .join("hotshoe"),
         };
         create_private(&path)?;
-        Ok(Self(fs::canonicalize(path)?))
+        let path = fs::canonicalize(path)?;
+        let info = fs::metadata(&path)?;
+        // Compiled code is loaded from here: whoever can write it can run as this user.
+        if info.uid() != Uid::effective().as_raw() || info.mode() & 0o022 != 0 {
+            let path = path.display();
+            return Err(io::Error::other(format!(
+                "{path} is not this user's alone to write (chmod go-w {path})"
+            )));
+        }
+        Ok(Self(path))
     }
 
     /// Returns the folder itself.
@@ -102,6 +112,15 @@ pub fn create_private(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_data_directory_that_others_can_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let temp = tempfile::tempdir().unwrap();
+        fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = DataDir::open(Some(temp.path().to_owned())).unwrap_err();
+        assert!(error.to_string().contains("chmod go-w"), "{error}");
+    }
 
     #[test]
     fn a_run_folder_goes_with_its_host_and_a_killed_hosts_folder_with_the_next() {

@@ -12,6 +12,7 @@ use nix::unistd::Uid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
+use super::libraries::Missing;
 use super::{Blender, BlenderError, find};
 use crate::config::{DataDir, create_private};
 
@@ -35,20 +36,6 @@ pub enum Step {
 
 /// Long-term releases, and the only Python that their wheels fit.
 const LONG_TERM: [(&str, &str); 2] = [("4.5", "3.11"), ("5.2", "3.13")];
-/// Debian's packages of the libraries that the wheels want from the system.
-const PACKAGES: [(&str, &str); 10] = [
-    ("libX11.so.6", "libx11-6"),
-    ("libXrender.so.1", "libxrender1"),
-    ("libXfixes.so.3", "libxfixes3"),
-    ("libXi.so.6", "libxi6"),
-    ("libXxf86vm.so.1", "libxxf86vm1"),
-    ("libxkbcommon.so.0", "libxkbcommon0"),
-    ("libSM.so.6", "libsm6"),
-    ("libICE.so.6", "libice6"),
-    ("libGL.so.1", "libgl1"),
-    ("libEGL.so.1", "libegl1"),
-];
-
 /// A Python of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Python {
@@ -70,7 +57,8 @@ pub async fn install(
     progress(Step::Doing("waiting for another installation to end".to_owned()));
     let _lock = lock(&blenders.join("lock")).await?;
     if let Some(there) = already(&wanted, data) {
-        return ready(there, request, progress).await;
+        ready(there.path(), request, progress).await?;
+        return Ok(there);
     }
     let partial = blenders.join(format!("{wanted}.partial"));
     remove(&partial)?;
@@ -82,32 +70,11 @@ pub async fn install(
         ask(&partial.join("bin/python"), "from importlib.metadata import version as v; print(v('bpy'))")
             .await;
     let version = version.map_err(|log| failed("the bpy wheel was not installed", &log))?;
+    ready(&partial.join("bin/python"), request, progress).await?;
     let home = blenders.join(version);
     remove(&home)?;
     std::fs::rename(&partial, &home).map_err(BlenderError::io("put the new Blender in its place"))?;
-    ready(Blender::Module(home.join("bin/python")), request, progress).await
-}
-
-/// Names the system packages that a `bpy` environment misses.
-pub async fn missing_packages(python: &Path) -> Result<Vec<String>, BlenderError> {
-    let module = "import importlib.util as u; print(u.find_spec('bpy').origin)";
-    let module =
-        ask(python, module).await.map_err(|log| failed("there is no bpy in the environment", &log))?;
-    let mut ldd = command("ldd");
-    let output = ldd.arg(module).output().await.map_err(BlenderError::io("run ldd"))?;
-    let output = String::from_utf8_lossy(&output.stdout).into_owned();
-    let missing = output.lines().filter(|line| line.ends_with("not found"));
-    let mut missing: Vec<&str> = missing.filter_map(|line| line.split_whitespace().next()).collect();
-    // Loaded only when something is drawn without Cycles, so no one asks for it by itself.
-    if ask(python, "import ctypes; ctypes.CDLL('libEGL.so.1')").await.is_err() {
-        missing.push("libEGL.so.1");
-    }
-    let package = |library: &str| {
-        let known = PACKAGES.iter().find(|(name, _)| *name == library);
-        known
-            .map_or_else(|| format!("the package that holds {library}"), |(_, package)| (*package).to_owned())
-    };
-    Ok(missing.into_iter().map(package).collect())
+    Ok(Blender::Module(home.join("bin/python")))
 }
 
 /// Lists the Pythons of this machine that could hold a `bpy` wheel.
@@ -185,7 +152,8 @@ async fn make_environment(
     progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<(), BlenderError> {
     if ask(&python.path, "import ensurepip, venv").await.is_err() {
-        install_packages(&[format!("python{}-venv", python.version)], request, progress).await?;
+        let packages = vec![format!("python{}-venv", python.version)];
+        install_packages(&Missing { packages, ..Missing::default() }, request, progress).await?;
     }
     let made = command(&python.path).args(["-m", "venv"]).arg(home).output().await;
     let made = made.map_err(BlenderError::io("run Python"))?;
@@ -249,36 +217,36 @@ async fn fetch(
 
 /// Makes sure that the Blender starts, and installs what it misses if it may.
 async fn ready(
-    blender: Blender,
+    python: &Path,
     request: &Request,
     progress: &mut (dyn FnMut(Step) + Send),
-) -> Result<Blender, BlenderError> {
+) -> Result<(), BlenderError> {
     progress(Step::Doing("checking that Blender starts".to_owned()));
-    let python = blender.path();
-    let missing = missing_packages(python).await?;
+    let missing = Missing::find(python).await?;
     if !missing.is_empty() {
         install_packages(&missing, request, progress).await?;
     }
     // Blender as a module may hang in its own exit.
     let import = "import bpy, os; print(bpy.app.version_string, flush=True); os._exit(0)";
     ask(python, import).await.map_err(|log| failed("the new Blender does not start", &log))?;
-    Ok(blender)
+    Ok(())
 }
 
 async fn install_packages(
-    packages: &[String],
+    missing: &Missing,
     request: &Request,
     progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<(), BlenderError> {
-    let list = packages.join(" ");
-    let missing = || BlenderError::Missing {
-        what: format!("Blender needs system packages that are missing: {list}"),
-        hint: format!("install them (apt-get install --no-install-recommends {list}), or say --with-deps"),
-    };
     let is_root = Uid::effective().is_root();
-    if find::on_path("apt-get").is_none() || !(is_root || request.with_deps) {
-        return Err(missing());
+    let may = find::on_path("apt-get").is_some() && (is_root || request.with_deps);
+    if !may || !missing.libraries.is_empty() {
+        let hint = if missing.libraries.is_empty() { "\nor let Hotshoe do it: --with-deps" } else { "" };
+        return Err(BlenderError::Missing {
+            what: "Blender needs libraries or packages of the system that are missing".to_owned(),
+            hint: format!("{missing}{hint}"),
+        });
     }
+    let list = missing.packages.join(" ");
     progress(Step::Doing(format!("installing system packages: {list}")));
     let apt = |arguments: &[&str]| {
         let mut apt = if is_root { command("apt-get") } else { command("sudo") };
@@ -291,7 +259,7 @@ async fn install_packages(
     // Old lists may do; the installation itself tells.
     let _ = apt(&["update"]).output().await;
     let mut install = apt(&["install", "-y", "--no-install-recommends"]);
-    let output = install.args(packages).output().await.map_err(BlenderError::io("run apt-get"))?;
+    let output = install.args(&missing.packages).output().await.map_err(BlenderError::io("run apt-get"))?;
     if !output.status.success() {
         return Err(failed(
             &format!("apt-get cannot install {list}"),
@@ -302,7 +270,7 @@ async fn install_packages(
 }
 
 /// Runs a line of Python; an error is what it printed.
-async fn ask(python: &Path, code: &str) -> Result<String, String> {
+pub(super) async fn ask(python: &Path, code: &str) -> Result<String, String> {
     let output =
         command(python).args(["-s", "-c", code]).output().await.map_err(|error| error.to_string())?;
     match output.status.success() {
@@ -311,7 +279,7 @@ async fn ask(python: &Path, code: &str) -> Result<String, String> {
     }
 }
 
-fn command(program: impl AsRef<OsStr>) -> Command {
+pub(super) fn command(program: impl AsRef<OsStr>) -> Command {
     #[expect(clippy::disallowed_methods, reason = "an installation runs Python, pip, ldd and apt-get")]
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -341,7 +309,7 @@ fn remove(folder: &Path) -> Result<(), BlenderError> {
     }
 }
 
-fn failed(what: &str, log: &str) -> BlenderError {
+pub(super) fn failed(what: &str, log: &str) -> BlenderError {
     let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
     let end = lines[lines.len().saturating_sub(8)..].iter().map(|line| format!("  | {line}"));
     BlenderError::Missing { what: what.to_owned(), hint: end.collect::<Vec<_>>().join("\n") }

@@ -77,9 +77,17 @@ impl Pool {
             Some(worker) => worker,
             None => self.start().await?,
         };
-        header::check(scene, &worker.hello)?;
-        let opened = worker.open(scene).await?;
-        Ok(Held { opened, worker: Some(worker), pool: self.clone(), _permit: permit })
+        let opening = async {
+            header::check(scene, &worker.hello)?;
+            worker.open(scene).await
+        };
+        match opening.await {
+            Ok(opened) => Ok(Held { opened, worker: Some(worker), pool: self.clone(), _permit: permit }),
+            Err(error) => {
+                self.keep(worker);
+                Err(error)
+            }
+        }
     }
 
     /// Ends all workers that nobody holds, and waits until they are gone.

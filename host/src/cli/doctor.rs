@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use serde::Serialize;
 
 use super::{Failure, Result, blender};
+use crate::blender::libraries::Missing;
 use crate::blender::{Blender, find, install};
 use crate::config::{DataDir, RunDir};
 use crate::plugin::component;
@@ -150,8 +151,6 @@ async fn blenders(data: &DataDir) -> Vec<Finding> {
 
 async fn packages(blender: &Blender) -> Option<String> {
     let Blender::Module(python) = blender else { return None };
-    let missing = install::missing_packages(python).await.ok()?;
-    let list = missing.join(" ");
-    (!missing.is_empty())
-        .then(|| format!("missing system packages: {list}\napt-get install --no-install-recommends {list}"))
+    let missing = Missing::find(python).await.ok()?;
+    (!missing.is_empty()).then(|| format!("libraries of the system are missing\n{missing}"))
 }

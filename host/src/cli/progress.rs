@@ -62,7 +62,7 @@ impl Tally {
                     self.began = Some(Instant::now());
                 }
             }
-            EventKind::TaskState { state, .. } if *state != "ready" => self.ended += 1,
+            EventKind::TaskState { state: "done" | "failed", .. } => self.ended += 1,
             _ => {}
         }
     }
@@ -223,7 +223,10 @@ impl View for Bars {
     }
 
     fn end(&mut self, summary: Option<&Summary>, took: Duration) {
-        self.workers.iter().for_each(ProgressBar::finish_and_clear);
+        for bar in &self.workers {
+            bar.finish_and_clear();
+            self.all.remove(bar);
+        }
         self.total.set_message("");
         self.total.abandon();
         if let Some(ending) = ending(summary, took) {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::progress::{self, View};
 use super::{BAD_INPUT, FAILED, Failure, INTERRUPTED, Result};
@@ -98,17 +99,38 @@ async fn choose_blender(given: Option<PathBuf>, data: &DataDir, quiet: bool) -> 
     super::blender::install(&install::Request::default(), data, quiet).await
 }
 
+/// The ways in which a person or a system asks a program to stop.
+struct Stopping {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stopping {
+    fn listen() -> std::io::Result<Self> {
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
 /// Submits the job and shows what happens until it ends.
 async fn follow(host: &Host, checked: Checked, mut view: Box<dyn View>) -> Result {
     let began = Instant::now();
     let mut events = host.service().events.subscribe(0);
     let id = host.service().submit(checked).await;
+    let mut stopping = Stopping::listen().map_err(Failure::failed)?;
     let mut interrupts = 0;
     let mut rendering = false;
     let (state, error) = loop {
         let event = tokio::select! {
             event = events.next() => event,
-            _ = tokio::signal::ctrl_c() => {
+            () = stopping.asked() => {
                 interrupts += 1;
                 if interrupts > 1 {
                     // Whatever runs dies with us.

@@ -128,7 +128,11 @@ async fn look(spec: &JobSpec, events: &Events) -> Result<(), PluginError> {
     let others = context.pool.size().min(spec.frames.len()).saturating_sub(1);
     let scene = context.pool.open(&context.scene);
     let pool = context.pool.clone();
-    tokio::spawn(async move { pool.warm_up(others).await });
+    tokio::spawn(async move {
+        if let Err(error) = pool.warm_up(others).await {
+            tracing::warn!(%error, "a worker did not start; the frame that wants it tries again");
+        }
+    });
     let info = scene.await.map_err(failed)?.inspect().await.map_err(failed)?;
     for message in warnings(&info) {
         events.append(EventKind::Warning { job: context.id.clone(), message });

@@ -173,7 +173,8 @@ impl Scheduler {
 
     fn reported(&mut self, id: &str, task: usize, report: Report) {
         let Some(job) = self.jobs.get_mut(id) else { return };
-        let PlannedTask { name: id, frame, .. } = job.plan.task(task).planned.clone();
+        let planned = &job.plan.task(task).planned;
+        let (id, frame) = (planned.name.clone(), planned.frame);
         let (worker, seconds, samples, fraction, message) = match report {
             Report::Rendering { worker, progress } => {
                 (Some(worker), Some(progress.seconds), progress.samples, None, None)
