@@ -51,9 +51,10 @@ class Peer:
         self._lock = threading.Lock()
 
     def send(self, message):
-        line = json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":"))
+        line = json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":"), ensure_ascii=False)
+        # A file name of the scene may be no text at all.
         with self._lock:
-            self._sock.sendall(line.encode() + b"\n")
+            self._sock.sendall(line.encode("utf-8", "replace") + b"\n")
 
     def notify(self, method, **params):
         self.send({"method": method, "params": params})
@@ -210,7 +211,7 @@ class Scene:
 
     def inspect(self):
         scene, render = self.data, self.data.render
-        percent = render.resolution_percentage / 100
+        width, height = self.size()
         return {
             "blender_version": ".".join(map(str, bpy.app.version)),
             "engine": render.engine,
@@ -218,8 +219,8 @@ class Scene:
             "frame_end": scene.frame_end,
             "frame_step": scene.frame_step,
             "fps": render.fps / render.fps_base,
-            "width": int(render.resolution_x * percent),
-            "height": int(render.resolution_y * percent),
+            "width": width,
+            "height": height,
             "samples": self.samples(),
             "camera": scene.camera.name if scene.camera else None,
             "cameras": sorted(o.name for o in scene.objects if o.type == "CAMERA"),
@@ -232,6 +233,11 @@ class Scene:
             "blocked_scripts": self.blocked,
             "warnings": self.warnings(),
         }
+
+    def size(self):
+        """Width and height of the picture, rounded as Blender does."""
+        render = self.data.render
+        return tuple(side * render.resolution_percentage // 100 for side in (render.resolution_x, render.resolution_y))
 
     def warnings(self):
         """What will go wrong with this scene in this Blender, in sentences."""
@@ -341,22 +347,36 @@ class Scene:
                 views = [v.name for v in render.views if v.use]
             return [os.path.relpath(render.frame_path(frame=frame, view=v), "/") for v in views]
 
-    def write(self, frame, name, directory):
+    def check_device(self, cpu):
+        """Fails rather than to render on the CPU what asks for a GPU."""
+        scene = self.data
+        if scene.render.engine == "CYCLES" and scene.cycles.device == "GPU" and not cpu:
+            raise Failure(
+                "unsupported",
+                "the scene asks for a GPU and this worker has none; to render on the CPU, say --device cpu",
+            )
+
+    def write(self, frame, name, directory, cpu):
         scene, render = self.data, self.data.render
+        self.check_device(cpu)
         if render.is_movie_format:
             raise Failure("unsupported", f"the scene writes {render.image_settings.file_format}, a movie")
         with Journal() as changed:
             changed.set(render, "filepath", self.output(name, directory))
             changed.set(render, "use_overwrite", True)
             changed.set(render, "use_placeholder", False)
-            for setting, value in (("frame_end", frame), ("frame_start", frame), ("frame_end", frame)):
-                changed.set(scene, setting, value)
-            for node in file_output_nodes(compositor(scene)):
+            # Each drags the other along if they would cross.
+            changed.keep(scene, "frame_end", "frame_start")
+            scene.frame_end = frame
+            scene.frame_start = frame
+            scene.frame_end = frame
+            for node in file_output_nodes():
                 redirect(node, directory, changed)
             run_render(animation=True)
 
-    def shot(self, frame, region, samples, file):
+    def shot(self, frame, region, samples, file, cpu):
         scene, render = self.data, self.data.render
+        self.check_device(cpu)
         with Journal() as changed:
             changed.set(render, "use_compositing", False)
             changed.set(render, "use_sequencer", False)
@@ -380,8 +400,7 @@ class Scene:
         if not region:
             changed.set(render, "use_border", False)
             return
-        percent = render.resolution_percentage / 100
-        width, height = int(render.resolution_x * percent), int(render.resolution_y * percent)
+        width, height = self.size()
         x, y, w, h = (region[key] for key in ("x", "y", "width", "height"))
         if w < 1 or h < 1 or x + w > width or y + h > height:
             raise Failure(
@@ -389,10 +408,10 @@ class Scene:
             )
         changed.set(render, "use_border", True)
         changed.set(render, "use_crop_to_border", True)
-        changed.set(render, "border_min_x", x / width)
-        changed.set(render, "border_max_x", (x + w) / width)
-        changed.set(render, "border_min_y", y / height)
-        changed.set(render, "border_max_y", (y + h) / height)
+        # Blender cuts the fraction of a pixel off: stay clear of the one below.
+        for side, low, high, full in (("x", x, x + w, width), ("y", y, y + h, height)):
+            changed.set(render, f"border_min_{side}", (low + 0.25) / full if low else 0.0)
+            changed.set(render, f"border_max_{side}", min((high + 0.25) / full, 1.0))
 
     def _only_samples(self, samples, changed):
         cycles = self.data.cycles
@@ -470,16 +489,12 @@ def compositor(scene):
     return scene.node_tree if scene.use_nodes else None
 
 
-def file_output_nodes(tree, seen=None):
-    seen = seen if seen is not None else set()
-    if tree is None or tree.name in seen:
-        return
-    seen.add(tree.name)
-    for node in tree.nodes:
-        if node.bl_idname == "CompositorNodeOutputFile":
-            yield node
-        elif node.type == "GROUP":
-            yield from file_output_nodes(node.node_tree, seen)
+def file_output_nodes():
+    """Every File Output node in the file: strips and groups render others' trees."""
+    trees = [tree for tree in map(compositor, bpy.data.scenes) if tree]
+    trees += [tree for tree in bpy.data.node_groups if tree.bl_idname == "CompositorNodeTree"]
+    for tree in {tree.as_pointer(): tree for tree in trees}.values():
+        yield from (node for node in tree.nodes if node.bl_idname == "CompositorNodeOutputFile")
 
 
 def inside(path):
@@ -502,9 +517,11 @@ def redirect(node, directory, changed):
     changed.set(node, folder, os.path.join(directory, inside(getattr(node, folder))))
     if hasattr(node, "file_name"):
         changed.set(node, "file_name", inside(node.file_name))
-    for slot in getattr(node, "file_slots", []):
-        if inside(slot.path) != slot.path:
-            changed.set(slot, "path", inside(slot.path))
+    parts = [(slot, "path") for slot in getattr(node, "file_slots", [])]
+    parts += [(item, "name") for item in getattr(node, "file_output_items", [])]
+    for part, name in parts:
+        if inside(getattr(part, name)) != getattr(part, name):
+            changed.set(part, name, inside(getattr(part, name)))
 
 
 # --- what a scene lacks, and what it carries ----------------------------------
@@ -568,9 +585,9 @@ class Worker:
             "scene.inspect": lambda: self.loaded().inspect(),
             "scene.set": lambda path, value: self.loaded().set(path, value),
             "scene.paths": lambda frame, name: self.loaded().paths(frame, name),
-            "scene.write": lambda frame, name, directory: self.loaded().write(frame, name, directory),
-            "scene.shot": lambda frame, region, samples, file: self.loaded().shot(frame, region, samples, file),
-            "scene.develop": lambda image, frame, name, directory: self.loaded().develop(image, frame, name, directory),
+            "scene.write": lambda **how: self.loaded().write(**how),
+            "scene.shot": lambda **how: self.loaded().shot(**how),
+            "scene.develop": lambda **how: self.loaded().develop(**how),
             "devices.list": devices,
         }
 
@@ -611,6 +628,8 @@ class Worker:
             reply = {"error": {"code": -32000, "message": str(failure), "data": data}}
         except Exception as error:  # The host must hear of it, whatever it is.
             traceback.print_exc()
+            # Nobody knows what it left behind; the next one loads the scene anew.
+            self.scene = None
             reply = {"error": {"code": -32603, "message": f"{type(error).__name__}: {error}"}}
         self.progress.end()
         if number is not None:

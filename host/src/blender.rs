@@ -75,7 +75,7 @@ pub enum BlenderError {
     #[error("the worker failed: {0}")]
     Worker(String),
     /// A process could not be set up.
-    #[error("cannot {doing}")]
+    #[error("cannot {doing}: {source}")]
     Io {
         /// What was being done.
         doing: &'static str,

@@ -12,7 +12,7 @@ pub mod state;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use tokio::sync::{mpsc, watch};
 
@@ -139,6 +139,8 @@ pub struct JobContext {
 pub const SCENE: &str = "scene";
 /// The longest line of log that is kept, in bytes.
 const LOG_LINE: usize = 8 * 1024;
+/// The longest words on progress that are kept, in bytes.
+const PROGRESS: usize = 256;
 
 /// One call of a plugin, and what it may touch.
 #[derive(Debug)]
@@ -151,6 +153,8 @@ pub struct Attempt {
     pub reports: mpsc::Sender<Report>,
     /// Bytes of pixels it keeps.
     pub pixels: Arc<AtomicU64>,
+    /// Whether it holds a scene: a second could wait for ever for a worker.
+    pub has_scene: AtomicBool,
 }
 
 impl Attempt {
@@ -160,18 +164,19 @@ impl Attempt {
         directive: watch::Receiver<Directive>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
-        Self { job, directive, reports, pixels: Arc::default() }
+        Self { job, directive, reports, pixels: Arc::default(), has_scene: AtomicBool::new(false) }
     }
 
     /// Writes to the job's log.
-    pub async fn log(&self, level: &'static str, mut message: String) {
-        message.truncate(message.floor_char_boundary(LOG_LINE));
+    pub async fn log(&self, level: &'static str, message: String) {
+        let message = harmless(message, LOG_LINE);
         self.report(Report::Log { level, message }).await;
     }
 
     /// Says how far the task is.
     pub async fn progress(&self, fraction: f32, message: String) {
         let fraction = if fraction.is_nan() { 0.0 } else { fraction.clamp(0.0, 1.0) };
+        let message = harmless(message, PROGRESS);
         self.report(Report::Progress { fraction, message }).await;
     }
 
@@ -201,6 +206,13 @@ impl Attempt {
         // The scheduler may have stopped to listen; the attempt is about to be cut.
         let _ = self.reports.send(report).await;
     }
+}
+
+/// Cuts what a plugin says, and takes out what a terminal would obey.
+pub fn harmless(mut text: String, limit: usize) -> String {
+    text.truncate(text.floor_char_boundary(limit));
+    let obeyed = |c: char| c.is_control() && c != '\n';
+    if text.contains(obeyed) { text.replace(obeyed, "\u{fffd}") } else { text }
 }
 
 /// Fails unless `key` is 1 to 128 characters that are harmless in a file name.

@@ -27,6 +27,9 @@ impl DataDir {
         create_private(&path)?;
         let path = fs::canonicalize(path)?;
         let info = fs::metadata(&path)?;
+        if path.to_str().is_none() {
+            return Err(io::Error::other(format!("{} is not UTF-8", path.display())));
+        }
         // Compiled code is loaded from here: whoever can write it can run as this user.
         if info.uid() != Uid::effective().as_raw() || info.mode() & 0o022 != 0 {
             let path = path.display();

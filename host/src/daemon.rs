@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use crate::blender::Blender;
 use crate::blender::pool::Pool;
@@ -43,6 +44,7 @@ impl Host {
             guard: options.program,
             folder: run.path().to_owned(),
             threads: threads(options.workers),
+            processes: TaskTracker::new(),
         };
         let pool = Pool::new(launch, options.workers, events.clone());
         let (jobs, scheduler) = Jobs::start(events.clone(), options.workers);

@@ -126,11 +126,6 @@ impl PluginError {
     pub fn is_retryable(&self) -> bool {
         self.blame() == Blame::Blender
     }
-
-    /// Whether the attempt failed because its job was canceled.
-    pub fn is_canceled(&self) -> bool {
-        matches!(self, Self::Answer(error) if error.code == Code::Canceled)
-    }
 }
 
 /// The code of one release, ready to be called.

@@ -153,7 +153,13 @@ fn check_scene(path: &Path) -> Result<PathBuf, RequestError> {
             ));
         }
     }
-    path.canonicalize().map_err(|error| refused(error.to_string(), "check the path and its permissions"))
+    let path = path
+        .canonicalize()
+        .map_err(|error| refused(error.to_string(), "check the path and its permissions"))?;
+    match path.to_str() {
+        Some(_) => Ok(path),
+        None => Err(refused("the path is not UTF-8".to_owned(), "rename the file or a folder above it")),
+    }
 }
 
 /// The folder for a scene's frames when none is given.

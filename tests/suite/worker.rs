@@ -7,6 +7,7 @@ use hotshoe::blender::wire::{Develop, Paths, Progress, Region, Samples, Shot, Wr
 use hotshoe::blender::worker::{Launch, Worker};
 use hotshoe::blender::{Blender, BlenderError};
 use serde_json::json;
+use tokio_util::task::TaskTracker;
 
 use crate::harness::{self, PROGRAM, Picture, assert_same_pixels, blenders};
 
@@ -20,8 +21,13 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let path = blender.path.clone();
         let blender = if blender.is_module { Blender::Module(path) } else { Blender::Program(path) };
-        let launch =
-            Launch { blender, guard: PROGRAM.into(), folder: folder.path().to_owned(), threads: None };
+        let launch = Launch {
+            blender,
+            guard: PROGRAM.into(),
+            folder: folder.path().to_owned(),
+            threads: None,
+            processes: TaskTracker::new(),
+        };
         Self { worker: Worker::start(&launch, 1).await.unwrap(), folder }
     }
 
@@ -29,7 +35,7 @@ impl Bench {
     async fn write(&self, frame: i32, into: &str) -> PathBuf {
         let directory = self.folder.path().join(into);
         std::fs::create_dir_all(&directory).unwrap();
-        self.worker.write(&Write { frame, name: None, directory: &directory }).await.unwrap();
+        self.worker.write(&Write { frame, name: None, directory: &directory, cpu: false }).await.unwrap();
         directory.join(format!("{frame:04}.png"))
     }
 }
@@ -91,7 +97,7 @@ async fn two_jobs_of_different_settings_share_a_worker_without_a_trace() {
             worker.set(path, &value).await.unwrap_or_else(|error| panic!("{path}: {error}"));
         }
         let directory = bench.folder.path();
-        worker.write(&Write { frame: 2, name: Some("other"), directory }).await.unwrap();
+        worker.write(&Write { frame: 2, name: Some("other"), directory, cpu: false }).await.unwrap();
         assert!(directory.join("other0002.jpg").exists());
         assert!(worker.open(&scene).await.unwrap().warm);
         let after = worker.inspect().await.unwrap();
@@ -143,7 +149,7 @@ async fn it_renders_parts_that_make_up_the_whole() {
         worker.open(&blender.scene("small")).await.unwrap();
         let shot = async |name: &str, region, samples| {
             let file = bench.folder.path().join(name);
-            worker.shot(&Shot { frame: 1, region, samples, file: &file }).await.unwrap();
+            worker.shot(&Shot { frame: 1, region, samples, file: &file, cpu: false }).await.unwrap();
             Picture::read(&file)
         };
         let whole = shot("whole.exr", None, None).await;
@@ -169,7 +175,7 @@ async fn a_developed_shot_looks_like_a_written_frame() {
         let worker = &bench.worker;
         worker.open(&blender.scene("small")).await.unwrap();
         let image = bench.folder.path().join("shot.exr");
-        worker.shot(&Shot { frame: 3, region: None, samples: None, file: &image }).await.unwrap();
+        worker.shot(&Shot { frame: 3, region: None, samples: None, file: &image, cpu: false }).await.unwrap();
         let directory = bench.folder.path();
         worker.develop(&Develop { image: &image, frame: 3, name: Some("dev_#"), directory }).await.unwrap();
         let developed = Picture::read(&directory.join("dev_3.png"));
@@ -195,7 +201,7 @@ async fn it_tells_how_far_it_is_and_lists_devices() {
             progress.wait_for(|Progress { seconds, .. }| *seconds >= 0.5).await.unwrap().seconds
         });
         let directory = bench.folder.path();
-        worker.write(&Write { frame: 1, name: None, directory }).await.unwrap();
+        worker.write(&Write { frame: 1, name: None, directory, cpu: false }).await.unwrap();
         assert!(tokio::time::timeout(Duration::from_secs(2), watching).await.is_ok());
         let devices = worker.devices().await.unwrap();
         assert!(devices.as_array().unwrap().iter().any(|device| device["kind"] == "cpu"), "{devices}");

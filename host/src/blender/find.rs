@@ -27,10 +27,9 @@ pub struct Found {
 pub fn all(given: Option<&Path>, data: &DataDir) -> Result<Vec<Found>, BlenderError> {
     let mut found = Vec::new();
     let variable = env::var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
-    for (source, path) in [("--blender", given), (VARIABLE, variable.as_deref())] {
-        if let Some(path) = path {
-            found.push(Found { source, blender: at(path, source)? });
-        }
+    let named = given.map(|path| ("--blender", path)).or(variable.as_deref().map(|path| (VARIABLE, path)));
+    if let Some((source, path)) = named {
+        found.push(Found { source, blender: at(path, source)? });
     }
     found
         .extend(installed(data).into_iter().map(|blender| Found { source: "installed by Hotshoe", blender }));
@@ -63,6 +62,8 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
 
 /// Reads a path that somebody gave: a Blender, its folder, or a Python with `bpy`.
 fn at(path: &Path, source: &'static str) -> Result<Blender, BlenderError> {
+    let by_name = path.to_str().filter(|name| !name.contains('/') && !path.exists()).and_then(on_path);
+    let path = by_name.as_deref().unwrap_or(path);
     let inside = ["bin/python", "blender"].map(|name| path.join(name));
     let program = match path.is_dir() {
         true => inside.into_iter().find(|file| is_program(file)),

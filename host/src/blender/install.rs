@@ -158,7 +158,8 @@ async fn make_environment(
     let made = command(&python.path).args(["-m", "venv"]).arg(home).output().await;
     let made = made.map_err(BlenderError::io("run Python"))?;
     if !made.status.success() {
-        return Err(failed("Python cannot make an environment", &String::from_utf8_lossy(&made.stdout)));
+        let log = [made.stdout, made.stderr].concat();
+        return Err(failed("Python cannot make an environment", &String::from_utf8_lossy(&log)));
     }
     // An old pip cannot tell how far a download is; that is no reason to give up.
     let newer = ["-m", "pip", "install", "--quiet", "--upgrade", "pip"];
@@ -185,7 +186,7 @@ async fn fetch(
         ":all:",
         &wheel,
     ]);
-    let mut child = pip.stderr(Stdio::piped()).spawn().map_err(BlenderError::io("run pip"))?;
+    let mut child = pip.spawn().map_err(BlenderError::io("run pip"))?;
     let (output, errors) = (child.stdout.take(), child.stderr.take());
     let errors = tokio::spawn(async move {
         let mut text = String::new();
@@ -240,7 +241,11 @@ async fn install_packages(
     let is_root = Uid::effective().is_root();
     let may = find::on_path("apt-get").is_some() && (is_root || request.with_deps);
     if !may || !missing.libraries.is_empty() {
-        let hint = if missing.libraries.is_empty() { "\nor let Hotshoe do it: --with-deps" } else { "" };
+        let hint = if missing.libraries.is_empty() {
+            "\nor let Hotshoe do it: hotshoe blender install --with-deps"
+        } else {
+            ""
+        };
         return Err(BlenderError::Missing {
             what: "Blender needs libraries or packages of the system that are missing".to_owned(),
             hint: format!("{missing}{hint}"),
@@ -282,7 +287,7 @@ pub(super) async fn ask(python: &Path, code: &str) -> Result<String, String> {
 pub(super) fn command(program: impl AsRef<OsStr>) -> Command {
     #[expect(clippy::disallowed_methods, reason = "an installation runs Python, pip, ldd and apt-get")]
     let mut command = Command::new(program);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"] {
         command.env_remove(name);
     }

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::CancellationToken;
 
-use super::worker::{Launch, Worker};
+use super::worker::{END_LIMIT, Launch, Worker};
 use super::{BlenderError, header, wire};
 use crate::events::{EventKind, Events};
 
@@ -25,7 +25,7 @@ struct Shared {
     free: Arc<Semaphore>,
     idle: Mutex<Vec<Worker>>,
     next_id: AtomicU32,
-    ending: TaskTracker,
+    stopping: CancellationToken,
     size: usize,
 }
 
@@ -43,8 +43,8 @@ impl Pool {
     /// Makes a pool of at most `size` workers; none is started yet.
     pub fn new(launch: Launch, size: usize, events: Events) -> Self {
         let free = Arc::new(Semaphore::new(size));
-        let (idle, next_id, ending) = (Mutex::default(), AtomicU32::new(1), TaskTracker::new());
-        Self(Arc::new(Shared { launch, events, free, idle, next_id, ending, size }))
+        let (idle, next_id, stopping) = (Mutex::default(), AtomicU32::new(1), CancellationToken::new());
+        Self(Arc::new(Shared { launch, events, free, idle, next_id, stopping, size }))
     }
 
     /// Returns how many workers there may be.
@@ -64,8 +64,11 @@ impl Pool {
 
     async fn start_idle(self) -> Result<(), BlenderError> {
         let _permit = self.permit().await;
-        let worker = self.start().await?;
-        self.keep(worker);
+        tokio::select! {
+            worker = self.start() => self.keep(worker?),
+            // Its process ends with the future that starts it.
+            () = self.0.stopping.cancelled() => {}
+        }
         Ok(())
     }
 
@@ -92,11 +95,15 @@ impl Pool {
 
     /// Ends all workers that nobody holds, and waits until they are gone.
     pub async fn stop(&self) {
+        self.0.stopping.cancel();
         self.0.free.close();
         let idle = std::mem::take(&mut *self.idle());
         idle.into_iter().for_each(|worker| self.end(worker));
-        self.0.ending.close();
-        self.0.ending.wait().await;
+        let processes = &self.0.launch.processes;
+        processes.close();
+        if tokio::time::timeout(END_LIMIT, processes.wait()).await.is_err() {
+            tracing::warn!(left = processes.len(), "workers do not end");
+        }
     }
 
     async fn permit(&self) -> OwnedSemaphorePermit {
@@ -130,7 +137,7 @@ impl Pool {
     }
 
     fn keep(&self, worker: Worker) {
-        if worker.is_idle() {
+        if worker.is_idle() && !self.0.stopping.is_cancelled() {
             self.idle().push(worker);
         } else {
             self.end(worker);
@@ -139,11 +146,22 @@ impl Pool {
 
     fn end(&self, worker: Worker) {
         self.0.events.append(EventKind::WorkerStopped { id: worker.id });
-        self.0.ending.spawn(worker.stop());
+        // Dropping it closes its life line.
+        drop(worker);
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
         self.0.idle.lock().expect("no code panics under this lock")
+    }
+}
+
+impl Held {
+    /// Ends the worker instead of giving it back, and waits until it is gone.
+    pub async fn end(mut self) {
+        if let Some(worker) = self.worker.take() {
+            self.pool.0.events.append(EventKind::WorkerStopped { id: worker.id });
+            worker.stop().await;
+        }
     }
 }
 

@@ -74,6 +74,8 @@ pub struct Write<'a> {
     pub name: Option<&'a str>,
     /// Where all its files go.
     pub directory: &'a Path,
+    /// Whether a scene that asks for a GPU may render on the CPU.
+    pub cpu: bool,
 }
 
 /// `scene.shot`
@@ -87,6 +89,8 @@ pub struct Shot<'a> {
     pub samples: Option<Samples>,
     /// The OpenEXR file to write.
     pub file: &'a Path,
+    /// Whether a scene that asks for a GPU may render on the CPU.
+    pub cpu: bool,
 }
 
 /// Part of a picture, in pixels from the lower left.

@@ -23,6 +23,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::{ChildStdin, Command};
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
 
 use super::wire::{self, Hello, Progress};
 use super::{Blender, BlenderError, guard};
@@ -34,7 +35,7 @@ pub const PROGRAM: &str = include_str!("../../../blender/worker/worker.py");
 /// How long Blender may take until it says hello.
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// How long a worker's end may take after it was told, or was seen to die.
-const END_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const END_LIMIT: Duration = Duration::from_secs(5);
 /// How many lines of Blender's output an error shows.
 const LOG_LINES: usize = 20;
 
@@ -49,6 +50,8 @@ pub struct Launch {
     pub folder: PathBuf,
     /// Threads of each worker; all that the scene says if absent.
     pub threads: Option<u32>,
+    /// Follows every process until its end, whoever has dropped it.
+    pub processes: TaskTracker,
 }
 
 /// A running Blender that is the host's to command.
@@ -214,7 +217,7 @@ impl Process {
         let output = pipe::Receiver::from_owned_fd(output.into()).map_err(BlenderError::io("use a pipe"))?;
         let (sender, ended) = watch::channel(None);
         let lines = log.clone();
-        tokio::spawn(async move {
+        launch.processes.spawn(async move {
             follow_output(output, id, &lines, &progress).await;
             sender.send_replace(Some(child.wait().await.map_or_else(|e| e.to_string(), describe)));
         });

@@ -26,6 +26,7 @@ pub struct Scene {
 
 #[derive(Debug)]
 struct Inner {
+    attempt: Arc<Attempt>,
     held: Option<Held>,
     settings: Vec<(String, Value)>,
     shots: AtomicU32,
@@ -46,16 +47,28 @@ pub async fn open(attempt: &Arc<Attempt>, scene: &str) -> Result<Scene> {
         let message = format!("the job has no scene '{scene}'");
         return Err(CapabilityError::new(Code::NotFound, message));
     }
-    let inner = Inner { held: None, settings: Vec::new(), shots: AtomicU32::new(0) };
+    if attempt.has_scene.swap(true, Ordering::Relaxed) {
+        let message = "an attempt holds one scene at a time; drop the other one first";
+        return Err(CapabilityError::new(Code::Limit, message));
+    }
+    let (attempt_of_inner, settings, shots) = (attempt.clone(), Vec::new(), AtomicU32::new(0));
+    let inner = Inner { attempt: attempt_of_inner, held: None, settings, shots };
     let last = Arc::new(std::sync::Mutex::new(watch::channel(true).1));
     let scene = Scene { attempt: attempt.clone(), inner: Arc::new(Mutex::new(inner)), last };
-    scene.or_canceled(async { scene.inner.lock().await.worker(attempt).await.map(drop) }).await?;
+    scene.or_canceled(async { scene.inner.lock().await.worker().await.map(drop) }).await?;
     Ok(scene)
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.attempt.has_scene.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Inner {
     /// Returns a worker with the scene as it was set; a new one if the last is gone.
-    async fn worker(&mut self, attempt: &Attempt) -> Result<&Held> {
+    async fn worker(&mut self) -> Result<&Held> {
+        let attempt = &self.attempt;
         if self.held.as_ref().is_some_and(|held| !held.is_idle()) {
             self.held = None;
         }
@@ -83,7 +96,7 @@ impl Inner {
 impl Scene {
     /// Says what the scene is.
     pub async fn inspect(&self) -> Result<wire::SceneInfo> {
-        let inspect = async { Ok(self.inner.lock().await.worker(&self.attempt).await?.inspect().await?) };
+        let inspect = async { Ok(self.inner.lock().await.worker().await?.inspect().await?) };
         self.or_canceled(inspect).await
     }
 
@@ -94,7 +107,7 @@ impl Scene {
         })?;
         self.or_canceled(async {
             let mut inner = self.inner.lock().await;
-            inner.worker(&self.attempt).await?.set(&path, &value).await?;
+            inner.worker().await?.set(&path, &value).await?;
             inner.settings.push((path, value));
             Ok(())
         })
@@ -104,20 +117,24 @@ impl Scene {
     /// Lets Blender render a frame and write its files.
     pub async fn write(&self, frame: i32, name: Option<&str>) -> Result<Vec<File>> {
         check(frame, name)?;
-        self.or_canceled(async {
+        let output = &self.attempt.job.output;
+        // Outlives the worker that writes into it, also when the job is canceled.
+        let staging = output.stage()?;
+        let (directory, cpu) = (staging.folder(), self.attempt.job.cpu);
+        let write = async {
             let mut inner = self.inner.lock().await;
-            let worker = inner.worker(&self.attempt).await?;
-            let output = &self.attempt.job.output;
+            let worker = inner.worker().await?;
             let paths = worker.paths(&wire::Paths { frame, name }).await?;
             if let Some(files) = output.existing(&paths, worker.opened.overwrite) {
-                return self.written(files).await;
+                return Ok(Err(files));
             }
-            let staging = output.stage()?;
-            let directory = staging.folder();
-            self.watched(worker, worker.write(&wire::Write { frame, name, directory })).await?;
-            self.publish(staging, paths).await
-        })
-        .await
+            self.watched(worker, worker.write(&wire::Write { frame, name, directory, cpu })).await?;
+            Ok(Ok(paths))
+        };
+        match self.or_canceled(write).await? {
+            Ok(paths) => self.publish(staging, paths).await,
+            Err(kept) => self.written(kept).await,
+        }
     }
 
     /// Starts to render a shot; the image comes through [`Waiting::image`].
@@ -139,11 +156,11 @@ impl Scene {
     async fn shoot(&self, shot: Shot) -> Result<Image> {
         let mut inner = self.inner.lock().await;
         let number = inner.shots.fetch_add(1, Ordering::Relaxed);
-        let worker = inner.worker(&self.attempt).await?;
+        let worker = inner.worker().await?;
         let folder = worker.home().to_owned();
         let file = folder.join(format!("shot-{number}.exr"));
-        let Shot { frame, region, samples } = shot;
-        self.watched(worker, worker.shot(&wire::Shot { frame, region, samples, file: &file })).await?;
+        let (Shot { frame, region, samples }, cpu) = (shot, self.attempt.job.cpu);
+        self.watched(worker, worker.shot(&wire::Shot { frame, region, samples, file: &file, cpu })).await?;
         let (count, attempt) = (samples.map_or(0, |s| s.count), self.attempt.clone());
         blocking(move || {
             let image = Image::read_exr(&file, count, &attempt);
@@ -156,23 +173,21 @@ impl Scene {
     /// Turns a picture into a file as the scene would write it.
     pub async fn develop(&self, image: &Image, frame: i32, name: Option<&str>) -> Result<File> {
         check(frame, name)?;
-        self.or_canceled(async {
+        let staging = self.attempt.job.output.stage()?;
+        let directory = staging.folder();
+        let develop = async {
             let mut inner = self.inner.lock().await;
-            let worker = inner.worker(&self.attempt).await?;
-            let staging = self.attempt.job.output.stage()?;
+            let worker = inner.worker().await?;
             let paths = worker.paths(&wire::Paths { frame, name }).await?;
             let source = worker.home().join("develop.exr");
             let (pixels, file) = (image.clone(), source.clone());
             blocking(move || pixels.write_exr(&file)).await?;
-            let directory = staging.folder();
             worker.develop(&wire::Develop { image: &source, frame, name, directory }).await?;
-            let files = self.publish(staging, paths.into_iter().take(1).collect()).await?;
-            files
-                .into_iter()
-                .next()
-                .ok_or_else(|| CapabilityError::new(Code::Blender, "Blender wrote no file"))
-        })
-        .await
+            Ok(paths)
+        };
+        let expected = self.or_canceled(develop).await?.into_iter().take(1).collect();
+        let files = self.publish(staging, expected).await?;
+        files.into_iter().next().ok_or_else(|| CapabilityError::new(Code::Blender, "Blender wrote no file"))
     }
 
     async fn publish(&self, staging: Staging, expected: Vec<PathBuf>) -> Result<Vec<File>> {
@@ -210,10 +225,17 @@ impl Scene {
     }
 
     async fn or_canceled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::select! {
-            result = work => result,
-            error = self.attempt.canceled() => Err(error),
+        let error = tokio::select! {
+            result = work => return result,
+            error = self.attempt.canceled() => error,
+        };
+        // A worker that was interrupted must be gone before what it writes into is.
+        if let Ok(mut inner) = self.inner.try_lock()
+            && let Some(held) = inner.held.take_if(|held| !held.is_idle())
+        {
+            held.end().await;
         }
+        Err(error)
     }
 }
 

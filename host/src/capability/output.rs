@@ -41,6 +41,9 @@ impl Output {
     pub fn open(folder: &Path, keep: bool) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let folder = fs::canonicalize(folder)?;
+        if folder.to_str().is_none() {
+            return Err(io::Error::other("the path is not UTF-8"));
+        }
         sweep(&folder)?;
         // Proves that files can be made here, before anything is rendered.
         drop(staging_in(&folder)?);

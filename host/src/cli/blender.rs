@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use tokio_util::task::TaskTracker;
 
 use super::{Failure, Result, table};
 use crate::blender::find::{self, Found};
@@ -115,7 +116,13 @@ async fn list(found: Vec<Found>, data: &DataDir, json: bool) -> Result {
 pub(super) async fn version(blender: &Blender, data: &DataDir) -> Result<String, BlenderError> {
     let run = RunDir::create(data).map_err(BlenderError::io("make a run folder"))?;
     let guard = std::env::current_exe().map_err(BlenderError::io("find this program"))?;
-    let launch = Launch { blender: blender.clone(), guard, folder: run.path().to_owned(), threads: None };
+    let launch = Launch {
+        blender: blender.clone(),
+        guard,
+        folder: run.path().to_owned(),
+        threads: None,
+        processes: TaskTracker::new(),
+    };
     let worker = Worker::start(&launch, 1).await?;
     let version = worker.hello.blender_version.clone();
     worker.stop().await;

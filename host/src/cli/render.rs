@@ -65,10 +65,13 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     let blender = choose_blender(blender, data, json).await?;
     tracing::info!(blender = %blender.path().display(), "using this Blender");
     let program = std::env::current_exe().map_err(Failure::failed)?;
+    let mut stopping = Stopping::listen().map_err(Failure::failed)?;
     let host = Host::start(data, Options { blender, program, workers }).map_err(Failure::failed)?;
-    let result = follow(&host, checked, progress::view(json, workers)).await;
-    host.stop().await;
-    result
+    let result = follow(&host, checked, progress::view(json, workers), &mut stopping).await;
+    tokio::select! {
+        () = host.stop() => result,
+        () = stopping.asked() => std::process::exit(INTERRUPTED.into()),
+    }
 }
 
 async fn check(args: Args, data: &DataDir) -> Result<Checked> {
@@ -120,16 +123,15 @@ impl Stopping {
 }
 
 /// Submits the job and shows what happens until it ends.
-async fn follow(host: &Host, checked: Checked, mut view: Box<dyn View>) -> Result {
+async fn follow(host: &Host, checked: Checked, mut view: Box<dyn View>, stopping: &mut Stopping) -> Result {
     let began = Instant::now();
     let mut events = host.service().events.subscribe(0);
     let id = host.service().submit(checked).await;
-    let mut stopping = Stopping::listen().map_err(Failure::failed)?;
     let mut interrupts = 0;
     let mut rendering = false;
     let (state, error) = loop {
         let event = tokio::select! {
-            event = events.next() => event,
+            biased;
             () = stopping.asked() => {
                 interrupts += 1;
                 if interrupts > 1 {
@@ -140,6 +142,7 @@ async fn follow(host: &Host, checked: Checked, mut view: Box<dyn View>) -> Resul
                 host.service().cancel(&id).await;
                 continue;
             }
+            event = events.next() => event,
         };
         let event = match event {
             Ok(event) => event,
@@ -163,7 +166,7 @@ async fn follow(host: &Host, checked: Checked, mut view: Box<dyn View>) -> Resul
         ("canceled", _) => {
             Err(Failure { code: INTERRUPTED, message: "stopped before all was rendered".to_owned() })
         }
-        (_, Some(error)) if !rendering && error.blame != "plugin" => {
+        (_, Some(error)) if !rendering && matches!(error.blame, "client" | "blender") => {
             Err(Failure { code: BAD_INPUT, message: error.message })
         }
         (_, Some(error)) => Err(Failure { code: FAILED, message: error.message }),

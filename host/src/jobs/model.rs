@@ -108,10 +108,15 @@ pub enum PlanError {
     /// Too many tasks.
     #[error("the plan has more than {0} tasks")]
     TooMany(usize),
+    /// Too much in them.
+    #[error("the payloads of the plan have more than {0} bytes")]
+    TooLarge(usize),
 }
 
 /// The most tasks of one job.
 pub const MAX_TASKS: usize = 1_000_000;
+/// The most bytes of all payloads of one job.
+pub const MAX_PAYLOADS: usize = 64 * 1024 * 1024;
 
 /// The tasks of a job.
 #[derive(Debug, Default)]
@@ -121,6 +126,7 @@ pub struct Plan {
     ready: VecDeque<usize>,
     open: usize,
     failed: usize,
+    payloads: usize,
 }
 
 impl Plan {
@@ -129,6 +135,10 @@ impl Plan {
     pub fn add(&mut self, planned: PlannedTask) -> Result<usize, PlanError> {
         if self.tasks.len() == MAX_TASKS {
             return Err(PlanError::TooMany(MAX_TASKS));
+        }
+        self.payloads += planned.payload.len();
+        if self.payloads > MAX_PAYLOADS {
+            return Err(PlanError::TooLarge(MAX_PAYLOADS));
         }
         let index = self.tasks.len();
         let mut before = Vec::new();
@@ -178,10 +188,9 @@ impl Plan {
     /// Ends an attempt; returns the tasks that are lost with it.
     pub fn finish(&mut self, index: usize, state: TaskState) -> Vec<usize> {
         self.change(index, state);
-        let mut lost = Vec::new();
         match state {
             TaskState::Done => {
-                for dependent in self.tasks[index].dependents.clone() {
+                for dependent in std::mem::take(&mut self.tasks[index].dependents) {
                     self.tasks[dependent].blocked_by -= 1;
                     if self.tasks[dependent].blocked_by == 0
                         && self.tasks[dependent].state == TaskState::Blocked
@@ -190,10 +199,10 @@ impl Plan {
                     }
                 }
             }
-            state if is_lost(state) => self.lose_dependents(index, &mut lost),
+            state if is_lost(state) => return self.lose_dependents(index),
             _ => {}
         }
-        lost
+        Vec::new()
     }
 
     /// Cancels every task that does not run; returns them.
@@ -230,14 +239,19 @@ impl Plan {
         self.failed
     }
 
-    fn lose_dependents(&mut self, index: usize, lost: &mut Vec<usize>) {
-        for dependent in self.tasks[index].dependents.clone() {
-            if self.tasks[dependent].state == TaskState::Blocked {
-                self.change(dependent, TaskState::Canceled);
-                lost.push(dependent);
-                self.lose_dependents(dependent, lost);
+    /// Cancels all that comes after a task. Chains may be long: no recursion.
+    fn lose_dependents(&mut self, index: usize) -> Vec<usize> {
+        let (mut lost, mut next) = (vec![index], 0);
+        while let Some(&index) = lost.get(next) {
+            for dependent in std::mem::take(&mut self.tasks[index].dependents) {
+                if self.tasks[dependent].state == TaskState::Blocked {
+                    self.change(dependent, TaskState::Canceled);
+                    lost.push(dependent);
+                }
             }
+            next += 1;
         }
+        lost.split_off(1)
     }
 
     fn change(&mut self, index: usize, next: TaskState) {
@@ -303,6 +317,26 @@ mod tests {
         let unknown = |after: &str| PlanError::UnknownAfter { task: "b".into(), after: after.into() };
         assert_eq!(plan.add(task("b", &["c"])), Err(unknown("c")));
         assert_eq!(plan.add(task("b", &["b"])), Err(unknown("b")));
+    }
+
+    #[test]
+    fn the_end_of_a_long_chain_ends_the_host_not() {
+        let mut plan = plan(&[("0", &[])]);
+        for index in 1..200_000 {
+            plan.add(task(&index.to_string(), &[&(index - 1).to_string()])).unwrap();
+        }
+        let first = plan.start().unwrap();
+        assert_eq!(plan.finish(first, TaskState::Failed).len(), 199_999);
+        assert_eq!(plan.open(), 0);
+    }
+
+    #[test]
+    fn payloads_are_limited_as_a_sum() {
+        let mut plan = Plan::default();
+        let large = |name: &str| PlannedTask { payload: "x".repeat(MAX_PAYLOADS / 2), ..task(name, &[]) };
+        plan.add(large("a")).unwrap();
+        plan.add(large("b")).unwrap();
+        assert_eq!(plan.add(task("c", &[])), Err(PlanError::TooLarge(MAX_PAYLOADS)));
     }
 
     #[test]

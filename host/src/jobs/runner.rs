@@ -1,8 +1,10 @@
 //! One plan or one attempt: call the plugin, pass on what it tells, report the end.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::JobSpec;
@@ -44,10 +46,9 @@ pub(super) async fn plan(
     // What a plugin says while it plans belongs to no task.
     drop(received);
     let result = until_canceled(&attempt, planning).await;
-    let canceled = result.as_ref().is_err_and(PluginError::is_canceled);
     let result =
         result.map_err(|error| Failure { blame: error.blame().as_str(), message: error.to_string() });
-    let _ = mailbox.send(Message::PlanEnded { job, result, canceled }).await;
+    let _ = mailbox.send(Message::PlanEnded { job, result }).await;
 }
 
 /// Makes an attempt at a task.
@@ -88,8 +89,10 @@ async fn until_canceled<T>(
         let _ = directive.wait_for(|directive| *directive == Directive::Cancel).await;
         tokio::time::sleep(GRACE).await;
     };
+    // A job must hear of the end of its work, even of one that is our own fault.
+    let work = AssertUnwindSafe(work).catch_unwind();
     tokio::select! {
-        result = work => result,
+        result = work => result.unwrap_or_else(|_| Err(PluginError::Host("it panicked; see the log".to_owned()))),
         () = cut => Err(PluginError::Answer(CapabilityError::new(Code::Canceled, "the job was canceled"))),
     }
 }

@@ -27,7 +27,7 @@ pub(super) enum Message {
     Cancel(String),
     Summary(String, oneshot::Sender<Option<Summary>>),
     Planned { job: String, tasks: Vec<PlannedTask>, accepted: oneshot::Sender<()> },
-    PlanEnded { job: String, result: Result<(), Failure>, canceled: bool },
+    PlanEnded { job: String, result: Result<(), Failure> },
     Reported { job: String, task: usize, report: Report },
     AttemptEnded { job: String, task: usize, took: Duration, result: Result<Outcome, PluginError> },
 }
@@ -75,7 +75,7 @@ impl Scheduler {
                     let _ = accepted.send(());
                 }
             }
-            Message::PlanEnded { job, result, canceled } => self.plan_ended(&job, result, canceled),
+            Message::PlanEnded { job, result } => self.plan_ended(&job, result),
             Message::Reported { job, task, report } => self.reported(&job, task, report),
             Message::AttemptEnded { job, task, took, result } => self.attempt_ended(&job, task, took, result),
         }
@@ -128,15 +128,12 @@ impl Scheduler {
         }
     }
 
-    fn plan_ended(&mut self, id: &str, result: Result<(), Failure>, canceled: bool) {
+    fn plan_ended(&mut self, id: &str, result: Result<(), Failure>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.planned = true;
         if let Err(failure) = result {
             job.failure.get_or_insert(failure);
             job.plan.cancel();
-        }
-        if canceled {
-            job.directive.send_replace(Directive::Cancel);
         }
         if job.plan.open() > 0 {
             self.set_state(id, JobState::Running);

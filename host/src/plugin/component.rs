@@ -18,7 +18,7 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use super::bindings::v0_1::{self, RendererPlugin, RendererPluginPre, exports::hotshoe::plugin::renderer};
 use super::limits::{Limits, TICK, Watch};
 use super::{Description, Job, Outcome, Page, PlannedTask, PluginError};
-use crate::capability::Attempt;
+use crate::capability::{Attempt, harmless};
 
 /// How long `describe` may take in all: it may call nothing.
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(5);
@@ -251,6 +251,7 @@ fn explain(error: &wasmtime::Error, data: &mut Data) -> PluginError {
         return PluginError::Limit(limit);
     }
     let printed = String::from_utf8_lossy(&data.stderr.contents()).trim().to_owned();
+    let printed = harmless(printed, STDERR);
     if error.downcast_ref::<I32Exit>().is_some() {
         return PluginError::Trap(format!("it called exit\n{printed}").trim().to_owned());
     }

@@ -87,7 +87,7 @@ impl ResourceLimiter for Watch {
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         // The sum over all memories of the store.
-        let sum = self.memory - current.min(self.memory) + desired;
+        let sum = (self.memory - current.min(self.memory)).saturating_add(desired);
         if sum > self.limits.memory {
             let limit = self.limits.memory;
             return Err(self.trip(format!("{limit} bytes of memory (it asked for {sum})")));

@@ -123,14 +123,9 @@ fn check(scene: &SceneInfo) -> Result<()> {
              render pictures with --set file_format=PNG and make the movie from them"
         )));
     }
-    if scene.camera.is_none() {
-        let known = scene.cameras.join(", ");
-        let hint = if known.is_empty() {
-            "add one".to_owned()
-        } else {
-            format!("choose with --set camera=NAME: {known}")
-        };
-        return Err(Error::invalid(format!("the scene has no active camera; {hint}")));
+    // Blender takes any camera if none is active, and needs none for a film that is only edited.
+    if scene.cameras.is_empty() && !scene.post_processing {
+        return Err(Error::invalid("the scene has no camera\nadd one in Blender"));
     }
     Ok(())
 }

@@ -327,9 +327,7 @@ impl From<types::Error> for CapabilityError {
             types::ErrorCode::Blender => Code::Blender,
             types::ErrorCode::Host => Code::Host,
         };
-        let mut message = error.message;
-        message.truncate(message.floor_char_boundary(4096));
-        Self { code, message }
+        Self { code, message: capability::harmless(error.message, 4096) }
     }
 }
 
