@@ -9,6 +9,7 @@ pub mod header;
 pub mod install;
 pub mod libraries;
 pub mod pool;
+mod tool;
 pub mod wire;
 pub mod worker;
 

@@ -111,6 +111,25 @@ fn a_killed_host_leaves_no_blender() {
 }
 
 #[test]
+fn a_guard_ends_what_forked_and_detached() {
+    let mut guard = crate::harness::command(crate::harness::PROGRAM);
+    guard.args(["worker-guard", "--", "sh", "-c", "setsid sleep 1000 & exec sleep 1000"]);
+    let mut guard = guard.stdin(Stdio::piped()).spawn().unwrap();
+    let pid = guard.id().cast_signed();
+    let mut started = Vec::new();
+    soon("both sleep", || {
+        started = below(pid);
+        let names = started
+            .iter()
+            .map(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default());
+        names.filter(|name| name.trim() == "sleep").count() == 2
+    });
+    drop(guard.stdin.take());
+    guard.wait().unwrap();
+    soon("both are gone", || !started.iter().any(is_alive));
+}
+
+#[test]
 fn a_blender_that_dies_is_replaced_and_its_frame_rendered_again() {
     let render = Render::new(&installed().scene("small")).frames("1").args(["--json"]);
     let mut render = render.set("samples", "4096");

@@ -110,15 +110,20 @@ impl Blender {
 /// The component of `tests/fixtures/probe`.
 pub(crate) fn probe() -> &'static Path {
     static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("probe");
-        let mut cargo = command(env!("CARGO"));
-        cargo.current_dir(root()).args(["build", "--profile", "plugin", "--package", "probe"]);
-        cargo.args(["--target", "wasm32-wasip2", "--target-dir"]).arg(&target).env_remove("RUSTFLAGS");
-        let output = cargo.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        target.join("wasm32-wasip2/plugin/probe.wasm")
+        component("probe", &["--profile", "plugin", "--package", "probe"]).join("plugin/probe.wasm")
     });
     &BUILT
+}
+
+/// Builds a component with cargo, and returns the folder of its profiles.
+pub(crate) fn component(name: &str, arguments: &[&str]) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut cargo = command(env!("CARGO"));
+    cargo.current_dir(root()).arg("build").args(arguments).env_remove("RUSTFLAGS");
+    cargo.args(["--target", "wasm32-wasip2", "--target-dir"]).arg(&target);
+    let output = cargo.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    target.join("wasm32-wasip2")
 }
 
 /// One run of `hotshoe render` in a folder of its own.

@@ -1,6 +1,6 @@
 //! Components: what the contract promises them, and what their harm costs.
 
-use crate::harness::{Render, command, probe};
+use crate::harness::{Picture, Render, command, component, installed, probe};
 
 #[test]
 fn the_contract_holds_for_a_component() {
@@ -83,4 +83,14 @@ fn show_tells_what_a_component_is() {
         text.contains("samples") && text.contains("integer from 1 to 16777216: Samples a pixel"),
         "{text}"
     );
+}
+
+#[test]
+fn the_renderer_of_the_readme_works() {
+    let built = component("draft", &["--release", "--manifest-path", "examples/draft/Cargo.toml"]);
+    let draft = built.join("release/draft.wasm");
+    let mut render = Render::new(&installed().scene("small")).frames("1").set("percentage", "25");
+    render.command.arg("--renderer").arg(draft);
+    render.run().expect(0);
+    assert_eq!(Picture::read(&render.out().join("0001.png")).size, (40, 22));
 }

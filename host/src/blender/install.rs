@@ -5,14 +5,13 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::Command;
 
 use super::libraries::Missing;
+use super::tool::{ask, command, failed};
 use super::{Blender, BlenderError, find};
 use crate::config::{DataDir, create_private};
 
@@ -274,27 +273,6 @@ async fn install_packages(
     Ok(())
 }
 
-/// Runs a line of Python; an error is what it printed.
-pub(super) async fn ask(python: &Path, code: &str) -> Result<String, String> {
-    let output =
-        command(python).args(["-s", "-c", code]).output().await.map_err(|error| error.to_string())?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
-        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-    }
-}
-
-pub(super) fn command(program: impl AsRef<OsStr>) -> Command {
-    #[expect(clippy::disallowed_methods, reason = "an installation runs Python, pip, ldd and apt-get")]
-    let mut command = Command::new(program);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"] {
-        command.env_remove(name);
-    }
-    command.env("LC_ALL", "C.UTF-8");
-    command
-}
-
 async fn lock(path: &Path) -> Result<Flock<std::fs::File>, BlenderError> {
     let doing = BlenderError::io("lock the folder of Blenders");
     let path = path.to_owned();
@@ -312,12 +290,6 @@ fn remove(folder: &Path) -> Result<(), BlenderError> {
         }
         _ => Ok(()),
     }
-}
-
-pub(super) fn failed(what: &str, log: &str) -> BlenderError {
-    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-    let end = lines[lines.len().saturating_sub(8)..].iter().map(|line| format!("  | {line}"));
-    BlenderError::Missing { what: what.to_owned(), hint: end.collect::<Vec<_>>().join("\n") }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::BlenderError;
-use super::install::{ask, command, failed};
+use super::tool::{ask, command, failed};
 
 /// Debian's packages of the libraries that the wheels want from the system.
 const PACKAGES: [(&str, &str); 13] = [
