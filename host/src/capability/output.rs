@@ -5,7 +5,7 @@
 //! staging folder. Nothing outside the folder can be named.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -134,6 +134,14 @@ impl Staging {
         files_below(self.folder.path(), Path::new(""), &mut names)
             .map_err(CapabilityError::io("list the rendered files"))?;
         names.sort();
+        for name in &names {
+            if !is_whole(&self.folder.path().join(name))
+                .map_err(CapabilityError::io("read a rendered file"))?
+            {
+                let message = format!("{} is cut off: is the disk full?", name.display());
+                return Err(CapabilityError::new(Code::Host, message));
+            }
+        }
         names.iter().map(|name| self.place(name)).collect()
     }
 
@@ -149,6 +157,24 @@ impl Staging {
             CapabilityError::new(Code::Host, format!("cannot write {}: {error}", to.display()))
         })
     }
+}
+
+/// Whether a file ends as its format must. Blender 4.5 says nothing when the
+/// disk is full and it writes a PNG; of other formats it tells.
+fn is_whole(file: &Path) -> io::Result<bool> {
+    let end: &[u8] = match file.extension().and_then(|ending| ending.to_str()) {
+        Some("png") => b"\0\0\0\0IEND\xae\x42\x60\x82",
+        Some("jpg" | "jpeg") => b"\xff\xd9",
+        _ => return Ok(true),
+    };
+    let mut file = fs::File::open(file)?;
+    let mut found = vec![0; end.len()];
+    if file.metadata()?.len() < end.len() as u64 {
+        return Ok(false);
+    }
+    file.seek(io::SeekFrom::End(-(end.len() as i64)))?;
+    file.read_exact(&mut found)?;
+    Ok(found == end)
 }
 
 fn files_below(root: &Path, below: &Path, names: &mut Vec<PathBuf>) -> io::Result<()> {
@@ -202,14 +228,14 @@ mod tests {
         let (_temp, output) = output(false);
         let staging = output.stage().unwrap();
         fs::create_dir(staging.folder().join("passes")).unwrap();
-        fs::write(staging.folder().join("a_0001.png"), "pixels").unwrap();
+        fs::write(staging.folder().join("a_0001.tga"), "pixels").unwrap();
         fs::write(staging.folder().join("passes/z.exr"), "depth").unwrap();
-        let files = staging.publish(&["a_0001.png".into()]).unwrap();
+        let files = staging.publish(&["a_0001.tga".into()]).unwrap();
         assert_eq!(
             files.iter().map(|f| (f.name.as_str(), f.size)).collect::<Vec<_>>(),
-            [("a_0001.png", 6), ("passes/z.exr", 5)]
+            [("a_0001.tga", 6), ("passes/z.exr", 5)]
         );
-        assert_eq!(left(&output), ["a_0001.png", "passes/z.exr"].map(PathBuf::from));
+        assert_eq!(left(&output), ["a_0001.tga", "passes/z.exr"].map(PathBuf::from));
     }
 
     #[test]
@@ -236,10 +262,23 @@ mod tests {
     fn a_missing_or_empty_picture_is_an_error_and_publishes_nothing() {
         let (_temp, output) = output(false);
         let staging = output.stage().unwrap();
-        fs::write(staging.folder().join("a.png"), "").unwrap();
-        fs::write(staging.folder().join("b.png"), "pixels").unwrap();
-        assert_eq!(staging.publish(&["a.png".into()]).unwrap_err().code, Code::Blender);
+        fs::write(staging.folder().join("a.tga"), "").unwrap();
+        fs::write(staging.folder().join("b.tga"), "pixels").unwrap();
+        assert_eq!(staging.publish(&["a.tga".into()]).unwrap_err().code, Code::Blender);
         assert!(left(&output).is_empty());
+    }
+
+    #[test]
+    fn a_picture_that_is_cut_off_is_an_error_and_publishes_nothing() {
+        let whole: &[u8] = b"pixels\0\0\0\0IEND\xae\x42\x60\x82";
+        for (bytes, expected) in [(whole, true), (&whole[..whole.len() - 1], false), (b"p", false)] {
+            let (_temp, output) = output(false);
+            let staging = output.stage().unwrap();
+            fs::write(staging.folder().join("a.png"), bytes).unwrap();
+            fs::write(staging.folder().join("b.exr"), "pass").unwrap();
+            assert_eq!(staging.publish(&["a.png".into()]).is_ok(), expected);
+            assert_eq!(left(&output).is_empty(), !expected);
+        }
     }
 
     #[test]
