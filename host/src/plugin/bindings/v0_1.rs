@@ -29,8 +29,8 @@ mod generated {
 }
 
 use exports::hotshoe::plugin::renderer as exported;
-pub use generated::*;
-use hotshoe::plugin::{blender, gpu as gpu_wit, host, image, state, types};
+use generated::hotshoe::plugin::{blender, gpu as gpu_wit, host, image, state, types};
+pub use generated::{RendererPlugin, RendererPluginPre, exports};
 
 /// The interface that makes a component a renderer plugin.
 pub const RENDERER: &str = "hotshoe:plugin/renderer@0.1.0";
