@@ -11,8 +11,9 @@ fn rows(arguments: &[&str]) -> Vec<serde_json::Value> {
 fn check(rows: &[serde_json::Value]) {
     for row in rows {
         assert!(row["name"].is_string() && row["unit"].is_string() && row["reference"]["name"].is_string());
-        let numbers = [&row["median"], &row["ratio"], &row["reference"]["median"]];
-        assert!(numbers.iter().all(|number| number.as_f64().unwrap() > 0.0), "{row}");
+        // What a run of two frames saves may be nothing: only whole benches are judged.
+        assert!(row["median"].is_number() && row["ratio"].is_number(), "{row}");
+        assert!(row["reference"]["median"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["runs"].as_u64().unwrap() > 0 && row["goal"].is_object(), "{row}");
     }
 }
