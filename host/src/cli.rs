@@ -27,6 +27,9 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::DataDir;
+use crate::plugin::component;
+use crate::plugin::limits::Limits;
+use crate::releases::Releases;
 
 /// The hot shoe for Blender rendering: renderer plugins, hot-swappable and isolated.
 #[derive(Debug, Parser)]
@@ -94,6 +97,12 @@ impl Failure {
     fn failed(error: impl fmt::Display) -> Self {
         Self { code: FAILED, message: error.to_string() }
     }
+}
+
+/// Makes the releases of this program, with an engine to run them.
+fn releases(data: &DataDir) -> Result<Releases> {
+    let engine = component::Host::new(Limits::default()).map_err(Failure::failed)?;
+    Ok(Releases::new(engine, data.clone()))
 }
 
 /// Runs the program and returns its exit code.

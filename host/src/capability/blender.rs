@@ -51,8 +51,8 @@ pub async fn open(attempt: &Arc<Attempt>, scene: &str) -> Result<Scene> {
         let message = "an attempt holds one scene at a time; drop the other one first";
         return Err(CapabilityError::new(Code::Limit, message));
     }
-    let (attempt_of_inner, settings, shots) = (attempt.clone(), Vec::new(), AtomicU32::new(0));
-    let inner = Inner { attempt: attempt_of_inner, held: None, settings, shots };
+    let (settings, shots) = (Vec::new(), AtomicU32::new(0));
+    let inner = Inner { attempt: attempt.clone(), held: None, settings, shots };
     let last = Arc::new(std::sync::Mutex::new(watch::channel(true).1));
     let scene = Scene { attempt: attempt.clone(), inner: Arc::new(Mutex::new(inner)), last };
     scene.or_canceled(async { scene.inner.lock().await.worker().await.map(drop) }).await?;

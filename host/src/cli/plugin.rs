@@ -4,8 +4,6 @@ use serde_json::json;
 
 use super::{Failure, Result, table};
 use crate::config::DataDir;
-use crate::plugin::component;
-use crate::plugin::limits::Limits;
 use crate::releases::{Release, Releases};
 
 #[derive(Debug, clap::Args)]
@@ -33,8 +31,7 @@ enum Command {
 }
 
 pub(super) async fn run(args: Args, data: &DataDir) -> Result {
-    let engine = component::Host::new(Limits::default()).map_err(Failure::failed)?;
-    let releases = Releases::new(engine, data.clone());
+    let releases = super::releases(data)?;
     match args.command {
         Command::List { json } => list(&releases, json).await,
         Command::Show { renderer, json } => show(&releases, &renderer, json).await,

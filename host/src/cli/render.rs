@@ -13,9 +13,6 @@ use crate::config::DataDir;
 use crate::daemon::{Host, Options};
 use crate::events::EventKind;
 use crate::frames::Frames;
-use crate::plugin::component;
-use crate::plugin::limits::Limits;
-use crate::releases::Releases;
 use crate::service::{self, Checked, RenderRequest};
 
 #[derive(Debug, clap::Args)]
@@ -75,8 +72,7 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
 }
 
 async fn check(args: Args, data: &DataDir) -> Result<Checked> {
-    let engine = component::Host::new(Limits::default()).map_err(Failure::failed)?;
-    let releases = Releases::new(engine, data.clone());
+    let releases = super::releases(data)?;
     let request = RenderRequest {
         scene: args.scene,
         frames: args.frames,

@@ -2,13 +2,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::JobSpec;
-use super::scheduler::{Message, timed};
+use super::scheduler::Message;
 use crate::blender::wire::SceneInfo;
 use crate::capability::{Attempt, CapabilityError, Code, Directive, SCENE};
 use crate::events::{EventKind, Events, Failure};
@@ -72,7 +72,9 @@ pub(super) async fn attempt(
     });
     let described = described(&spec);
     let work = spec.pin.plugin.render(attempt.clone(), &described, &planned, number);
-    let (result, took) = timed(until_canceled(&attempt, work)).await;
+    let began = Instant::now();
+    let result = until_canceled(&attempt, work).await;
+    let took = began.elapsed();
     // All reports are in before the end is: the attempt holds the last sender.
     drop(attempt);
     let _ = forwarding.await;

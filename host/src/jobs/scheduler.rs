@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -271,10 +271,4 @@ impl Job {
             folder: self.spec.context.output.folder().to_owned(),
         }
     }
-}
-
-/// Measures how long something took.
-pub(super) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
-    let began = Instant::now();
-    (work.await, began.elapsed())
 }
