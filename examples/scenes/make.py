@@ -333,15 +333,41 @@ def place(collection, at, turn=0.0, tilt=0.0):
     holder.instance_type, holder.instance_collection = "COLLECTION", collection
 
 
+def pave(width, depth, size, middle, stone):
+    """Lays setts in staggered rows: one stone, repeated on the points of a mesh."""
+    dice = random.Random(2)
+    points = [((column + row % 2 / 2) * size - width / 2, row * size - depth / 2, -size / 2 + dice.uniform(-0.004, 0.004))
+              for row in range(round(depth / size)) for column in range(round(width / size))]
+    bed = p.add("paving", p.mesh("paving", points, [], stone, False), middle)
+    bed.instance_type = "VERTS"
+    p.box("sett", (0.9 * size, 0.9 * size, size / 2), stone, 0.15 * size, parent=bed)
+
+
+def masonry(width, height, middle, stone):
+    """Builds a wall of stones in courses, each half a stone off the one below."""
+    long, high, (x, y, z) = 0.5, 0.2, middle
+    first = p.box("wall", (0.97 * long, high, 0.95 * high), stone, 0.012, at=(x - width / 2, y, z))
+    for offset, count in (((long / 2, 0, high), 2), ((long, 0, 0), round(width / long)),
+                                ((0, 0, 2 * high), round(height / high / 2))):
+        again = first.modifiers.new("again", "ARRAY")
+        again.use_relative_offset, again.use_constant_offset = False, True
+        again.constant_offset_displace, again.count = offset, count
+
+
 def make_market():
     """Writes market.blend."""
-    p.new_scene("market", (480, 270), 16)
+    p.new_scene("market", (480, 270), 12)
     linked, bulb = link_library()
     p.world(((0.50, 0.42, 0.50), (0.10, 0.14, 0.32)), 0.9)
-    ground = p.material("ground", (0.22, 0.19, 0.17), 1.0)
+    ground = p.material("ground", (0.10, 0.09, 0.08), 1.0)
+    sett = p.tint(p.material("sett", (0, 0, 0), 1.0), p.chance, (
+        (0.19, 0.17, 0.16), (0.27, 0.23, 0.20), (0.22, 0.21, 0.22)))
     plaster = p.material("plaster", (0.20, 0.26, 0.34), 1.0)
-    p.add("ground", p.mesh("ground", [(-12, -8, 0), (12, -8, 0), (12, 4, 0), (-12, 4, 0)], [(0, 1, 2, 3)], ground))
-    p.box("wall", (24, 0.4, 7), plaster, at=(0, 3, 0))
+    p.add("ground", p.mesh("ground", [(-12, -8, 0), (12, -8, 0), (12, 4, 0), (-12, 4, 0)], [(0, 1, 2, 3)], ground),
+          (0, 0, -0.02))
+    pave(24, 8, 0.08, (0, -1, 0), sett)
+    p.box("mortar", (24, 0.4, 7), ground, at=(0, 3, 0))
+    masonry(24, 7, (0, 2.75, 0), plaster)
     dice = random.Random(5)
     full = [name for name in linked if name not in ("stall", "crate_empty")]
     for x in (-2.9, 0, 2.9):

@@ -94,8 +94,13 @@ def facing(tree):
     return weight.outputs["Facing"]
 
 
+def chance(tree):
+    """Returns a number from 0 to 1 that is another one for each instance of an object."""
+    return tree.nodes.new("ShaderNodeObjectInfo").outputs["Random"]
+
+
 def tint(mat, measure, colors, socket="Base Color"):
-    """Colours a material along a measure such as `height` or `facing`."""
+    """Colours a material along a measure such as `height`, `facing` or `chance`."""
     tree = mat.node_tree
     color = ramp(tree, measure(tree), colors)
     tree.links.new(color, tree.nodes["Principled BSDF"].inputs[socket])

@@ -9,6 +9,7 @@ pub mod header;
 pub mod install;
 pub mod libraries;
 pub mod pool;
+pub mod seats;
 mod tool;
 pub mod wire;
 pub mod worker;

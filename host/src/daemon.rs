@@ -43,7 +43,6 @@ impl Host {
             blender: options.blender,
             guard: options.program,
             folder: run.path().to_owned(),
-            threads: threads(options.workers),
             processes: TaskTracker::new(),
         };
         let pool = Pool::new(launch, options.workers, events.clone());
@@ -66,10 +65,4 @@ impl Host {
         pool.stop().await;
         drop(run);
     }
-}
-
-/// Divides the processors among several workers; a single one does as its scene says.
-fn threads(workers: usize) -> Option<u32> {
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    (workers > 1).then(|| (processors / workers).max(1) as u32)
 }

@@ -1,8 +1,10 @@
 //! The worker program's conformance, in every Blender there is.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hotshoe::blender::seats::{Seat, Seats};
 use hotshoe::blender::wire::{Develop, Paths, Progress, Region, Samples, Shot, Write};
 use hotshoe::blender::worker::{Launch, Worker};
 use hotshoe::blender::{Blender, BlenderError};
@@ -16,19 +18,18 @@ struct Bench {
     folder: tempfile::TempDir,
 }
 
+fn launch(blender: &harness::Blender, folder: &Path) -> Launch {
+    let path = blender.path.clone();
+    let blender = if blender.is_module { Blender::Module(path) } else { Blender::Program(path) };
+    let (guard, folder) = (PROGRAM.into(), folder.to_owned());
+    Launch { blender, guard, folder, processes: TaskTracker::new() }
+}
+
 impl Bench {
     async fn start(blender: &harness::Blender) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = blender.path.clone();
-        let blender = if blender.is_module { Blender::Module(path) } else { Blender::Program(path) };
-        let launch = Launch {
-            blender,
-            guard: PROGRAM.into(),
-            folder: folder.path().to_owned(),
-            threads: None,
-            processes: TaskTracker::new(),
-        };
-        Self { worker: Worker::start(&launch, 1).await.unwrap(), folder }
+        let launch = launch(blender, folder.path());
+        Self { worker: Worker::start(&launch, 1, Seat::default()).await.unwrap(), folder }
     }
 
     /// Renders a frame into a new folder and returns its picture's path.
@@ -206,4 +207,37 @@ async fn it_tells_how_far_it_is_and_lists_devices() {
         let devices = worker.devices().await.unwrap();
         assert!(devices.as_array().unwrap().iter().any(|device| device["kind"] == "cpu"), "{devices}");
     }
+}
+
+/// The processors that a worker's Blender may run on.
+fn processors(worker: &Worker) -> String {
+    let program = worker.home().join("worker.py");
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let blender = processes
+        .filter(|process| {
+            let command = std::fs::read(process.join("cmdline")).unwrap_or_default();
+            let mut words = command.split(|byte| *byte == 0);
+            words.next() != Some(PROGRAM.as_bytes())
+                && words.any(|word| word == program.as_os_str().as_bytes())
+        })
+        .last()
+        .unwrap();
+    let status = std::fs::read_to_string(blender.join("status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_share_the_machine_share_no_processor() {
+    let machine = std::thread::available_parallelism().unwrap().get();
+    assert!(machine > 1, "one processor cannot be divided");
+    let folder = tempfile::tempdir().unwrap();
+    let launch = launch(&harness::installed(), folder.path());
+    let seats = Seats::divide(2);
+    let (one, two) =
+        tokio::join!(Worker::start(&launch, 1, seats.take()), Worker::start(&launch, 2, seats.take()));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_ne!(processors(&one), processors(&two));
+    let alone = Bench::start(&harness::installed()).await.worker;
+    assert_ne!(processors(&alone), processors(&one), "a lone worker has them all");
+    assert_ne!(processors(&alone), processors(&two), "a lone worker has them all");
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::seats::Seats;
 use super::worker::{END_LIMIT, Launch, Worker};
 use super::{BlenderError, header, wire};
 use crate::events::{EventKind, Events};
@@ -21,6 +22,7 @@ pub struct Pool(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     launch: Launch,
+    seats: Seats,
     events: Events,
     free: Arc<Semaphore>,
     idle: Mutex<Vec<Worker>>,
@@ -42,9 +44,9 @@ pub struct Held {
 impl Pool {
     /// Makes a pool of at most `size` workers; none is started yet.
     pub fn new(launch: Launch, size: usize, events: Events) -> Self {
-        let free = Arc::new(Semaphore::new(size));
+        let (seats, free) = (Seats::divide(size), Arc::new(Semaphore::new(size)));
         let (idle, next_id, stopping) = (Mutex::default(), AtomicU32::new(1), CancellationToken::new());
-        Self(Arc::new(Shared { launch, events, free, idle, next_id, stopping, size }))
+        Self(Arc::new(Shared { launch, seats, events, free, idle, next_id, stopping, size }))
     }
 
     /// Returns how many workers there may be.
@@ -116,7 +118,7 @@ impl Pool {
 
     async fn start(&self) -> Result<Worker, BlenderError> {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let worker = Worker::start(&self.0.launch, id).await?;
+        let worker = Worker::start(&self.0.launch, id, self.0.seats.take()).await?;
         self.0.events.append(EventKind::WorkerStarted {
             id,
             blender: worker.hello.blender_version.clone(),

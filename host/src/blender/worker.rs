@@ -13,6 +13,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sched::sched_setaffinity;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use regex::Regex;
@@ -25,6 +26,7 @@ use tokio::process::{ChildStdin, Command};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
+use super::seats::Seat;
 use super::wire::{self, Hello, Progress};
 use super::{Blender, BlenderError, guard};
 use crate::config::create_private;
@@ -48,8 +50,6 @@ pub struct Launch {
     pub guard: PathBuf,
     /// A private folder, where each worker gets one of its own.
     pub folder: PathBuf,
-    /// Threads of each worker; all that the scene says if absent.
-    pub threads: Option<u32>,
     /// Follows every process until its end, whoever has dropped it.
     pub processes: TaskTracker,
 }
@@ -65,7 +65,7 @@ pub struct Worker {
     pub started_in: Duration,
     peer: Peer,
     process: Process,
-    threads: Option<u32>,
+    seat: Seat,
     busy: AtomicBool,
     progress: watch::Receiver<Progress>,
 }
@@ -86,12 +86,12 @@ struct Log(Arc<Mutex<VecDeque<String>>>);
 
 impl Worker {
     /// Starts a worker and waits until it says hello.
-    pub async fn start(launch: &Launch, id: u32) -> Result<Self, BlenderError> {
+    pub async fn start(launch: &Launch, id: u32, seat: Seat) -> Result<Self, BlenderError> {
         let began = Instant::now();
         let (progress_sender, progress) = watch::channel(Progress::default());
         let progress_sender = Arc::new(progress_sender);
         let (ours, theirs) = StdUnixStream::pair().map_err(BlenderError::io("make a socket pair"))?;
-        let mut process = Process::start(launch, id, theirs.into(), progress_sender.clone())?;
+        let mut process = Process::start(launch, id, &seat, theirs.into(), progress_sender.clone())?;
         ours.set_nonblocking(true).map_err(BlenderError::io("use a socket"))?;
         let stream = UnixStream::from_std(ours).map_err(BlenderError::io("use a socket"))?;
         let (peer, mut notifications) = Peer::start(stream);
@@ -109,13 +109,13 @@ impl Worker {
         };
         tokio::spawn(follow_progress(notifications, progress_sender));
         tracing::debug!(worker = id, blender = hello.blender_version, "worker is up");
-        let (started_in, threads, busy) = (began.elapsed(), launch.threads, AtomicBool::new(false));
-        Ok(Self { id, hello, started_in, peer, process, threads, busy, progress })
+        let (started_in, busy) = (began.elapsed(), AtomicBool::new(false));
+        Ok(Self { id, hello, started_in, peer, process, seat, busy, progress })
     }
 
     /// Opens a scene as it is on disk, with nothing set in it.
     pub async fn open(&self, path: &Path) -> Result<wire::Opened, BlenderError> {
-        self.call("scene.open", &wire::Open { path, threads: self.threads }).await
+        self.call("scene.open", &wire::Open { path, threads: self.seat.threads() }).await
     }
 
     /// Says what the open scene is.
@@ -202,13 +202,14 @@ impl Process {
     fn start(
         launch: &Launch,
         id: u32,
+        seat: &Seat,
         line: OwnedFd,
         progress: Arc<watch::Sender<Progress>>,
     ) -> Result<Self, BlenderError> {
         let home = launch.folder.join(format!("worker-{id}"));
         create_private(&home).map_err(BlenderError::io("make a worker's folder"))?;
         let (output, printed) = std::io::pipe().map_err(BlenderError::io("make a pipe"))?;
-        let mut command = command(launch, &home, &line)?;
+        let mut command = command(launch, &home, seat, &line)?;
         let errors = printed.try_clone().map_err(BlenderError::io("make a pipe"))?;
         command.stdin(Stdio::piped()).stdout(printed).stderr(errors);
         let mut child = command.spawn().map_err(BlenderError::io("start a worker"))?;
@@ -247,7 +248,7 @@ impl Drop for Process {
 }
 
 /// Builds the command: the guard, then Blender, then the worker program.
-fn command(launch: &Launch, home: &Path, line: &OwnedFd) -> Result<Command, BlenderError> {
+fn command(launch: &Launch, home: &Path, seat: &Seat, line: &OwnedFd) -> Result<Command, BlenderError> {
     let program = home.join("worker.py");
     std::fs::write(&program, PROGRAM).map_err(BlenderError::io("write the worker program"))?;
     #[expect(clippy::disallowed_methods, reason = "workers are started here and nowhere else")]
@@ -267,12 +268,14 @@ fn command(launch: &Launch, home: &Path, line: &OwnedFd) -> Result<Command, Blen
     command.env("HOTSHOE_FD", fd.to_string()).env("TMPDIR", home);
     // Messages of Blender are read by a program.
     command.env("LC_ALL", "C.UTF-8").env("LANG", "C.UTF-8");
-    // SAFETY: fcntl is async-signal-safe, and nothing else happens here.
+    let processors = seat.processors().map_err(|error| BlenderError::io("name processors")(error.into()))?;
+    // SAFETY: fcntl and sched_setaffinity are bare system calls, and nothing else happens here.
     unsafe {
         command.pre_exec(move || {
             let line = std::os::fd::BorrowedFd::borrow_raw(fd);
             fcntl(line, FcntlArg::F_SETFD(FdFlag::empty()))?;
-            Ok(())
+            let this = Pid::from_raw(0);
+            Ok(processors.as_ref().map_or(Ok(()), |processors| sched_setaffinity(this, processors))?)
         });
     }
     Ok(command)

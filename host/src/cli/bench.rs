@@ -53,7 +53,7 @@ struct Row {
     unit: &'static str,
     runs: usize,
     reference: Reference,
-    /// Ours by the reference.
+    /// Ours by the reference; of runs in turn, the median of the ratios pair by pair.
     ratio: f64,
     goal: Goal,
     met: bool,
@@ -83,14 +83,40 @@ impl Row {
         reference: Reference,
         goal: Goal,
     ) -> Self {
-        let (median, ratio) = (ours.median(), ours.median() / reference.median);
+        let ratio = ours.median() / reference.median;
+        Self::with_ratio(name.into(), unit, ours, reference, ratio, goal)
+    }
+
+    /// A result of runs that took turns with those of the reference: a slow minute
+    /// of the machine then hits both of a pair.
+    fn in_turn(
+        name: String,
+        unit: &'static str,
+        ours: &[f64],
+        (reference, theirs): (&str, &[f64]),
+        goal: Goal,
+    ) -> Self {
+        let ratios = Samples::new(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect());
+        let reference = Reference::new(reference, &Samples::new(theirs.to_vec()));
+        Self::with_ratio(name, unit, &Samples::new(ours.to_vec()), reference, ratios.median(), goal)
+    }
+
+    fn with_ratio(
+        name: String,
+        unit: &'static str,
+        ours: &Samples,
+        reference: Reference,
+        ratio: f64,
+        goal: Goal,
+    ) -> Self {
+        let median = ours.median();
         let met = match goal {
             Goal::MedianAtMost(limit) => median <= limit,
             Goal::RatioAtMost(limit) => ratio <= limit,
             Goal::RatioAtLeast(limit) => ratio >= limit,
         };
         let (min, max, runs) = (ours.0[0], ours.0[ours.0.len() - 1], ours.0.len());
-        Self { name: name.into(), median, min, max, unit, runs, reference, ratio, goal, met }
+        Self { name, median, min, max, unit, runs, reference, ratio, goal, met }
     }
 
     fn cells(&self) -> Vec<String> {

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::{Failure, Result, table};
 use crate::blender::find::{self, Found};
 use crate::blender::install::{self, Step};
+use crate::blender::seats::Seat;
 use crate::blender::worker::{Launch, Worker};
 use crate::blender::{Blender, BlenderError};
 use crate::config::{DataDir, RunDir};
@@ -120,10 +121,9 @@ pub(super) async fn version(blender: &Blender, data: &DataDir) -> Result<String,
         blender: blender.clone(),
         guard,
         folder: run.path().to_owned(),
-        threads: None,
         processes: TaskTracker::new(),
     };
-    let worker = Worker::start(&launch, 1).await?;
+    let worker = Worker::start(&launch, 1, Seat::default()).await?;
     let version = worker.hello.blender_version.clone();
     worker.stop().await;
     Ok(version)

@@ -96,23 +96,26 @@ impl Bench<'_> {
             start.push(self.step(&name, "start and load", self.plain(scene, 0, 0))?.seconds);
         }
         let each = f64::from(frames);
-        let cold = Samples::new(cold);
-        let saved = ours.iter().map(|seconds| cold.median() - seconds / each).collect();
-        let [plain, ours, pair, start, saved, memory] =
-            [plain, ours, pair, start, saved, memory].map(Samples::new);
-        let animation = || Reference::new("blender -b -a", &plain);
+        let saved: Vec<f64> = cold.iter().zip(&ours).map(|(cold, ours)| cold - ours / each).collect();
+        let animation = ("blender -b -a", plain.as_slice());
         let limit = Reference { name: "limit".to_owned(), median: MEMORY };
         Ok(vec![
-            Row::new(format!("{name}: {frames} frames"), "s", &ours, animation(), Goal::RatioAtMost(1.03)),
-            Row::new(format!("{name}: two workers"), "s", &pair, animation(), Goal::RatioAtMost(1.0)),
-            Row::new(
+            Row::in_turn(format!("{name}: {frames} frames"), "s", &ours, animation, Goal::RatioAtMost(1.03)),
+            Row::in_turn(format!("{name}: two workers"), "s", &pair, animation, Goal::RatioAtMost(1.0)),
+            Row::in_turn(
                 format!("{name}: saved a frame"),
                 "s",
                 &saved,
-                Reference::new("start and load", &start),
+                ("start and load", &start),
                 Goal::RatioAtLeast(1.0),
             ),
-            Row::new(format!("{name}: host memory"), "MiB", &memory, limit, Goal::MedianAtMost(MEMORY)),
+            Row::new(
+                format!("{name}: host memory"),
+                "MiB",
+                &Samples::new(memory),
+                limit,
+                Goal::MedianAtMost(MEMORY),
+            ),
         ])
     }
 
