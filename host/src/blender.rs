@@ -47,22 +47,22 @@ pub enum BlenderError {
     },
     /// Blender did not come up.
     #[error(
-        "Blender does not start: {path} {status}\n{log}\nsee what it lacks with `hotshoe doctor`, or choose another with --blender PATH"
+        "Blender does not start: {path} {status}{log}\nsee what it lacks with `hotshoe doctor`, or choose another with --blender PATH"
     )]
     Start {
         /// The file that was run.
         path: PathBuf,
         /// How it ended.
         status: String,
-        /// The end of what it printed.
+        /// The end of what it printed, each line after a line break.
         log: String,
     },
     /// Blender died while it was working.
-    #[error("Blender died while it was working: {status}\n{log}")]
+    #[error("Blender died while it was working: {status}{log}")]
     Died {
         /// How it ended.
         status: String,
-        /// The end of what it printed.
+        /// The end of what it printed, each line after a line break.
         log: String,
     },
     /// Blender answered that it cannot.

@@ -121,8 +121,12 @@ pub fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result {
     let data = || {
-        DataDir::open(cli.data.clone())
-            .map_err(|error| Failure::bad_input(format!("cannot use the data directory: {error}")))
+        let named = cli.data.iter().map(|folder| format!(" '{}'", folder.display())).collect::<String>();
+        DataDir::open(cli.data.clone()).map_err(|error| {
+            Failure::bad_input(format!(
+                "cannot use the data directory{named}: {error}\nchoose another with --data DIR"
+            ))
+        })
     };
     match cli.command {
         Command::Render(args) => render::run(args, &data()?).await,

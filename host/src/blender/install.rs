@@ -53,8 +53,7 @@ pub async fn install(
     let blenders = data.blenders();
     create_private(&blenders).map_err(BlenderError::io("make the folder of Blenders"))?;
     let (wanted, python) = choose(request.version.as_deref(), &pythons().await)?;
-    progress(Step::Doing("waiting for another installation to end".to_owned()));
-    let _lock = lock(&blenders.join("lock")).await?;
+    let _lock = lock(&blenders.join("lock"), progress).await?;
     if let Some(there) = already(&wanted, data) {
         ready(there.path(), request, progress).await?;
         return Ok(there);
@@ -273,14 +272,22 @@ async fn install_packages(
     Ok(())
 }
 
-async fn lock(path: &Path) -> Result<Flock<std::fs::File>, BlenderError> {
-    let doing = BlenderError::io("lock the folder of Blenders");
-    let path = path.to_owned();
+async fn lock(
+    path: &Path,
+    progress: &mut (dyn FnMut(Step) + Send),
+) -> Result<Flock<std::fs::File>, BlenderError> {
+    let failed = |error: std::io::Error| BlenderError::io("lock the folder of Blenders")(error);
+    let file =
+        std::fs::File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(locked) => return Ok(locked),
+        Err((file, _)) => file,
+    };
+    progress(Step::Doing("waiting for another installation to end".to_owned()));
     let locked = tokio::task::spawn_blocking(move || {
-        let file = std::fs::File::options().create(true).truncate(false).write(true).open(path)?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| std::io::Error::from(errno))
     });
-    locked.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).map_err(doing)
+    locked.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).map_err(failed)
 }
 
 fn remove(folder: &Path) -> Result<(), BlenderError> {

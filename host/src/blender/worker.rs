@@ -67,7 +67,7 @@ pub struct Worker {
     process: Process,
     seat: Seat,
     busy: AtomicBool,
-    progress: watch::Receiver<Progress>,
+    progress: Arc<watch::Sender<Progress>>,
 }
 
 /// The guarded process. Dropping it closes the life line.
@@ -88,10 +88,9 @@ impl Worker {
     /// Starts a worker and waits until it says hello.
     pub async fn start(launch: &Launch, id: u32, seat: Seat) -> Result<Self, BlenderError> {
         let began = Instant::now();
-        let (progress_sender, progress) = watch::channel(Progress::default());
-        let progress_sender = Arc::new(progress_sender);
+        let progress = Arc::new(watch::Sender::new(Progress::default()));
         let (ours, theirs) = StdUnixStream::pair().map_err(BlenderError::io("make a socket pair"))?;
-        let mut process = Process::start(launch, id, &seat, theirs.into(), progress_sender.clone())?;
+        let mut process = Process::start(launch, id, &seat, theirs.into(), progress.clone())?;
         ours.set_nonblocking(true).map_err(BlenderError::io("use a socket"))?;
         let stream = UnixStream::from_std(ours).map_err(BlenderError::io("use a socket"))?;
         let (peer, mut notifications) = Peer::start(stream);
@@ -107,7 +106,7 @@ impl Worker {
                 return Err(BlenderError::Start { path, status, log });
             }
         };
-        tokio::spawn(follow_progress(notifications, progress_sender));
+        tokio::spawn(follow_progress(notifications, progress.clone()));
         tracing::debug!(worker = id, blender = hello.blender_version, "worker is up");
         let (started_in, busy) = (began.elapsed(), AtomicBool::new(false));
         Ok(Self { id, hello, started_in, peer, process, seat, busy, progress })
@@ -160,7 +159,7 @@ impl Worker {
 
     /// Follows the request that is being worked on.
     pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
+        self.progress.subscribe()
     }
 
     /// Whether it is alive and no call of it was given up half-way.
@@ -181,6 +180,10 @@ impl Worker {
     ) -> Result<T, BlenderError> {
         // Stays set if this future is dropped: the worker is then not to be used again.
         self.busy.store(true, Ordering::Relaxed);
+        self.progress.send_if_modified(|progress| {
+            *progress = Progress::default();
+            false
+        });
         let result = self.peer.call(method, params).await;
         self.busy.store(false, Ordering::Relaxed);
         match result {
@@ -344,7 +347,7 @@ impl Log {
 
     fn tail(&self) -> String {
         let lines = self.0.lock().expect("no code panics under this lock");
-        lines.iter().map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n")
+        lines.iter().map(|line| format!("\n  | {line}")).collect()
     }
 }
 
