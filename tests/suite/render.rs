@@ -1,5 +1,7 @@
 //! `hotshoe render`: what users see and what is left when it ends.
 
+use serde_json::Value;
+
 use crate::harness::{Ended, Picture, Render, blenders, command, files_below, installed};
 
 #[test]
@@ -60,12 +62,16 @@ fn several_workers_share_the_frames() {
 #[test]
 fn progress_comes_while_a_frame_renders() {
     for blender in blenders() {
-        let render = Render::with(&blender, &blender.scene("small")).frames("1").args(["--json"]);
+        let render = Render::with(&blender, &blender.scene("small")).frames("1-2").args(["--json"]);
         let mut render = render.set("samples", "2048");
         let events = render.run().expect(0).events();
-        let seconds = events.iter().filter(|event| event["event"] == "task_progress");
-        let seconds: Vec<f64> = seconds.filter_map(|event| event["seconds"].as_f64()).collect();
-        assert!(seconds.iter().any(|&seconds| seconds > 0.4), "{seconds:?}");
+        for frame in 1..=2 {
+            let of_frame = |event: &&Value| event["event"] == "task_progress" && event["frame"] == frame;
+            let seconds = events.iter().filter(of_frame).filter_map(|event| event["seconds"].as_f64());
+            let seconds: Vec<f64> = seconds.collect();
+            assert!(seconds.iter().any(|&seconds| seconds > 0.4), "{seconds:?}");
+            assert!(seconds.is_sorted(), "begins with another frame's: {seconds:?}");
+        }
         assert!(events.iter().any(|event| event["samples"][1] == 2048), "{events:#?}");
         assert!(Picture::read(&render.out().join("0001.png")).shows_something());
     }
@@ -77,7 +83,7 @@ fn the_log_is_json_when_asked_for() {
         Render::new(&installed().scene("small")).frames("1").args(["-v", "--log-format", "json"]);
     let ended = render.run().expect(0);
     let line = ended.stderr.lines().find(|line| line.starts_with('{')).unwrap();
-    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
     assert_eq!(line["level"], "INFO");
 }
 
