@@ -348,7 +348,7 @@ def masonry(width, height, middle, stone):
     long, high, (x, y, z) = 0.5, 0.2, middle
     first = p.box("wall", (0.97 * long, high, 0.95 * high), stone, 0.012, at=(x - width / 2, y, z))
     for offset, count in (((long / 2, 0, high), 2), ((long, 0, 0), round(width / long)),
-                                ((0, 0, 2 * high), round(height / high / 2))):
+                          ((0, 0, 2 * high), round(height / high / 2))):
         again = first.modifiers.new("again", "ARRAY")
         again.use_relative_offset, again.use_constant_offset = False, True
         again.constant_offset_displace, again.count = offset, count

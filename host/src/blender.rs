@@ -88,7 +88,7 @@ pub enum BlenderError {
 
 impl BlenderError {
     /// Names what was being done when I/O failed.
-    pub fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn io(doing: &'static str) -> impl Fn(std::io::Error) -> Self + Copy {
         move |source| Self::Io { doing, source }
     }
 }

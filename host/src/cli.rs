@@ -121,11 +121,9 @@ pub fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result {
     let data = || {
-        let named = cli.data.iter().map(|folder| format!(" '{}'", folder.display())).collect::<String>();
         DataDir::open(cli.data.clone()).map_err(|error| {
-            Failure::bad_input(format!(
-                "cannot use the data directory{named}: {error}\nchoose another with --data DIR"
-            ))
+            let hint = "choose another with --data DIR";
+            Failure::bad_input(format!("cannot use the data directory: {error}\n{hint}"))
         })
     };
     match cli.command {

@@ -20,12 +20,13 @@ impl DataDir {
     pub fn open(given: Option<PathBuf>) -> io::Result<Self> {
         let path = match given {
             Some(path) => path,
-            None => dirs::data_dir()
-                .ok_or_else(|| io::Error::other("this user has no home; say where with --data DIR"))?
-                .join("hotshoe"),
+            None => {
+                dirs::data_dir().ok_or_else(|| io::Error::other("this user has no home"))?.join("hotshoe")
+            }
         };
-        create_private(&path)?;
-        let path = fs::canonicalize(path)?;
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        create_private(&path).map_err(named)?;
+        let path = fs::canonicalize(&path).map_err(named)?;
         let info = fs::metadata(&path)?;
         if path.to_str().is_none() {
             return Err(io::Error::other(format!("{} is not UTF-8", path.display())));

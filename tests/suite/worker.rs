@@ -4,10 +4,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hotshoe::blender::pool::Pool;
 use hotshoe::blender::seats::{Seat, Seats};
 use hotshoe::blender::wire::{Develop, Paths, Progress, Region, Samples, Shot, Write};
 use hotshoe::blender::worker::{Launch, Worker};
 use hotshoe::blender::{Blender, BlenderError};
+use hotshoe::events::Events;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -245,4 +247,16 @@ async fn workers_that_share_the_machine_share_no_processor() {
     let alone = Bench::start(&harness::installed()).await.worker;
     assert_eq!(processors(&alone) != processors(&one), divided, "a lone worker has them all");
     assert_eq!(processors(&alone) != processors(&two), divided, "a lone worker has them all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_is_warm_starts_no_more_workers() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = Pool::new(launch(&harness::installed(), folder.path()), 2, Events::default());
+    let workers = || std::fs::read_dir(folder.path()).unwrap().count();
+    pool.warm_up(2).await.unwrap();
+    assert_eq!(workers(), 2);
+    pool.warm_up(2).await.unwrap();
+    assert_eq!(workers(), 2);
+    pool.stop().await;
 }

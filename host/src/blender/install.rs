@@ -276,9 +276,8 @@ async fn lock(
     path: &Path,
     progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Flock<std::fs::File>, BlenderError> {
-    let failed = |error: std::io::Error| BlenderError::io("lock the folder of Blenders")(error);
-    let file =
-        std::fs::File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    let doing = BlenderError::io("lock the folder of Blenders");
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(path).map_err(doing)?;
     let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(locked) => return Ok(locked),
         Err((file, _)) => file,
@@ -287,7 +286,7 @@ async fn lock(
     let locked = tokio::task::spawn_blocking(move || {
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| std::io::Error::from(errno))
     });
-    locked.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).map_err(failed)
+    locked.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).map_err(doing)
 }
 
 fn remove(folder: &Path) -> Result<(), BlenderError> {

@@ -54,7 +54,7 @@ impl Pool {
         self.0.size
     }
 
-    /// Starts up to `count` workers, so that they are up when they are wanted.
+    /// Starts up to `count` workers if none is idle, so that they are up when they are wanted.
     pub async fn warm_up(&self, count: usize) -> Result<(), BlenderError> {
         let starting = (0..count.min(self.0.size)).map(|_| self.clone().start_idle());
         let started = starting.map(tokio::spawn).collect::<Vec<_>>();
@@ -67,7 +67,7 @@ impl Pool {
     async fn start_idle(self) -> Result<(), BlenderError> {
         let _permit = self.permit().await;
         tokio::select! {
-            worker = self.start() => self.keep(worker?),
+            worker = self.worker() => self.keep(worker?),
             // Its process ends with the future that starts it.
             () = self.0.stopping.cancelled() => {}
         }
@@ -77,11 +77,7 @@ impl Pool {
     /// Waits for a free worker and opens a scene in it.
     pub async fn open(&self, scene: &Path) -> Result<Held, BlenderError> {
         let permit = self.permit().await;
-        let idle = self.take_idle();
-        let worker = match idle {
-            Some(worker) => worker,
-            None => self.start().await?,
-        };
+        let worker = self.worker().await?;
         let opening = async {
             header::check(scene, &worker.hello)?;
             worker.open(scene).await
@@ -113,6 +109,15 @@ impl Pool {
             Ok(permit) => permit,
             // The pool has stopped: whoever still waits is about to be dropped.
             Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Takes an idle worker, or starts one. Needs a permit: so there are never
+    /// more workers than seats.
+    async fn worker(&self) -> Result<Worker, BlenderError> {
+        match self.take_idle() {
+            Some(worker) => Ok(worker),
+            None => self.start().await,
         }
     }
 

@@ -89,6 +89,7 @@ fn divide(processors: &[usize], parallelism: usize, workers: usize) -> Vec<Share
         let threads = Some(processors.len() as u32);
         Share { processors, threads }
     };
+    // Seats are taken from the end.
     (0..workers).rev().map(share).collect()
 }
 

@@ -180,6 +180,7 @@ impl Worker {
     ) -> Result<T, BlenderError> {
         // Stays set if this future is dropped: the worker is then not to be used again.
         self.busy.store(true, Ordering::Relaxed);
+        // Nothing of the call before, and nothing yet to tell.
         self.progress.send_if_modified(|progress| {
             *progress = Progress::default();
             false
