@@ -189,11 +189,14 @@ class Scene:
         self.path = path
         self.stamp = stamp
         self.settings = Journal()
+        # Whether it may be rendered on the CPU though it asks for a GPU.
+        self.cpu = False
         try:
             bpy.ops.wm.open_mainfile(filepath=path, load_ui=False, use_scripts=False)
         except RuntimeError as error:
-            raise Failure("blender", f"Blender cannot load the scene: {first_line(error)}") from None
-        self.blocked = blocked_scripts()
+            hint = "open it in Blender and save it again, or take a newer Blender with --blender PATH"
+            raise Failure("blender", f"Blender cannot load the scene: {first_line(error)}\n{hint}") from None
+        self.blocked = blocked_scripts() + stop_style_modules()
         # Worth its memory: geometry and textures stay on the device between frames.
         self.data.render.use_persistent_data = True
 
@@ -280,6 +283,10 @@ class Scene:
         return True
 
     def set(self, path, value):
+        self._set(path, value)
+        self.check_device()
+
+    def _set(self, path, value):
         special = {"camera": self._set_camera, "view_layer": self._set_view_layer, "engine": self._set_engine}
         if path in special:
             if not isinstance(value, str):
@@ -307,7 +314,7 @@ class Scene:
         camera = self.data.objects.get(name)
         if camera is None or camera.type != "CAMERA":
             known = [o.name for o in self.data.objects if o.type == "CAMERA"]
-            raise Failure("not-found", f"the scene has no camera '{name}'; it has {listing(known)}")
+            raise Failure("not-found", f"the scene has no camera '{name}'\nit has {listing(known)}")
         # A marker would switch back to its own camera at the next frame.
         for marker in self.data.timeline_markers:
             if marker.camera:
@@ -317,7 +324,7 @@ class Scene:
     def _set_view_layer(self, name):
         known = [layer.name for layer in self.data.view_layers]
         if name not in known:
-            raise Failure("not-found", f"the scene has no view layer '{name}'; it has {listing(known)}")
+            raise Failure("not-found", f"the scene has no view layer '{name}'\nit has {listing(known)}")
         for layer in self.data.view_layers:
             self.settings.set(layer, "use", layer.name == name)
 
@@ -328,7 +335,7 @@ class Scene:
                 return
             except TypeError:
                 continue
-        raise Failure("invalid-argument", f"this Blender has no engine '{name}'; use one of {listing(ENGINES)}")
+        raise Failure("invalid-argument", f"this Blender has no engine '{name}'\nuse one of {listing(ENGINES)}")
 
     # rendering
 
@@ -347,18 +354,18 @@ class Scene:
                 views = [v.name for v in render.views if v.use]
             return [os.path.relpath(render.frame_path(frame=frame, view=v), "/") for v in views]
 
-    def check_device(self, cpu):
+    def check_device(self):
         """Fails rather than to render on the CPU what asks for a GPU."""
         scene = self.data
-        if scene.render.engine == "CYCLES" and scene.cycles.device == "GPU" and not cpu:
+        if scene.render.engine == "CYCLES" and scene.cycles.device == "GPU" and not self.cpu:
             raise Failure(
                 "unsupported",
-                "the scene asks for a GPU and this worker has none; to render on the CPU, say --device cpu",
+                "the scene asks for a GPU and this host renders on its CPU only\n"
+                "if that is what you want, say --device cpu",
             )
 
-    def write(self, frame, name, directory, cpu):
+    def write(self, frame, name, directory):
         scene, render = self.data, self.data.render
-        self.check_device(cpu)
         if render.is_movie_format:
             raise Failure("unsupported", f"the scene writes {render.image_settings.file_format}, a movie")
         with Journal() as changed:
@@ -374,12 +381,12 @@ class Scene:
                 redirect(node, directory, changed)
             run_render(animation=True)
 
-    def shot(self, frame, region, samples, file, cpu):
+    def shot(self, frame, region, samples, file):
         scene, render = self.data, self.data.render
-        self.check_device(cpu)
         with Journal() as changed:
             changed.set(render, "use_compositing", False)
             changed.set(render, "use_sequencer", False)
+            changed.set(render, "use_multiview", False)
             self._only_region(region, changed)
             if samples:
                 self._only_samples(samples, changed)
@@ -438,7 +445,10 @@ class Scene:
         try:
             with Journal() as changed:
                 changed.set(render, "filepath", self.output(name, directory))
-                picture.save_render(render.frame_path(frame=frame), scene=self.data)
+                changed.set(render, "use_multiview", False)
+                file = render.frame_path(frame=frame)
+                picture.save_render(file, scene=self.data)
+                return os.path.relpath(file, directory)
         except RuntimeError as error:
             raise Failure("blender", first_line(error)) from None
         finally:
@@ -540,16 +550,36 @@ def missing_files():
 def blocked_scripts():
     """Everything in the file that Blender would have run, had it been trusted."""
     found = [f"text block '{text.name}'" for text in bpy.data.texts if text.use_module]
+    for name, animation in animations():
+        for curve in animation.drivers:
+            driver = curve.driver
+            if driver.type == "SCRIPTED" and not driver.is_simple_expression:
+                found.append(f"driver of {curve.data_path} on '{name}': {driver.expression[:80]}")
+    return found
+
+
+def animations():
+    """All animation data, each with the name of what it is part of."""
     for prop in bpy.data.bl_rna.properties:
         if prop.type != "COLLECTION":
             continue
         for block in getattr(bpy.data, prop.identifier):
-            animation = getattr(block, "animation_data", None)
-            for curve in animation.drivers if animation else ():
-                driver = curve.driver
-                if driver.type == "SCRIPTED" and not driver.is_simple_expression:
-                    found.append(f"driver of {curve.data_path} on '{block.name}': {driver.expression[:80]}")
-    return found
+            # The node tree of a material, say, is in no list of its own.
+            for owner in (block, getattr(block, "node_tree", None)):
+                if getattr(owner, "animation_data", None):
+                    yield block.name, owner.animation_data
+
+
+def stop_style_modules():
+    """Turns off the scripts of Freestyle, which Blender would run though it trusts no file."""
+    stopped = []
+    for layer in (layer for scene in bpy.data.scenes for layer in scene.view_layers):
+        freestyle = getattr(layer, "freestyle_settings", None)
+        for module in freestyle.modules if freestyle else ():
+            if module.use and module.script:
+                stopped.append(f"style module '{module.script.name}' of view layer '{layer.name}'")
+            module.use = False
+    return stopped
 
 
 def has_denoiser():
@@ -596,7 +626,7 @@ class Worker:
             raise Failure("not-found", "no scene is open")
         return self.scene
 
-    def open(self, path, threads):
+    def open(self, path, threads, cpu):
         """Opens a scene as it is on disk; warm if it is the one loaded already."""
         stamp = Scene.stamp_of(path)
         warm = self.scene is not None and (self.scene.path, self.scene.stamp) == (path, stamp)
@@ -608,9 +638,9 @@ class Worker:
         if threads:
             render = self.scene.data.render
             render.threads_mode, render.threads = "FIXED", threads
-        scene = self.scene.data
-        wants_gpu = scene.render.engine == "CYCLES" and scene.cycles.device == "GPU"
-        return {"warm": warm, "wants_gpu": wants_gpu, "overwrite": scene.render.use_overwrite}
+        self.scene.cpu = cpu
+        self.scene.check_device()
+        return {"warm": warm, "overwrite": self.scene.data.render.use_overwrite}
 
     def answer(self, line):
         try:

@@ -139,6 +139,10 @@ pub struct JobContext {
 pub const SCENE: &str = "scene";
 /// The longest line of log that is kept, in bytes.
 const LOG_LINE: usize = 8 * 1024;
+/// The longest text of an error of the contract, in bytes.
+pub const ERROR_TEXT: usize = 4 * 1024;
+/// Stands for what was cut out.
+const GAP: &str = "\n...\n";
 /// The longest words on progress that are kept, in bytes.
 const PROGRESS: usize = 256;
 
@@ -215,6 +219,17 @@ pub fn harmless(mut text: String, limit: usize) -> String {
     if text.contains(obeyed) { text.replace(obeyed, "\u{fffd}") } else { text }
 }
 
+/// Makes a text harmless that may be too long: what happened stands at its
+/// beginning, and why at its end, so it is cut between them.
+pub fn abridged(text: String, limit: usize) -> String {
+    if text.len() <= limit {
+        return harmless(text, limit);
+    }
+    let (head, tail) = (text.floor_char_boundary(limit / 4), text.len() - (limit / 4 * 3 - GAP.len()));
+    let text = [&text[..head], GAP, &text[text.ceil_char_boundary(tail)..]].concat();
+    harmless(text, limit)
+}
+
 /// Fails unless `key` is 1 to 128 characters that are harmless in a file name.
 fn check_key(key: &str) -> Result<()> {
     let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -226,4 +241,24 @@ fn check_key(key: &str) -> Result<()> {
         Code::InvalidArgument,
         format!("'{start}' is no key: 1 to 128 of A-Z a-z 0-9 . _ -, not beginning with a dot"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_taken_out() {
+        assert_eq!(harmless("a\x1b[31mb\nc\r".to_owned(), 100), "a\u{fffd}[31mb\nc\u{fffd}");
+        assert_eq!(harmless("\u{e9}\u{e9}".to_owned(), 3), "\u{e9}");
+    }
+
+    #[test]
+    fn a_long_error_keeps_its_beginning_and_its_end() {
+        let text = format!("Blender died\n{}\nout of memory", "\u{e9}".repeat(10_000));
+        let cut = abridged(text, ERROR_TEXT);
+        assert!(cut.len() <= ERROR_TEXT, "{}", cut.len());
+        assert!(cut.starts_with("Blender died\n") && cut.ends_with("\nout of memory"), "{cut}");
+        assert_eq!(abridged("short".to_owned(), ERROR_TEXT), "short");
+    }
 }

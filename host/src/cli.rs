@@ -16,6 +16,7 @@ mod doctor;
 mod plugin;
 mod progress;
 mod render;
+mod stopping;
 mod table;
 
 use std::fmt;
@@ -27,7 +28,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::DataDir;
-use crate::plugin::component;
+use crate::plugin::component::Components;
 use crate::plugin::limits::Limits;
 use crate::releases::Releases;
 
@@ -101,8 +102,8 @@ impl Failure {
 
 /// Makes the releases of this program, with an engine to run them.
 fn releases(data: &DataDir) -> Result<Releases> {
-    let engine = component::Host::new(Limits::default()).map_err(Failure::failed)?;
-    Ok(Releases::new(engine, data.clone()))
+    let components = Components::new(Limits::default()).map_err(Failure::failed)?;
+    Ok(Releases::new(components, data.clone()))
 }
 
 /// Runs the program and returns its exit code.

@@ -96,7 +96,9 @@ impl Drop for RunDir {
 fn sweep(runs: &Path) -> io::Result<()> {
     for entry in fs::read_dir(runs)? {
         let path = entry?.path();
-        if path.is_dir() && lock(&path.join("lock"), FlockArg::LockExclusiveNonblock).is_ok() {
+        if path.is_dir()
+            && let Ok(_lock) = lock(&path.join("lock"), FlockArg::LockExclusiveNonblock)
+        {
             fs::remove_dir_all(&path)?;
         }
     }

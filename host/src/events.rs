@@ -108,9 +108,11 @@ pub enum EventKind {
         message: Option<String>,
     },
     /// The plugin wrote to the job's log.
-    TaskLog {
-        /// The task's name.
-        id: String,
+    Log {
+        /// The job.
+        job: String,
+        /// The task's name; none while the plugin plans.
+        task: Option<String>,
         /// `debug`, `info`, `warn` or `error`.
         level: &'static str,
         /// The line.

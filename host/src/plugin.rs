@@ -6,6 +6,7 @@
 pub mod bindings;
 pub mod component;
 pub mod limits;
+pub mod printed;
 pub mod settings;
 
 use std::sync::Arc;

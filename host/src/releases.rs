@@ -13,7 +13,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::config::{DataDir, create_private};
-use crate::plugin::component::Host;
+use crate::plugin::component::Components;
 use crate::plugin::settings::{Schema, nearest};
 use crate::plugin::{Description, Plugin, PluginError};
 
@@ -77,7 +77,7 @@ pub enum ReleaseError {
         source: PluginError,
     },
     /// The compiled form cannot be kept.
-    #[error("cannot write to {}: {source}", path.display())]
+    #[error("cannot write to {}: {source}\nmake room there, or choose another data directory with --data DIR", path.display())]
     Cache {
         /// The folder.
         path: PathBuf,
@@ -131,14 +131,14 @@ impl fmt::Display for Release {
 /// The releases of a host.
 #[derive(Debug)]
 pub struct Releases {
-    host: Host,
+    components: Components,
     data: DataDir,
 }
 
 impl Releases {
     /// Makes the releases of a host; none is loaded yet.
-    pub fn new(host: Host, data: DataDir) -> Self {
-        Self { host, data }
+    pub fn new(components: Components, data: DataDir) -> Self {
+        Self { components, data }
     }
 
     /// Finds the release that a name, or the path of a `.wasm` file, stands for.
@@ -164,7 +164,16 @@ impl Releases {
         let failed = |source| ReleaseError::Load { name: name.clone(), source };
         let compiled = self.compiled(&release)?;
         // SAFETY: `compiled` wrote the file, into a folder that is private to this user.
-        let component = unsafe { self.host.load(&compiled) }.map_err(failed)?;
+        let load = || unsafe { self.components.load(&compiled) };
+        let component = match load() {
+            Err(PluginError::Host(reason)) => {
+                tracing::warn!(reason, file = %compiled.display(), "compiling anew what was compiled before");
+                self.compile(&release, &compiled)?;
+                load()
+            }
+            loaded => loaded,
+        };
+        let component = component.map_err(failed)?;
         let plugin = Plugin::Component(component);
         let description = plugin.describe().await.map_err(failed)?;
         let schema = Schema::new(description.settings_schema.clone())
@@ -174,20 +183,26 @@ impl Releases {
 
     /// Returns the compiled form of a release, made if it is not there.
     pub fn compiled(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
-        let folder = self.data.release(&release.digest);
-        let file = folder.join(format!("{}.cwasm", self.host.compatibility()));
-        if file.exists() {
-            return Ok(file);
+        let file =
+            self.data.release(&release.digest).join(format!("{}.cwasm", self.components.compatibility()));
+        if !file.exists() {
+            self.compile(release, &file)?;
         }
+        Ok(file)
+    }
+
+    fn compile(&self, release: &Release, file: &Path) -> Result<(), ReleaseError> {
+        let folder = self.data.release(&release.digest);
         let name = release.name.clone();
-        let code = self.host.compile(&release.bytes).map_err(|source| ReleaseError::Load { name, source })?;
+        let code =
+            self.components.compile(&release.bytes).map_err(|source| ReleaseError::Load { name, source })?;
         let failed = |source| ReleaseError::Cache { path: folder.clone(), source };
         create_private(&folder).map_err(failed)?;
         // Another host may be doing the same: whoever renames last wins, with equal bytes.
         let mut aside = tempfile::NamedTempFile::new_in(&folder).map_err(failed)?;
         aside.write_all(&code).map_err(failed)?;
         aside.as_file().sync_all().map_err(failed)?;
-        aside.persist(&file).map_err(|error| failed(error.error))?;
-        Ok(file)
+        aside.persist(file).map_err(|error| failed(error.error))?;
+        Ok(())
     }
 }

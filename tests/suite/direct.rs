@@ -71,6 +71,20 @@ fn both_views_of_a_stereo_scene_equal_those_of_plain_blender() {
 }
 
 #[test]
+fn file_output_nodes_are_kept_inside_the_output_folder() {
+    for blender in blenders() {
+        let mut render = Render::with(&blender, &blender.scene("escape")).frames("1");
+        render.run().expect(0);
+        let files = render.files();
+        assert_eq!(files.len(), 2, "{files:?}");
+        assert!(files.contains(&"0001.png".to_owned()), "{files:?}");
+        assert!(files.iter().any(|name| name.starts_with("hotshoe-escape/up_")), "{files:?}");
+        assert_eq!(files_below(render.folder.path()).len(), 2);
+        assert!(!Path::new("/tmp/hotshoe-escape").exists());
+    }
+}
+
+#[test]
 fn settings_change_the_picture_and_nothing_else() {
     let small = Path::new("small").with_extension("blend");
     for blender in blenders() {
@@ -105,6 +119,8 @@ fn camera_and_view_layer_are_the_ones_asked_for() {
     assert!(third == third_second && first != first_second && first != third);
     let [everything, _] = picture(&["view_layer=ViewLayer"]);
     assert!(everything == first);
+    let [nothing, _] = picture(&["view_layer=Empty"]);
+    assert!(nothing != first);
 }
 
 #[test]

@@ -11,10 +11,13 @@ use tempfile::TempDir;
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_hotshoe");
 
-/// Makes a command; tests may start what they like.
+/// Makes a command; tests may start what they like. Nothing of the person who
+/// runs the tests is touched.
 #[expect(clippy::disallowed_methods, reason = "tests start programs")]
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
-    Command::new(program)
+    let mut command = Command::new(program);
+    command.env("HOTSHOE_DATA", shared_data()).env_remove("HOTSHOE_BLENDER");
+    command
 }
 
 /// The root of the repository.
@@ -72,6 +75,15 @@ impl Blender {
         }
         run.arg(file);
         run
+    }
+
+    /// Its version, such as `[4, 5, 15]`.
+    pub(crate) fn version(&self) -> Vec<u32> {
+        let mut list = command(PROGRAM);
+        let output = list.args(["blender", "list", "--json", "--blender"]).arg(&self.path).output().unwrap();
+        let first: Value =
+            serde_json::Deserializer::from_slice(&output.stdout).into_iter().next().unwrap().unwrap();
+        first["version"].as_str().unwrap().split(['.', ' ']).map_while(|part| part.parse().ok()).collect()
     }
 
     /// The path of a scene of `tests/fixtures/scenes.py`, made by this Blender.

@@ -1,6 +1,8 @@
 //! Components: what the contract promises them, and what their harm costs.
 
-use crate::harness::{Picture, Render, command, component, installed, probe};
+use std::os::unix::fs::MetadataExt;
+
+use crate::harness::{Ended, Picture, Render, command, component, files_below, installed, probe};
 
 #[test]
 fn the_contract_holds_for_a_component() {
@@ -12,6 +14,12 @@ fn the_contract_holds_for_a_component() {
 #[test]
 fn state_outlives_the_attempt_that_set_it() {
     Render::probe("state").frames("1-4").run().expect(0);
+}
+
+#[test]
+fn a_renderer_that_leaves_no_file_is_not_silent() {
+    let ended = Render::probe("turns").frames("1").run().expect(0);
+    assert!(ended.stdout.contains("the renderer left no file"), "{ended:#?}");
 }
 
 #[test]
@@ -45,7 +53,8 @@ fn what_a_plugin_says_is_heard() {
     let said = |name: &str, key: &str, value: &str| {
         assert!(events.iter().any(|event| event["event"] == name && event[key] == value), "{events:#?}");
     };
-    said("task_log", "message", "hello from the probe");
+    said("log", "message", "planning");
+    said("log", "message", "hello from the probe");
     said("task_progress", "message", "half way");
 }
 
@@ -57,6 +66,38 @@ fn a_panic_fails_its_frame_and_the_others_are_finished() {
         .expect(1)
         .tells(&["frame 2 failed: the plugin panicked: no luck today (at ", "1 of 3 tasks failed"]);
     assert_eq!(render.files(), ["0001.png", "0003.png"]);
+}
+
+#[test]
+fn a_plugin_that_prints_much_is_told_by_its_end() {
+    let ended = Render::probe("chatter").frames("1").run().expect(1);
+    let ended = ended.tells(&["the plugin panicked: talked too much (at "]);
+    assert!(!ended.stderr.contains("line 9999 of much"), "{}", ended.stderr);
+}
+
+#[test]
+fn what_was_compiled_is_used_again_and_made_anew_if_it_is_spoiled() {
+    let data = tempfile::tempdir().unwrap();
+    let show = || {
+        let mut show = command(crate::harness::PROGRAM);
+        let output =
+            show.args(["plugin", "show", "direct", "-v", "--data"]).arg(data.path()).output().unwrap();
+        Ended::from(output).expect(0).stderr
+    };
+    let compiled = || {
+        let files = files_below(data.path()).into_iter().filter(|name| name.ends_with(".cwasm"));
+        let files: Vec<_> = files.map(|name| data.path().join(name)).collect();
+        let [file] = files.as_slice() else { panic!("{files:?}") };
+        (file.clone(), std::fs::metadata(file).unwrap().ino())
+    };
+    show();
+    let (file, first) = compiled();
+    show();
+    assert_eq!(compiled().1, first);
+    std::fs::write(&file, "cut off").unwrap();
+    assert!(show().contains("compiling anew"));
+    assert!(std::fs::metadata(&file).unwrap().len() > 10_000);
+    assert!(!show().contains("compiling anew"));
 }
 
 #[test]

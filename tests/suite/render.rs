@@ -1,5 +1,8 @@
 //! `hotshoe render`: what users see and what is left when it ends.
 
+use std::io::Read;
+use std::process::Stdio;
+
 use serde_json::Value;
 
 use crate::harness::{Ended, Picture, Render, blenders, command, files_below, installed};
@@ -45,6 +48,26 @@ fn events_come_a_line_each_numbered_and_in_order() {
     }
     let end = events.iter().rev().find(|event| event["event"] == "job_state").unwrap();
     assert_eq!((&end["state"], &end["tasks"]), (&"succeeded".into(), &2.into()));
+}
+
+#[test]
+fn a_person_at_a_terminal_sees_bars() {
+    let size = nix::pty::Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = nix::pty::openpty(&size, None).unwrap();
+    let mut render = Render::new(&installed().scene("small")).frames("1-2");
+    let mut child = render.command.stdout(Stdio::piped()).stderr(terminal.slave).spawn().unwrap();
+    // Its end of the terminal must be the only one that is left.
+    render.command.stderr(Stdio::null());
+    let mut screen = Vec::new();
+    let mut chunk = [0; 4096];
+    let mut master = std::fs::File::from(terminal.master);
+    // A terminal that nobody writes to any more ends in an error.
+    while let Ok(1..) = master.read(&mut chunk).inspect(|&read| screen.extend_from_slice(&chunk[..read])) {}
+    assert!(child.wait().unwrap().success());
+    let screen = String::from_utf8_lossy(&screen);
+    for part in ["worker 1", "loading the scene", "frame 1", "1/2 tasks", "2/2 tasks", "elapsed", "about "] {
+        assert!(screen.contains(part), "{part}: {screen}");
+    }
 }
 
 #[test]

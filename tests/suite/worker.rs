@@ -40,7 +40,7 @@ impl Bench {
     async fn write(&self, frame: i32, into: &str) -> PathBuf {
         let directory = self.folder.path().join(into);
         std::fs::create_dir_all(&directory).unwrap();
-        self.worker.write(&Write { frame, name: None, directory: &directory, cpu: false }).await.unwrap();
+        self.worker.write(&Write { frame, name: None, directory: &directory }).await.unwrap();
         directory.join(format!("{frame:04}.png"))
     }
 }
@@ -57,8 +57,8 @@ async fn it_says_what_a_scene_is() {
     for blender in blenders() {
         let Bench { worker, .. } = Bench::start(&blender).await;
         assert_eq!(code(worker.inspect().await), "not-found");
-        let opened = worker.open(&blender.scene("cameras")).await.unwrap();
-        assert!(!opened.warm && !opened.wants_gpu && opened.overwrite);
+        let opened = worker.open(&blender.scene("cameras"), false).await.unwrap();
+        assert!(!opened.warm && opened.overwrite);
         let info = worker.inspect().await.unwrap();
         assert_eq!((info.width, info.height, info.samples), (160, 90, 8));
         assert_eq!((info.frame_start, info.frame_end, info.frame_step), (1, 4, 1));
@@ -72,9 +72,9 @@ async fn it_says_what_a_scene_is() {
             )
         );
         assert!(info.missing_files.is_empty() && info.blocked_scripts.is_empty() && info.views.is_empty());
-        worker.open(&blender.scene("stereo")).await.unwrap();
+        worker.open(&blender.scene("stereo"), false).await.unwrap();
         assert_eq!(worker.inspect().await.unwrap().views, ["left", "right"]);
-        worker.open(&blender.scene("movie")).await.unwrap();
+        worker.open(&blender.scene("movie"), false).await.unwrap();
         assert!(worker.inspect().await.unwrap().is_movie);
         worker.stop().await;
     }
@@ -85,7 +85,7 @@ async fn two_jobs_of_different_settings_share_a_worker_without_a_trace() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let (worker, scene) = (&bench.worker, blender.scene("small"));
-        worker.open(&scene).await.unwrap();
+        worker.open(&scene, false).await.unwrap();
         let fresh = bench.write(2, "fresh").await;
         let before = worker.inspect().await.unwrap();
         for (path, value) in [
@@ -102,9 +102,9 @@ async fn two_jobs_of_different_settings_share_a_worker_without_a_trace() {
             worker.set(path, &value).await.unwrap_or_else(|error| panic!("{path}: {error}"));
         }
         let directory = bench.folder.path();
-        worker.write(&Write { frame: 2, name: Some("other"), directory, cpu: false }).await.unwrap();
+        worker.write(&Write { frame: 2, name: Some("other"), directory }).await.unwrap();
         assert!(directory.join("other0002.jpg").exists());
-        assert!(worker.open(&scene).await.unwrap().warm);
+        assert!(worker.open(&scene, false).await.unwrap().warm);
         let after = worker.inspect().await.unwrap();
         assert_eq!(serde_json::to_value(&after).unwrap(), serde_json::to_value(&before).unwrap());
         assert_same_pixels(&bench.write(2, "again").await, &fresh);
@@ -116,7 +116,7 @@ async fn it_sets_what_is_on_its_list_and_nothing_else() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small")).await.unwrap();
+        worker.open(&blender.scene("small"), false).await.unwrap();
         let refuses = async |path: &str, value: serde_json::Value| code(worker.set(path, &value).await);
         for path in [
             "render.filepath",
@@ -151,10 +151,10 @@ async fn it_renders_parts_that_make_up_the_whole() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small")).await.unwrap();
+        worker.open(&blender.scene("small"), false).await.unwrap();
         let shot = async |name: &str, region, samples| {
             let file = bench.folder.path().join(name);
-            worker.shot(&Shot { frame: 1, region, samples, file: &file, cpu: false }).await.unwrap();
+            worker.shot(&Shot { frame: 1, region, samples, file: &file }).await.unwrap();
             Picture::read(&file)
         };
         let whole = shot("whole.exr", None, None).await;
@@ -170,6 +170,10 @@ async fn it_renders_parts_that_make_up_the_whole() {
         // Nothing of a shot stays set.
         assert_eq!(worker.inspect().await.unwrap().samples, 8);
         assert_eq!(shot("once-more.exr", None, None).await.values, whole.values);
+        worker.set("engine", &json!("WORKBENCH")).await.unwrap();
+        let file = bench.folder.path().join("workbench.exr");
+        let some = Shot { frame: 1, region: None, samples: samples(0), file: &file };
+        assert_eq!(code(worker.shot(&some).await), "unsupported");
     }
 }
 
@@ -178,9 +182,9 @@ async fn a_developed_shot_looks_like_a_written_frame() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small")).await.unwrap();
+        worker.open(&blender.scene("small"), false).await.unwrap();
         let image = bench.folder.path().join("shot.exr");
-        worker.shot(&Shot { frame: 3, region: None, samples: None, file: &image, cpu: false }).await.unwrap();
+        worker.shot(&Shot { frame: 3, region: None, samples: None, file: &image }).await.unwrap();
         let directory = bench.folder.path();
         worker.develop(&Develop { image: &image, frame: 3, name: Some("dev_#"), directory }).await.unwrap();
         let developed = Picture::read(&directory.join("dev_3.png"));
@@ -191,6 +195,15 @@ async fn a_developed_shot_looks_like_a_written_frame() {
         assert!(apart().max() <= Some(2) && mean < 0.75, "{:?} and on average {mean} of 255", apart().max());
         let names = worker.paths(&Paths { frame: 12, name: Some("x_####") }).await.unwrap();
         assert_eq!(names, [PathBuf::from("x_0012.png")]);
+        // A shot has one view, also of a scene that has several.
+        worker.open(&blender.scene("stereo"), false).await.unwrap();
+        worker.shot(&Shot { frame: 3, region: None, samples: None, file: &image }).await.unwrap();
+        let develop = Develop { image: &image, frame: 3, name: None, directory };
+        assert_eq!(worker.develop(&develop).await.unwrap(), Path::new("eyes_0003.png"));
+        assert!(Picture::read(&directory.join("eyes_0003.png")).shows_something());
+        worker.open(&blender.scene("movie"), false).await.unwrap();
+        assert_eq!(code(worker.develop(&develop).await), "unsupported");
+        assert_eq!(code(worker.write(&Write { frame: 1, name: None, directory }).await), "unsupported");
     }
 }
 
@@ -199,14 +212,14 @@ async fn it_tells_how_far_it_is_and_lists_devices() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small")).await.unwrap();
+        worker.open(&blender.scene("small"), false).await.unwrap();
         worker.set("cycles.samples", &json!(4096)).await.unwrap();
         let mut progress = worker.progress();
         let watching = tokio::spawn(async move {
             progress.wait_for(|Progress { seconds, .. }| *seconds >= 0.5).await.unwrap().seconds
         });
         let directory = bench.folder.path();
-        worker.write(&Write { frame: 1, name: None, directory, cpu: false }).await.unwrap();
+        worker.write(&Write { frame: 1, name: None, directory }).await.unwrap();
         assert!(tokio::time::timeout(Duration::from_secs(2), watching).await.is_ok());
         let devices = worker.devices().await.unwrap();
         assert!(devices.as_array().unwrap().iter().any(|device| device["kind"] == "cpu"), "{devices}");

@@ -68,10 +68,11 @@ pub async fn install(
         ask(&partial.join("bin/python"), "from importlib.metadata import version as v; print(v('bpy'))")
             .await;
     let version = version.map_err(|log| failed("the bpy wheel was not installed", &log))?;
-    ready(&partial.join("bin/python"), request, progress).await?;
     let home = blenders.join(version);
     remove(&home)?;
     std::fs::rename(&partial, &home).map_err(BlenderError::io("put the new Blender in its place"))?;
+    // What the system lacks is no reason to fetch it all again next time.
+    ready(&home.join("bin/python"), request, progress).await?;
     Ok(Blender::Module(home.join("bin/python")))
 }
 
@@ -256,7 +257,8 @@ async fn install_packages(
         if !is_root {
             apt.arg("apt-get");
         }
-        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        // Packages that are half installed are worse than a process that is left.
+        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").kill_on_drop(false);
         apt
     };
     // Old lists may do; the installation itself tells.

@@ -74,13 +74,13 @@ impl Pool {
         Ok(())
     }
 
-    /// Waits for a free worker and opens a scene in it.
-    pub async fn open(&self, scene: &Path) -> Result<Held, BlenderError> {
+    /// Waits for a free worker and opens a scene in it; `cpu` as for a worker.
+    pub async fn open(&self, scene: &Path, cpu: bool) -> Result<Held, BlenderError> {
         let permit = self.permit().await;
         let worker = self.worker().await?;
         let opening = async {
             header::check(scene, &worker.hello)?;
-            worker.open(scene).await
+            worker.open(scene, cpu).await
         };
         match opening.await {
             Ok(opened) => Ok(Held { opened, worker: Some(worker), pool: self.clone(), _permit: permit }),

@@ -34,6 +34,8 @@ pub struct Open<'a> {
     pub path: &'a Path,
     /// Threads to render with; all that the scene says if absent.
     pub threads: Option<u32>,
+    /// Whether a scene that asks for a GPU may render on the CPU.
+    pub cpu: bool,
 }
 
 /// The answer to `scene.open`.
@@ -41,8 +43,6 @@ pub struct Open<'a> {
 pub struct Opened {
     /// Whether the scene was loaded already.
     pub warm: bool,
-    /// Whether the scene asks for a GPU.
-    pub wants_gpu: bool,
     /// Whether the scene lets existing files be overwritten.
     pub overwrite: bool,
 }
@@ -74,8 +74,6 @@ pub struct Write<'a> {
     pub name: Option<&'a str>,
     /// Where all its files go.
     pub directory: &'a Path,
-    /// Whether a scene that asks for a GPU may render on the CPU.
-    pub cpu: bool,
 }
 
 /// `scene.shot`
@@ -89,8 +87,6 @@ pub struct Shot<'a> {
     pub samples: Option<Samples>,
     /// The OpenEXR file to write.
     pub file: &'a Path,
-    /// Whether a scene that asks for a GPU may render on the CPU.
-    pub cpu: bool,
 }
 
 /// Part of a picture, in pixels from the lower left.

@@ -112,9 +112,10 @@ impl Worker {
         Ok(Self { id, hello, started_in, peer, process, seat, busy, progress })
     }
 
-    /// Opens a scene as it is on disk, with nothing set in it.
-    pub async fn open(&self, path: &Path) -> Result<wire::Opened, BlenderError> {
-        self.call("scene.open", &wire::Open { path, threads: self.seat.threads() }).await
+    /// Opens a scene as it is on disk, with nothing set in it; `cpu` lets one
+    /// that asks for a GPU render on the CPU.
+    pub async fn open(&self, path: &Path, cpu: bool) -> Result<wire::Opened, BlenderError> {
+        self.call("scene.open", &wire::Open { path, threads: self.seat.threads(), cpu }).await
     }
 
     /// Says what the open scene is.
@@ -142,8 +143,8 @@ impl Worker {
         self.call("scene.shot", request).await
     }
 
-    /// Writes scene-linear pixels as the scene would write them.
-    pub async fn develop(&self, request: &wire::Develop<'_>) -> Result<(), BlenderError> {
+    /// Writes scene-linear pixels as the scene would write them; names the file.
+    pub async fn develop(&self, request: &wire::Develop<'_>) -> Result<PathBuf, BlenderError> {
         self.call("scene.develop", request).await
     }
 

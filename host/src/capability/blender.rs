@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::FutureExt;
 use serde_json::Value;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 
 use super::image::Image;
@@ -19,9 +20,8 @@ use crate::blender::worker::Worker;
 #[derive(Debug, Clone)]
 pub struct Scene {
     attempt: Arc<Attempt>,
+    /// Locked in the order in which the plugin asks for things.
     inner: Arc<Mutex<Inner>>,
-    /// Whether the shot that was started last is finished: the next one waits for it.
-    last: Arc<std::sync::Mutex<watch::Receiver<bool>>>,
 }
 
 #[derive(Debug)]
@@ -53,8 +53,7 @@ pub async fn open(attempt: &Arc<Attempt>, scene: &str) -> Result<Scene> {
     }
     let (settings, shots) = (Vec::new(), AtomicU32::new(0));
     let inner = Inner { attempt: attempt.clone(), held: None, settings, shots };
-    let last = Arc::new(std::sync::Mutex::new(watch::channel(true).1));
-    let scene = Scene { attempt: attempt.clone(), inner: Arc::new(Mutex::new(inner)), last };
+    let scene = Scene { attempt: attempt.clone(), inner: Arc::new(Mutex::new(inner)) };
     scene.or_canceled(async { scene.inner.lock().await.worker().await.map(drop) }).await?;
     Ok(scene)
 }
@@ -75,14 +74,7 @@ impl Inner {
         let held = match self.held.take() {
             Some(held) => held,
             None => {
-                let held = attempt.job.pool.open(&attempt.job.scene).await?;
-                if held.opened.wants_gpu && !attempt.job.cpu {
-                    return Err(CapabilityError::new(
-                        Code::Unsupported,
-                        "the scene asks for a GPU and this host renders on its CPU only; \
-                         if that is what you want, say --device cpu",
-                    ));
-                }
+                let held = attempt.job.pool.open(&attempt.job.scene, attempt.job.cpu).await?;
                 for (path, value) in &self.settings {
                     held.set(path, value).await?;
                 }
@@ -120,7 +112,7 @@ impl Scene {
         let output = &self.attempt.job.output;
         // Outlives the worker that writes into it, also when the job is canceled.
         let staging = output.stage()?;
-        let (directory, cpu) = (staging.folder(), self.attempt.job.cpu);
+        let directory = staging.folder();
         let write = async {
             let mut inner = self.inner.lock().await;
             let worker = inner.worker().await?;
@@ -128,7 +120,7 @@ impl Scene {
             if let Some(files) = output.existing(&paths, worker.opened.overwrite) {
                 return Ok(Err(files));
             }
-            self.watched(worker, worker.write(&wire::Write { frame, name, directory, cpu })).await?;
+            self.watched(worker, worker.write(&wire::Write { frame, name, directory })).await?;
             Ok(Ok(paths))
         };
         match self.or_canceled(write).await? {
@@ -142,25 +134,31 @@ impl Scene {
         check(shot.frame, None)?;
         let scene = self.clone();
         let (done, finished) = watch::channel(false);
-        let mut last = self.last.lock().expect("no code panics under this lock");
-        let before = std::mem::replace(&mut *last, finished.clone());
+        // Its place in the line is taken now: what the plugin sets from here on comes after it.
+        let mut turn = Box::pin(self.inner.clone().lock_owned());
+        let at_once = (&mut turn).now_or_never();
         let task = tokio::spawn(async move {
-            wait(before).await;
-            let image = scene.or_canceled(scene.shoot(shot)).await;
+            let shoot = async {
+                let inner = match at_once {
+                    Some(inner) => inner,
+                    None => turn.await,
+                };
+                scene.shoot(inner, shot).await
+            };
+            let image = scene.or_canceled(shoot).await;
             done.send_replace(true);
             image
         });
         Ok(Render { task: Some(task), finished })
     }
 
-    async fn shoot(&self, shot: Shot) -> Result<Image> {
-        let mut inner = self.inner.lock().await;
+    async fn shoot(&self, mut inner: OwnedMutexGuard<Inner>, shot: Shot) -> Result<Image> {
         let number = inner.shots.fetch_add(1, Ordering::Relaxed);
         let worker = inner.worker().await?;
         let folder = worker.home().to_owned();
         let file = folder.join(format!("shot-{number}.exr"));
-        let (Shot { frame, region, samples }, cpu) = (shot, self.attempt.job.cpu);
-        self.watched(worker, worker.shot(&wire::Shot { frame, region, samples, file: &file, cpu })).await?;
+        let Shot { frame, region, samples } = shot;
+        self.watched(worker, worker.shot(&wire::Shot { frame, region, samples, file: &file })).await?;
         let (count, attempt) = (samples.map_or(0, |s| s.count), self.attempt.clone());
         blocking(move || {
             let image = Image::read_exr(&file, count, &attempt);
@@ -178,15 +176,13 @@ impl Scene {
         let develop = async {
             let mut inner = self.inner.lock().await;
             let worker = inner.worker().await?;
-            let paths = worker.paths(&wire::Paths { frame, name }).await?;
             let source = worker.home().join("develop.exr");
             let (pixels, file) = (image.clone(), source.clone());
             blocking(move || pixels.write_exr(&file)).await?;
-            worker.develop(&wire::Develop { image: &source, frame, name, directory }).await?;
-            Ok(paths)
+            Ok(worker.develop(&wire::Develop { image: &source, frame, name, directory }).await?)
         };
-        let expected = self.or_canceled(develop).await?.into_iter().take(1).collect();
-        let files = self.publish(staging, expected).await?;
+        let file = self.or_canceled(develop).await?;
+        let files = self.publish(staging, vec![file]).await?;
         files.into_iter().next().ok_or_else(|| CapabilityError::new(Code::Blender, "Blender wrote no file"))
     }
 

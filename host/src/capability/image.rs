@@ -11,8 +11,8 @@ use crate::blender::wire::Region;
 
 /// The longest side of an image, in pixels.
 pub const MAX_SIDE: u32 = 65_536;
-/// The largest region that is read at once, in pixels.
-pub const MAX_READ: u64 = 4_194_304;
+/// The largest region that is read or written at once, in pixels.
+pub const MAX_AREA: u64 = 4_194_304;
 /// How many bytes of pixels an attempt may keep.
 pub const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 const CHANNELS: usize = 4;
@@ -84,22 +84,16 @@ impl Image {
 
     /// Reads the pixels of a region.
     pub fn read(&self, region: Region) -> Result<Vec<f32>> {
-        self.check(region)?;
-        let area = u64::from(region.width) * u64::from(region.height);
-        if area > MAX_READ {
-            let message = format!("at most {MAX_READ} pixels are read at once, not {area}; read in parts");
-            return Err(CapabilityError::new(Code::Limit, message));
-        }
+        let area = self.check(region)?;
         let values = self.0.values.read().expect("no code panics under this lock");
-        let mut pixels = Vec::with_capacity(area as usize * CHANNELS);
+        let mut pixels = Vec::with_capacity(area * CHANNELS);
         self.rows(region).for_each(|row| pixels.extend_from_slice(&values[row]));
         Ok(pixels)
     }
 
     /// Overwrites the pixels of a region.
     pub fn write(&self, region: Region, pixels: &[f32]) -> Result<()> {
-        self.check(region)?;
-        let wanted = region.width as usize * region.height as usize * CHANNELS;
+        let wanted = self.check(region)? * CHANNELS;
         if pixels.len() != wanted {
             let message = format!("the region takes {wanted} numbers, not {}", pixels.len());
             return Err(CapabilityError::new(Code::InvalidArgument, message));
@@ -153,6 +147,10 @@ impl Image {
         let failed = |error: exr::error::Error| {
             CapabilityError::new(Code::Host, format!("cannot read a rendered image: {error}"))
         };
+        // Counted before there is room made for it.
+        let size = MetaData::read_from_file(file, false).map_err(failed)?.headers[0].layer_size;
+        let (width, height) = (size.width() as u32, size.height() as u32);
+        let budget = Budget::take(attempt, width, height)?;
         let read = read_first_rgba_layer_from_file(
             file,
             |size, _| (size, vec![0.0f32; size.area() * CHANNELS]),
@@ -166,23 +164,27 @@ impl Image {
             Some(AttributeValue::I32(samples)) => samples.unsigned_abs(),
             _ => samples,
         };
-        let (size, values) = layer.channel_data.pixels;
-        let (width, height) = (size.width() as u32, size.height() as u32);
-        let budget = Budget::take(attempt, width, height)?;
+        let (_, values) = layer.channel_data.pixels;
         Ok(Self::new(width, height, samples, values, budget))
     }
 
-    fn check(&self, region: Region) -> Result<()> {
+    /// Returns the area of a region that is within the image and not too large.
+    fn check(&self, region: Region) -> Result<usize> {
         let Region { x, y, width, height } = region;
         let fits = |at: u32, length: u32, side: u32| {
             length > 0 && at.checked_add(length).is_some_and(|end| end <= side)
         };
-        if fits(x, width, self.0.width) && fits(y, height, self.0.height) {
-            return Ok(());
+        if !fits(x, width, self.0.width) || !fits(y, height, self.0.height) {
+            let (w, h) = self.size();
+            let message = format!("region {width}x{height} at {x},{y} is not within the image of {w}x{h}");
+            return Err(CapabilityError::new(Code::InvalidArgument, message));
         }
-        let (w, h) = self.size();
-        let message = format!("region {width}x{height} at {x},{y} is not within the image of {w}x{h}");
-        Err(CapabilityError::new(Code::InvalidArgument, message))
+        let area = u64::from(width) * u64::from(height);
+        if area > MAX_AREA {
+            let message = format!("a call takes at most {MAX_AREA} pixels, not {area}; do it in parts");
+            return Err(CapabilityError::new(Code::Limit, message));
+        }
+        Ok(area as usize)
     }
 
     fn rows(&self, region: Region) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {

@@ -84,9 +84,16 @@ impl Output {
 
 /// Makes a staging folder, locked as long as somebody writes into it.
 fn staging_in(folder: &Path) -> io::Result<(TempDir, Flock<fs::File>)> {
-    let made = tempfile::Builder::new().prefix(STAGING).tempdir_in(folder)?;
-    let lock = lock(made.path())?;
-    Ok((made, lock))
+    let mut tries = 0..8;
+    loop {
+        let made = tempfile::Builder::new().prefix(STAGING).tempdir_in(folder)?;
+        // Until it is locked, another host may take it for one that was left behind.
+        match lock(made.path()) {
+            Ok(lock) if made.path().exists() => return Ok((made, lock)),
+            Err(error) if tries.next().is_none() => return Err(error),
+            _ => {}
+        }
+    }
 }
 
 /// Removes the staging folders of hosts that were killed.
@@ -94,7 +101,10 @@ fn sweep(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let is_staging = entry.file_name().to_string_lossy().starts_with(STAGING);
-        if is_staging && entry.file_type()?.is_dir() && lock(&entry.path()).is_ok() {
+        if is_staging
+            && entry.file_type()?.is_dir()
+            && let Ok(_lock) = lock(&entry.path())
+        {
             fs::remove_dir_all(entry.path())?;
         }
     }

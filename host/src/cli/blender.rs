@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
+use super::stopping::Stopping;
 use super::{Failure, Result, table};
 use crate::blender::find::{self, Found};
 use crate::blender::install::{self, Step};
@@ -46,7 +47,7 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     match args.command {
         Command::Install { version, with_deps } => {
             let request = install::Request { version, with_deps };
-            let blender = install(&request, data, false).await?;
+            let blender = Stopping::listen()?.cuts(install(&request, data, false)).await?;
             say!("{}", blender.path().display());
             Ok(())
         }

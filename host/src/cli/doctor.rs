@@ -1,19 +1,23 @@
 //! `hotshoe doctor`: what was found, what is missing, how to get it.
 
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::{Failure, Result, blender};
 use crate::blender::libraries::Missing;
-use crate::blender::{Blender, find, install};
+use crate::blender::{Blender, BlenderError, find, install};
 use crate::config::{DataDir, RunDir};
-use crate::plugin::component;
+use crate::plugin::component::Components;
 use crate::plugin::limits::Limits;
 use crate::releases::{Release, Releases};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Look at this Blender first, as `hotshoe render` would.
+    #[arg(long, value_name = "PATH")]
+    blender: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -39,7 +43,7 @@ enum State {
 
 pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     let mut findings = vec![data_directory(data), renderers(data).await, pythons().await];
-    findings.extend(blenders(data).await);
+    findings.extend(blenders(args.blender.as_deref(), data).await);
     for finding in &findings {
         if args.json {
             say!("{}", serde_json::to_string(finding).expect("findings are plain data"));
@@ -81,8 +85,8 @@ fn data_directory(data: &DataDir) -> Finding {
 
 async fn renderers(data: &DataDir) -> Finding {
     let load = async {
-        let engine = component::Host::new(Limits::default()).map_err(|error| error.to_string())?;
-        let releases = Releases::new(engine, data.clone());
+        let components = Components::new(Limits::default()).map_err(|error| error.to_string())?;
+        let releases = Releases::new(components, data.clone());
         let mut names = Vec::new();
         for release in Release::shipped() {
             names.push(release.to_string());
@@ -110,8 +114,8 @@ async fn pythons() -> Finding {
     Finding { id: "python", state, found, hint }
 }
 
-async fn blenders(data: &DataDir) -> Vec<Finding> {
-    let found = match find::all(None, data) {
+async fn blenders(given: Option<&Path>, data: &DataDir) -> Vec<Finding> {
+    let found = match find::all(given, data) {
         Ok(found) => found,
         Err(error) => {
             let (found, hint) = ("cannot be found".to_owned(), Some(error.to_string()));
@@ -137,7 +141,7 @@ async fn blenders(data: &DataDir) -> Vec<Finding> {
                 Finding { id: "blender", state: State::Good, found, hint: packages(&one.blender).await }
             }
             Err(error) => {
-                let hint = packages(&one.blender).await.unwrap_or_else(|| error.to_string());
+                let hint = packages(&one.blender).await.unwrap_or_else(|| reason(&error));
                 let found = format!("{path} ({}) does not start", one.source);
                 // Only the first is used.
                 let state = if index == 0 { State::Broken } else { State::Missing };
@@ -147,6 +151,14 @@ async fn blenders(data: &DataDir) -> Vec<Finding> {
         findings.push(finding);
     }
     findings
+}
+
+/// Says why a Blender does not start, to somebody who asked the doctor already.
+fn reason(error: &BlenderError) -> String {
+    match error {
+        BlenderError::Start { status, log, .. } => format!("{status}{log}"),
+        other => other.to_string(),
+    }
 }
 
 async fn packages(blender: &Blender) -> Option<String> {

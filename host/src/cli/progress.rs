@@ -8,6 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::events::{Event, EventKind};
 use crate::jobs::Summary;
+use crate::jobs::model::JobState;
 
 /// A way to show a render.
 pub(super) trait View: Send {
@@ -83,7 +84,7 @@ fn title(id: &str, frame: Option<i32>) -> String {
 fn line(event: &Event) -> Option<String> {
     Some(match &event.kind {
         EventKind::Warning { message, .. } => format!("warning: {message}"),
-        EventKind::TaskLog { level: level @ ("warn" | "error" | "info"), message, .. } => {
+        EventKind::Log { level: level @ ("warn" | "error" | "info"), message, .. } => {
             format!("{level}: {message}")
         }
         EventKind::TaskState { id, frame, state, error: Some(error), .. } => {
@@ -95,8 +96,12 @@ fn line(event: &Event) -> Option<String> {
 }
 
 fn ending(summary: Option<&Summary>, took: Duration) -> Option<String> {
-    let summary = summary.filter(|summary| summary.files > 0)?;
-    let files = if summary.files == 1 { "1 file".to_owned() } else { format!("{} files", summary.files) };
+    let summary = summary.filter(|summary| summary.files > 0 || summary.state == JobState::Succeeded)?;
+    let files = match summary.files {
+        0 => return Some("the renderer left no file".to_owned()),
+        1 => "1 file".to_owned(),
+        files => format!("{files} files"),
+    };
     Some(format!("{files} in {} ({:.1} s)", summary.folder.display(), took.as_secs_f64()))
 }
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::progress::{self, View};
+use super::stopping::Stopping;
 use super::{BAD_INPUT, FAILED, Failure, INTERRUPTED, Result};
 use crate::blender::{Blender, find, install};
 use crate::config::DataDir;
@@ -59,10 +59,10 @@ enum Device {
 pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     let (blender, workers, json) = (args.blender.clone(), usize::from(args.workers), args.json);
     let checked = check(args, data).await?;
-    let blender = choose_blender(blender, data, json).await?;
+    let mut stopping = Stopping::listen()?;
+    let blender = stopping.cuts(choose_blender(blender, data, json)).await?;
     tracing::info!(blender = %blender.path().display(), "using this Blender");
     let program = std::env::current_exe().map_err(Failure::failed)?;
-    let mut stopping = Stopping::listen().map_err(Failure::failed)?;
     let host = Host::start(data, Options { blender, program, workers }).map_err(Failure::failed)?;
     let result = follow(&host, checked, progress::view(json, workers), &mut stopping).await;
     tokio::select! {
@@ -96,26 +96,6 @@ async fn choose_blender(given: Option<PathBuf>, data: &DataDir, quiet: bool) -> 
         eprintln!("There is no Blender on this machine yet; installing one for Hotshoe.");
     }
     super::blender::install(&install::Request::default(), data, quiet).await
-}
-
-/// The ways in which a person or a system asks a program to stop.
-struct Stopping {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Stopping {
-    fn listen() -> std::io::Result<Self> {
-        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        Ok(Self { interrupt, terminate })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
 
 /// Submits the job and shows what happens until it ends.

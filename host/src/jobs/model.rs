@@ -109,14 +109,14 @@ pub enum PlanError {
     #[error("the plan has more than {0} tasks")]
     TooMany(usize),
     /// Too much in them.
-    #[error("the payloads of the plan have more than {0} bytes")]
+    #[error("the names and payloads of the plan have more than {0} bytes")]
     TooLarge(usize),
 }
 
 /// The most tasks of one job.
 pub const MAX_TASKS: usize = 1_000_000;
-/// The most bytes of all payloads of one job.
-pub const MAX_PAYLOADS: usize = 64 * 1024 * 1024;
+/// The most bytes of all names and payloads of one job.
+pub const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// The tasks of a job.
 #[derive(Debug, Default)]
@@ -126,7 +126,7 @@ pub struct Plan {
     ready: VecDeque<usize>,
     open: usize,
     failed: usize,
-    payloads: usize,
+    bytes: usize,
 }
 
 impl Plan {
@@ -136,9 +136,10 @@ impl Plan {
         if self.tasks.len() == MAX_TASKS {
             return Err(PlanError::TooMany(MAX_TASKS));
         }
-        self.payloads += planned.payload.len();
-        if self.payloads > MAX_PAYLOADS {
-            return Err(PlanError::TooLarge(MAX_PAYLOADS));
+        let after: usize = planned.after.iter().map(|name| name.len() + size_of::<String>()).sum();
+        self.bytes += planned.name.len() + planned.payload.len() + after;
+        if self.bytes > MAX_BYTES {
+            return Err(PlanError::TooLarge(MAX_BYTES));
         }
         let index = self.tasks.len();
         let mut before = Vec::new();
@@ -331,12 +332,11 @@ mod tests {
     }
 
     #[test]
-    fn payloads_are_limited_as_a_sum() {
+    fn names_and_payloads_are_limited_as_a_sum() {
         let mut plan = Plan::default();
-        let large = |name: &str| PlannedTask { payload: "x".repeat(MAX_PAYLOADS / 2), ..task(name, &[]) };
-        plan.add(large("a")).unwrap();
-        plan.add(large("b")).unwrap();
-        assert_eq!(plan.add(task("c", &[])), Err(PlanError::TooLarge(MAX_PAYLOADS)));
+        plan.add(PlannedTask { payload: "x".repeat(MAX_BYTES / 2), ..task("a", &[]) }).unwrap();
+        let many = vec!["a"; MAX_BYTES / 2 / size_of::<String>()];
+        assert_eq!(plan.add(task("b", &many)), Err(PlanError::TooLarge(MAX_BYTES)));
     }
 
     #[test]

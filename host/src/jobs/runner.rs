@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::JobSpec;
 use super::scheduler::Message;
 use crate::blender::wire::SceneInfo;
-use crate::capability::{Attempt, CapabilityError, Code, Directive, SCENE};
+use crate::capability::{Attempt, CapabilityError, Code, Directive, Report, SCENE};
 use crate::events::{EventKind, Events, Failure};
 use crate::plugin::{self, PlannedTask, PluginError};
 
@@ -37,15 +37,26 @@ pub(super) async fn plan(
 ) {
     let Some(mailbox) = mailbox else { return };
     let job = spec.context.id.clone();
-    let (reports, received) = mpsc::channel(REPORTS);
+    let (reports, mut received) = mpsc::channel(REPORTS);
     let attempt = Arc::new(Attempt::new(spec.context.clone(), directive, reports));
     let planning = async {
         look(&spec, &events).await?;
         pages(&spec, &attempt, &mailbox).await
     };
-    // What a plugin says while it plans belongs to no task.
-    drop(received);
+    let listening = tokio::spawn({
+        let (job, events) = (job.clone(), events.clone());
+        async move {
+            while let Some(report) = received.recv().await {
+                // Nothing else that a plugin says belongs to no task.
+                if let Report::Log { level, message } = report {
+                    events.append(EventKind::Log { job: job.clone(), task: None, level, message });
+                }
+            }
+        }
+    });
     let result = until_canceled(&attempt, planning).await;
+    drop(attempt);
+    let _ = listening.await;
     let result =
         result.map_err(|error| Failure { blame: error.blame().as_str(), message: error.to_string() });
     let _ = mailbox.send(Message::PlanEnded { job, result }).await;
@@ -131,7 +142,7 @@ async fn look(spec: &JobSpec, events: &Events) -> Result<(), PluginError> {
     let context = &spec.context;
     // The workers that are wanted later come up meanwhile.
     let others = context.pool.size().min(spec.frames.len()).saturating_sub(1);
-    let scene = context.pool.open(&context.scene);
+    let scene = context.pool.open(&context.scene, context.cpu);
     let pool = context.pool.clone();
     tokio::spawn(async move {
         if let Err(error) = pool.warm_up(others).await {

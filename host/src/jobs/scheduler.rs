@@ -171,14 +171,14 @@ impl Scheduler {
     fn reported(&mut self, id: &str, task: usize, report: Report) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         let planned = &job.plan.task(task).planned;
-        let (id, frame) = (planned.name.clone(), planned.frame);
+        let (job_id, id, frame) = (id.to_owned(), planned.name.clone(), planned.frame);
         let (worker, seconds, samples, fraction, message) = match report {
             Report::Rendering { worker, progress } => {
                 (Some(worker), Some(progress.seconds), progress.samples, None, None)
             }
             Report::Progress { fraction, message } => (None, None, None, Some(fraction), Some(message)),
             Report::Log { level, message } => {
-                return self.events.append(EventKind::TaskLog { id, level, message });
+                return self.events.append(EventKind::Log { job: job_id, task: Some(id), level, message });
             }
             Report::File(file) => {
                 job.files += 1;

@@ -12,18 +12,18 @@ use wasmtime::component::{self, InstancePre, Linker, ResourceTable};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
 };
-use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::v0_1::{self, RendererPlugin, RendererPluginPre, exports::hotshoe::plugin::renderer};
 use super::limits::{Limits, TICK, Watch};
+use super::printed::Printed;
 use super::{Description, Job, Outcome, Page, PlannedTask, PluginError};
-use crate::capability::{Attempt, harmless};
+use crate::capability::{Attempt, abridged};
 
 /// How long `describe` may take in all: it may call nothing.
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(5);
-/// How much of what a plugin prints is kept, in bytes.
-const STDERR: usize = 64 * 1024;
+/// How much of what a plugin printed is told if it dies, in bytes.
+const TOLD: usize = 4 * 1024;
 /// How many calls of components may be under way at a time.
 const CALLS: u32 = 512;
 const MAX_PAGE: usize = 4096;
@@ -31,15 +31,15 @@ const MAX_PAYLOAD: usize = 64 * 1024;
 
 /// The engine of all components of a host.
 #[derive(Clone)]
-pub struct Host {
+pub struct Components {
     engine: Engine,
     linker: Arc<Linker<Data>>,
     limits: Limits,
 }
 
-impl std::fmt::Debug for Host {
+impl std::fmt::Debug for Components {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Host").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Components").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 
@@ -56,7 +56,7 @@ pub struct Data {
     wasi: WasiCtx,
     /// Apart, so that a plugin out of handles can still say so.
     wasi_table: ResourceTable,
-    stderr: MemoryOutputPipe,
+    stderr: Printed,
 }
 
 impl WasiView for Data {
@@ -65,7 +65,7 @@ impl WasiView for Data {
     }
 }
 
-impl Host {
+impl Components {
     /// Makes an engine whose epoch advances by itself as long as it lives.
     pub fn new(limits: Limits) -> wasmtime::Result<Self> {
         let mut config = Config::new();
@@ -106,14 +106,14 @@ impl Host {
     /// The file must be one that this program has written, in a folder that
     /// nobody else can write: it is native code.
     pub unsafe fn load(&self, compiled: &Path) -> Result<Component, PluginError> {
-        let host = |error: wasmtime::Error| PluginError::Host(format!("{error:#}"));
+        let failed = |error: wasmtime::Error| PluginError::Host(format!("{error:#}"));
         // SAFETY: as the caller promises.
         let component = unsafe { component::Component::deserialize_file(&self.engine, compiled) };
-        let component = component.map_err(host)?;
+        let component = component.map_err(failed)?;
         self.check_exports(&component)?;
         let pre = self.linker.instantiate_pre(&component).and_then(RendererPluginPre::new);
         let pre = pre.map_err(|error| PluginError::Contract(format!("{error:#}")))?;
-        Ok(Component { host: self.clone(), pre })
+        Ok(Component { components: self.clone(), pre })
     }
 
     /// Compiles and links any component, of whatever world: for measurements.
@@ -140,7 +140,7 @@ impl Host {
     }
 
     fn store(&self, attempt: Option<Arc<Attempt>>) -> Store<Data> {
-        let stderr = MemoryOutputPipe::new(STDERR);
+        let stderr = Printed::default();
         let wasi = WasiCtx::builder().stderr(stderr.clone()).build();
         let (handles, watch) = (self.limits.handles, Watch::new(self.limits));
         let [mut table, mut wasi_table] = [ResourceTable::new(), ResourceTable::new()];
@@ -173,7 +173,7 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
 
 /// A compiled component that can be instantiated.
 pub struct Component {
-    host: Host,
+    components: Components,
     pre: RendererPluginPre<Data>,
 }
 
@@ -236,7 +236,7 @@ impl Component {
         attempt: Option<Arc<Attempt>>,
         call: impl AsyncFnOnce(&mut Store<Data>, &RendererPlugin) -> wasmtime::Result<T>,
     ) -> Result<T, PluginError> {
-        let mut store = self.host.store(attempt);
+        let mut store = self.components.store(attempt);
         let result = match self.pre.instantiate_async(&mut store).await {
             Ok(plugin) => call(&mut store, &plugin).await,
             Err(error) => Err(error),
@@ -250,13 +250,15 @@ fn explain(error: &wasmtime::Error, data: &mut Data) -> PluginError {
     if let Some(limit) = data.watch.tripped() {
         return PluginError::Limit(limit);
     }
-    let printed = String::from_utf8_lossy(&data.stderr.contents()).trim().to_owned();
-    let printed = harmless(printed, STDERR);
+    let printed = data.stderr.text();
     if error.downcast_ref::<I32Exit>().is_some() {
+        let printed = abridged(printed, TOLD);
         return PluginError::Trap(format!("it called exit\n{printed}").trim().to_owned());
     }
     match error.downcast_ref::<Trap>() {
-        Some(Trap::UnreachableCodeReached) if !printed.is_empty() => PluginError::Panic(panic_text(&printed)),
+        Some(Trap::UnreachableCodeReached) if !printed.is_empty() => {
+            PluginError::Panic(abridged(panic_text(&printed), TOLD))
+        }
         Some(trap) => PluginError::Trap(trap.to_string()),
         None => PluginError::Trap(error.root_cause().to_string()),
     }

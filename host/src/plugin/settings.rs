@@ -91,8 +91,13 @@ impl Schema {
         self.value["properties"].get(name).is_some()
     }
 
+    /// Whether `properties` names all settings: else a typo would pass for one.
     fn closed(&self) -> bool {
-        self.value["additionalProperties"] == Value::Bool(false)
+        const ELSEWHERE: [&str; 6] = ["patternProperties", "allOf", "anyOf", "oneOf", "if", "$ref"];
+        match self.value.get("additionalProperties") {
+            Some(others) => *others == Value::Bool(false),
+            None => !ELSEWHERE.iter().any(|key| self.value.get(key).is_some()),
+        }
     }
 
     /// Returns the names of all settings.
@@ -189,6 +194,20 @@ mod tests {
         check("samples=65", &["'samples' does not fit", "maximum"]);
         check("engine=EVEE", &["'engine' does not fit", "one of CYCLES, EEVEE"]);
         check("samples", &["'samples' is no setting", "--set name=value"]);
+    }
+
+    #[test]
+    fn a_setting_that_no_schema_names_is_taken_only_where_it_says_so() {
+        let read = |others: Value| {
+            let mut schema = json!({"type": "object", "properties": {"near": {"type": "integer"}}});
+            schema.as_object_mut().unwrap().extend(others.as_object().unwrap().clone());
+            Schema::new(schema).unwrap().read(&["neat=1".to_owned()])
+        };
+        assert!(read(json!({})).unwrap_err().to_string().contains("did you mean 'near'?"));
+        assert!(read(json!({"additionalProperties": true})).is_ok());
+        assert!(read(json!({"additionalProperties": {"type": "integer"}})).is_ok());
+        assert!(read(json!({"additionalProperties": {"type": "string"}})).is_err());
+        assert!(read(json!({"patternProperties": {"^ne": {"type": "integer"}}})).is_ok());
     }
 
     #[test]

@@ -110,7 +110,7 @@ fn samples_path(engine: &str) -> Result<&'static str> {
     match engine {
         "CYCLES" => Ok("cycles.samples"),
         "BLENDER_EEVEE" | "BLENDER_EEVEE_NEXT" => Ok("eevee.taa_render_samples"),
-        other => Err(Error::unsupported(format!("{other} has no setting 'samples'; leave it out"))),
+        other => Err(Error::unsupported(format!("{other} has no setting 'samples'\nleave it out"))),
     }
 }
 
@@ -119,7 +119,7 @@ fn check(scene: &SceneInfo) -> Result<()> {
     if scene.is_movie {
         let format = &scene.file_format;
         return Err(Error::unsupported(format!(
-            "the scene writes {format}, a movie, which cannot be rendered frame by frame; \
+            "the scene writes {format}, a movie, which cannot be rendered frame by frame\n\
              render pictures with --set file_format=PNG and make the movie from them"
         )));
     }

@@ -9,7 +9,7 @@ use super::echo::{COMPONENT, Client, Shot, serve};
 use super::{Goal, Reference, Row, Samples, micros, timed};
 use crate::config::DataDir;
 use crate::frames::FrameRange;
-use crate::plugin::component;
+use crate::plugin::component::Components;
 use crate::plugin::limits::Limits;
 use crate::plugin::{Job, Plugin};
 use crate::releases::{Release, Releases};
@@ -18,8 +18,8 @@ const ROUNDS: usize = 101;
 const BATCH: u32 = 1_000;
 
 pub(super) async fn run(data: &DataDir) -> wasmtime::Result<Vec<Row>> {
-    let host = component::Host::new(Limits::default())?;
-    Ok(vec![call(&host).await?, instance(&host, data).await?, load(&host, data)?])
+    let components = Components::new(Limits::default())?;
+    Ok(vec![call(&components).await?, instance(&components, data).await?, load(&components, data)?])
 }
 
 fn shot(frame: u32) -> Shot {
@@ -27,9 +27,9 @@ fn shot(frame: u32) -> Shot {
 }
 
 /// A call into a live instance and back, against the same over a socket.
-async fn call(host: &component::Host) -> wasmtime::Result<Row> {
-    let pre = host.prepare_bare(COMPONENT.as_bytes())?;
-    let mut store = host.bare_store();
+async fn call(components: &Components) -> wasmtime::Result<Row> {
+    let pre = components.prepare_bare(COMPONENT.as_bytes())?;
+    let mut store = components.bare_store();
     let instance = pre.instantiate_async(&mut store).await?;
     let echo = instance.get_typed_func::<(Shot,), (Shot,)>(&mut store, "echo")?;
     let mut ours = Vec::new();
@@ -58,9 +58,9 @@ async fn call(host: &component::Host) -> wasmtime::Result<Row> {
 
 /// A store, an instance of `direct`, a call of its `plan` and its end, against a
 /// process's start and end.
-async fn instance(host: &component::Host, data: &DataDir) -> wasmtime::Result<Row> {
+async fn instance(components: &Components, data: &DataDir) -> wasmtime::Result<Row> {
     let release = Release::shipped().into_iter().next().context("a renderer is shipped")?;
-    let loaded = Releases::new(host.clone(), data.clone()).load(release).await?;
+    let loaded = Releases::new(components.clone(), data.clone()).load(release).await?;
     let Plugin::Component(direct) = &loaded.plugin;
     let frames = vec![FrameRange { first: 1, last: 1, step: 1 }];
     let [id, scene, settings] = ["bench", "scene", "{}"].map(str::to_owned);
@@ -91,19 +91,19 @@ async fn instance(host: &component::Host, data: &DataDir) -> wasmtime::Result<Ro
 }
 
 /// Loading `direct` from its compiled form, against compiling it.
-fn load(host: &component::Host, data: &DataDir) -> wasmtime::Result<Row> {
+fn load(components: &Components, data: &DataDir) -> wasmtime::Result<Row> {
     let release = Release::shipped().into_iter().next().context("a renderer is shipped")?;
-    let compiled = Releases::new(host.clone(), data.clone()).compiled(&release)?;
+    let compiled = Releases::new(components.clone(), data.clone()).compiled(&release)?;
     let mut ours = Vec::new();
     for _ in 0..ROUNDS {
         // SAFETY: `compiled` wrote the file, into a folder that is private to this user.
-        let (loaded, took) = timed(|| unsafe { host.load(&compiled) });
+        let (loaded, took) = timed(|| unsafe { components.load(&compiled) });
         loaded?;
         ours.push(took.as_secs_f64() * 1e3);
     }
     let mut theirs = Vec::new();
     for _ in 0..5 {
-        let (code, took) = timed(|| host.compile(release.bytes()));
+        let (code, took) = timed(|| components.compile(release.bytes()));
         code?;
         theirs.push(took.as_secs_f64() * 1e3);
     }

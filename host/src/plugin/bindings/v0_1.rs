@@ -311,7 +311,7 @@ impl From<CapabilityError> for types::Error {
             Code::Blender => types::ErrorCode::Blender,
             Code::Host => types::ErrorCode::Host,
         };
-        Self { code, message: error.message }
+        Self { code, message: capability::abridged(error.message, capability::ERROR_TEXT) }
     }
 }
 
@@ -327,7 +327,7 @@ impl From<types::Error> for CapabilityError {
             types::ErrorCode::Blender => Code::Blender,
             types::ErrorCode::Host => Code::Host,
         };
-        Self { code, message: capability::harmless(error.message, 4096) }
+        Self { code, message: capability::abridged(error.message, capability::ERROR_TEXT) }
     }
 }
 
