@@ -1,10 +1,12 @@
 //! What Hotshoe costs and saves: whole renders beside plain Blender's own.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
 
 use super::{Args, Failure, Goal, Reference, Result, Row, Samples};
 use crate::blender::{Blender, find};
@@ -48,7 +50,7 @@ pub(super) async fn run(args: &Args, data: &DataDir) -> Result<Vec<Row>> {
         blender.ok_or_else(|| Failure::bad_input("there is no Blender\nhotshoe blender install"))?;
     let scenes = scenes(args)?;
     let (out, runs) = (tempfile::tempdir().map_err(Failure::failed)?, u64::from(args.runs));
-    let bar = ProgressBar::new(scenes.len() as u64 * runs * 5);
+    let bar = ProgressBar::new(scenes.len() as u64 * runs * 7);
     let style = ProgressStyle::with_template("{bar:28.green/dim} {pos}/{len} {msg} ({elapsed})");
     bar.set_style(style.expect("the template is well-formed"));
     bar.enable_steady_tick(Duration::from_secs(1));
@@ -82,21 +84,23 @@ impl Bench<'_> {
     fn scene(&self, scene: &Path) -> Result<Vec<Row>> {
         let name = scene.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let frames = self.args.frames;
-        let [mut plain, mut ours, mut pair, mut cold, mut start] = [const { Vec::new() }; 5];
+        let [mut plain, mut ours, mut pair, mut saved, mut start] = [const { Vec::new() }; 5];
         let mut memory = Vec::new();
         for _ in 0..self.args.runs {
             plain.push(self.step(&name, "plain Blender", self.plain(scene, 1, frames))?.seconds);
             let ran = self.step(&name, "hotshoe", self.ours(scene, 1)?)?;
             ours.push(ran.seconds);
             memory.push(ran.memory);
+            let alone = [1, 3, 5].map(|sixth| (frames * sixth / 6).max(1));
+            let warm: f64 = alone.iter().map(|frame| self.took(*frame)).sum::<Result<_>>()?;
             pair.push(self.step(&name, "hotshoe, two workers", self.ours(scene, 2)?)?.seconds);
-            cold.push(
-                self.step(&name, "one process a frame", self.plain(scene, frames / 2, frames / 2))?.seconds,
-            );
+            let mut cold = 0.0;
+            for frame in alone {
+                cold += self.step(&name, "one process a frame", self.plain(scene, frame, frame))?.seconds;
+            }
+            saved.push((cold - warm) / alone.len() as f64);
             start.push(self.step(&name, "start and load", self.plain(scene, 0, 0))?.seconds);
         }
-        let each = f64::from(frames);
-        let saved: Vec<f64> = cold.iter().zip(&ours).map(|(cold, ours)| cold - ours / each).collect();
         let animation = ("blender -b -a", plain.as_slice());
         let limit = Reference { name: "limit".to_owned(), median: MEMORY };
         Ok(vec![
@@ -131,7 +135,22 @@ impl Bench<'_> {
         render.arg("render").arg(scene).arg("--frames").arg(format!("1-{}", self.args.frames));
         render.arg("--workers").arg(workers.to_string()).arg("--out").arg(self.out.path());
         render.arg("--blender").arg(self.blender.path()).arg("--data").arg(self.data.path());
+        render.arg("--json").stdout(fs::File::create(self.events()).map_err(Failure::failed)?);
         Ok(render)
+    }
+
+    /// Where the last run of ours left its events.
+    fn events(&self) -> PathBuf {
+        self.out.path().join("events")
+    }
+
+    /// Seconds that a frame took in the last run of ours.
+    fn took(&self, frame: u16) -> Result<f64> {
+        let events = fs::read_to_string(self.events()).map_err(Failure::failed)?;
+        let events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut done = events.filter(|event| event["state"] == "done" && event["frame"] == frame);
+        let seconds = done.find_map(|event| event["seconds"].as_f64());
+        seconds.ok_or_else(|| Failure::failed(format!("nothing tells how long frame {frame} took")))
     }
 
     /// Plain Blender renders the frames, or none if both are 0.
@@ -157,13 +176,15 @@ impl Bench<'_> {
 
 fn command(program: &Path) -> Command {
     #[expect(clippy::disallowed_methods, reason = "whole programs are what is measured")]
-    Command::new(program)
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
 }
 
 /// Runs a program to its end, watching how much memory it takes.
 fn measured(mut command: Command) -> std::io::Result<Ran> {
     let began = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut child = command.spawn()?;
     let mut memory = 0.0_f64;
     let status = loop {
         if let Some(status) = child.try_wait()? {
