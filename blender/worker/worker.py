@@ -144,8 +144,12 @@ class Journal:
         for name in names:
             self._entries.append((owner, name, getattr(owner, name)))
 
-    def restore(self):
-        while self._entries:
+    def __len__(self):
+        return len(self._entries)
+
+    def restore(self, length=0):
+        """Puts back all but the first entries."""
+        while len(self._entries) > length:
             owner, name, before = self._entries.pop()
             setattr(owner, name, before)
 
@@ -283,8 +287,13 @@ class Scene:
         return True
 
     def set(self, path, value):
-        self._set(path, value)
-        self.check_device()
+        before = len(self.settings)
+        try:
+            self._set(path, value)
+            self.check_device()
+        except Failure:
+            self.settings.restore(before)
+            raise
 
     def _set(self, path, value):
         special = {"camera": self._set_camera, "view_layer": self._set_view_layer, "engine": self._set_engine}
@@ -366,6 +375,7 @@ class Scene:
 
     def write(self, frame, name, directory):
         scene, render = self.data, self.data.render
+        self.check_device()
         if render.is_movie_format:
             raise Failure("unsupported", f"the scene writes {render.image_settings.file_format}, a movie")
         with Journal() as changed:
@@ -383,6 +393,7 @@ class Scene:
 
     def shot(self, frame, region, samples, file):
         scene, render = self.data, self.data.render
+        self.check_device()
         with Journal() as changed:
             changed.set(render, "use_compositing", False)
             changed.set(render, "use_sequencer", False)
@@ -571,14 +582,15 @@ def animations():
 
 
 def stop_style_modules():
-    """Turns off the scripts of Freestyle, which Blender would run though it trusts no file."""
+    """Takes out the scripts of Freestyle, which Blender would run though it trusts no file."""
     stopped = []
     for layer in (layer for scene in bpy.data.scenes for layer in scene.view_layers):
         freestyle = getattr(layer, "freestyle_settings", None)
         for module in freestyle.modules if freestyle else ():
-            if module.use and module.script:
+            if module.script:
                 stopped.append(f"style module '{module.script.name}' of view layer '{layer.name}'")
-            module.use = False
+                # Its use can be animated, this cannot.
+                module.script = None
     return stopped
 
 

@@ -212,22 +212,28 @@ impl Attempt {
     }
 }
 
-/// Cuts what a plugin says, and takes out what a terminal would obey.
-pub fn harmless(mut text: String, limit: usize) -> String {
+/// Makes harmless what a plugin says, and cuts its end off.
+pub fn harmless(text: String, limit: usize) -> String {
+    let mut text = plain(text);
     text.truncate(text.floor_char_boundary(limit));
+    text
+}
+
+/// Takes out of a text what a terminal would obey.
+fn plain(text: String) -> String {
     let obeyed = |c: char| c.is_control() && c != '\n';
     if text.contains(obeyed) { text.replace(obeyed, "\u{fffd}") } else { text }
 }
 
-/// Makes a text harmless that may be too long: what happened stands at its
-/// beginning, and why at its end, so it is cut between them.
+/// Makes an error's text harmless, and cuts it in its middle: what happened
+/// stands at its beginning, and why at its end.
 pub fn abridged(text: String, limit: usize) -> String {
+    let text = plain(text);
     if text.len() <= limit {
-        return harmless(text, limit);
+        return text;
     }
     let (head, tail) = (text.floor_char_boundary(limit / 4), text.len() - (limit / 4 * 3 - GAP.len()));
-    let text = [&text[..head], GAP, &text[text.ceil_char_boundary(tail)..]].concat();
-    harmless(text, limit)
+    [&text[..head], GAP, &text[text.ceil_char_boundary(tail)..]].concat()
 }
 
 /// Fails unless `key` is 1 to 128 characters that are harmless in a file name.
@@ -260,5 +266,6 @@ mod tests {
         assert!(cut.len() <= ERROR_TEXT, "{}", cut.len());
         assert!(cut.starts_with("Blender died\n") && cut.ends_with("\nout of memory"), "{cut}");
         assert_eq!(abridged("short".to_owned(), ERROR_TEXT), "short");
+        assert!(abridged("\u{1}".repeat(ERROR_TEXT), ERROR_TEXT).len() <= ERROR_TEXT);
     }
 }

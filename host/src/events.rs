@@ -120,8 +120,8 @@ pub enum EventKind {
     },
     /// A file is where it belongs.
     FileWritten {
-        /// The task's name.
-        task: String,
+        /// The task's name; none while the plugin plans.
+        task: Option<String>,
         /// The file.
         path: PathBuf,
         /// Its size in bytes.

@@ -54,7 +54,9 @@ fn scenes_that_are_none() {
 #[test]
 fn a_scene_of_a_newer_blender_is_not_given_to_an_older_one() {
     // Needs a Blender of the machine that is older than the one the tests install; Debian's is.
-    let Some(older) = on_path().filter(|blender| blender.version() < installed().version()) else { return };
+    let Some(older) = on_path().filter(|blender| blender.version() < installed().version()) else {
+        return eprintln!("not tested: this machine has no older Blender");
+    };
     let newer = installed().scene("small");
     refused(
         Render::with(&older, &newer).frames("1"),

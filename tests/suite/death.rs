@@ -82,11 +82,11 @@ fn ctrl_c_stops_cleanly() {
 #[test]
 fn ctrl_c_twice_stops_at_once() {
     // A plugin that does not listen has two seconds after the first one.
-    let mut render = Render::probe("loop").frames("1");
-    let mut child = render.command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut render = Render::probe("loop").frames("1").args(["--json"]);
+    let mut child = render.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut events = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("is up")));
-    std::thread::sleep(Duration::from_secs(1));
+    assert!(events.any(|line| line.contains("task_started")));
     let guards = below(child.id().cast_signed());
     let interrupt = || kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
     let began = Instant::now();

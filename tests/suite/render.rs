@@ -55,7 +55,8 @@ fn a_person_at_a_terminal_sees_bars() {
     let size = nix::pty::Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
     let terminal = nix::pty::openpty(&size, None).unwrap();
     let mut render = Render::new(&installed().scene("small")).frames("1-2");
-    let mut child = render.command.stdout(Stdio::piped()).stderr(terminal.slave).spawn().unwrap();
+    render.command.env("TERM", "xterm").stdout(Stdio::piped()).stderr(terminal.slave);
+    let mut child = render.command.spawn().unwrap();
     // Its end of the terminal must be the only one that is left.
     render.command.stderr(Stdio::null());
     let mut screen = Vec::new();

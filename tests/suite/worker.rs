@@ -201,6 +201,12 @@ async fn a_developed_shot_looks_like_a_written_frame() {
         let develop = Develop { image: &image, frame: 3, name: None, directory };
         assert_eq!(worker.develop(&develop).await.unwrap(), Path::new("eyes_0003.png"));
         assert!(Picture::read(&directory.join("eyes_0003.png")).shows_something());
+        // What was refused is not set.
+        worker.open(&blender.scene("hidden_gpu"), false).await.unwrap();
+        assert_eq!(code(worker.set("engine", &json!("CYCLES")).await), "unsupported");
+        assert_eq!(worker.inspect().await.unwrap().engine, "BLENDER_WORKBENCH");
+        worker.open(&blender.scene("hidden_gpu"), true).await.unwrap();
+        worker.set("engine", &json!("CYCLES")).await.unwrap();
         worker.open(&blender.scene("movie"), false).await.unwrap();
         assert_eq!(code(worker.develop(&develop).await), "unsupported");
         assert_eq!(code(worker.write(&Write { frame: 1, name: None, directory }).await), "unsupported");

@@ -4,7 +4,9 @@
 //! made aside, checked, and renamed.
 
 use std::ffi::OsStr;
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
@@ -68,11 +70,10 @@ pub async fn install(
         ask(&partial.join("bin/python"), "from importlib.metadata import version as v; print(v('bpy'))")
             .await;
     let version = version.map_err(|log| failed("the bpy wheel was not installed", &log))?;
+    ready(&partial.join("bin/python"), request, progress).await?;
     let home = blenders.join(version);
     remove(&home)?;
     std::fs::rename(&partial, &home).map_err(BlenderError::io("put the new Blender in its place"))?;
-    // What the system lacks is no reason to fetch it all again next time.
-    ready(&home.join("bin/python"), request, progress).await?;
     Ok(Blender::Module(home.join("bin/python")))
 }
 
@@ -257,21 +258,23 @@ async fn install_packages(
         if !is_root {
             apt.arg("apt-get");
         }
-        // Packages that are half installed are worse than a process that is left.
-        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").kill_on_drop(false);
+        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
         apt
     };
     // Old lists may do; the installation itself tells.
     let _ = apt(&["update"]).output().await;
+    let doing = BlenderError::io("run apt-get");
+    let mut log = tempfile::tempfile().map_err(doing)?;
     let mut install = apt(&["install", "-y", "--no-install-recommends"]);
-    let output = install.args(&missing.packages).output().await.map_err(BlenderError::io("run apt-get"))?;
-    if !output.status.success() {
-        return Err(failed(
-            &format!("apt-get cannot install {list}"),
-            &String::from_utf8_lossy(&output.stderr),
-        ));
+    // Goes on to its end if we are stopped: half of a package is worse than none.
+    install.args(&missing.packages).kill_on_drop(false);
+    install.stdout(Stdio::null()).stderr(log.try_clone().map_err(doing)?);
+    if install.status().await.map_err(doing)?.success() {
+        return Ok(());
     }
-    Ok(())
+    let mut text = String::new();
+    log.rewind().and_then(|()| log.read_to_string(&mut text)).map_err(doing)?;
+    Err(failed(&format!("apt-get cannot install {list}"), &text))
 }
 
 async fn lock(

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
 use serde_json::Value;
@@ -29,7 +29,7 @@ struct Inner {
     attempt: Arc<Attempt>,
     held: Option<Held>,
     settings: Vec<(String, Value)>,
-    shots: AtomicU32,
+    shots: u32,
 }
 
 /// What Blender renders in one step.
@@ -51,8 +51,7 @@ pub async fn open(attempt: &Arc<Attempt>, scene: &str) -> Result<Scene> {
         let message = "an attempt holds one scene at a time; drop the other one first";
         return Err(CapabilityError::new(Code::Limit, message));
     }
-    let (settings, shots) = (Vec::new(), AtomicU32::new(0));
-    let inner = Inner { attempt: attempt.clone(), held: None, settings, shots };
+    let inner = Inner { attempt: attempt.clone(), held: None, settings: Vec::new(), shots: 0 };
     let scene = Scene { attempt: attempt.clone(), inner: Arc::new(Mutex::new(inner)) };
     scene.or_canceled(async { scene.inner.lock().await.worker().await.map(drop) }).await?;
     Ok(scene)
@@ -153,7 +152,8 @@ impl Scene {
     }
 
     async fn shoot(&self, mut inner: OwnedMutexGuard<Inner>, shot: Shot) -> Result<Image> {
-        let number = inner.shots.fetch_add(1, Ordering::Relaxed);
+        inner.shots += 1;
+        let number = inner.shots;
         let worker = inner.worker().await?;
         let folder = worker.home().to_owned();
         let file = folder.join(format!("shot-{number}.exr"));
@@ -222,13 +222,13 @@ impl Scene {
 
     async fn or_canceled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let error = tokio::select! {
-            result = work => return result,
+            biased;
             error = self.attempt.canceled() => error,
+            result = work => return result,
         };
         // A worker that was interrupted must be gone before what it writes into is.
-        if let Ok(mut inner) = self.inner.try_lock()
-            && let Some(held) = inner.held.take_if(|held| !held.is_idle())
-        {
+        // Whoever else has the lock, or waits for it, is canceled too.
+        if let Some(held) = self.inner.lock().await.held.take_if(|held| !held.is_idle()) {
             held.end().await;
         }
         Err(error)

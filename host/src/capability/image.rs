@@ -148,7 +148,9 @@ impl Image {
             CapabilityError::new(Code::Host, format!("cannot read a rendered image: {error}"))
         };
         // Counted before there is room made for it.
-        let size = MetaData::read_from_file(file, false).map_err(failed)?.headers[0].layer_size;
+        let metadata = MetaData::read_from_file(file, false).map_err(failed)?;
+        let other = || CapabilityError::new(Code::Host, "a rendered image has not the layer that is wanted");
+        let size = metadata.headers.first().ok_or_else(other)?.layer_size;
         let (width, height) = (size.width() as u32, size.height() as u32);
         let budget = Budget::take(attempt, width, height)?;
         let read = read_first_rgba_layer_from_file(
@@ -164,7 +166,10 @@ impl Image {
             Some(AttributeValue::I32(samples)) => samples.unsigned_abs(),
             _ => samples,
         };
-        let (_, values) = layer.channel_data.pixels;
+        let (found, values) = layer.channel_data.pixels;
+        if found != size {
+            return Err(other());
+        }
         Ok(Self::new(width, height, samples, values, budget))
     }
 

@@ -105,7 +105,11 @@ fn sweep(folder: &Path) -> io::Result<()> {
             && entry.file_type()?.is_dir()
             && let Ok(_lock) = lock(&entry.path())
         {
-            fs::remove_dir_all(entry.path())?;
+            match fs::remove_dir_all(entry.path()) {
+                // Its owner, who could not lock it, has removed it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
         }
     }
     Ok(())

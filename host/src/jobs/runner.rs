@@ -37,26 +37,16 @@ pub(super) async fn plan(
 ) {
     let Some(mailbox) = mailbox else { return };
     let job = spec.context.id.clone();
-    let (reports, mut received) = mpsc::channel(REPORTS);
+    let (reports, received) = mpsc::channel(REPORTS);
     let attempt = Arc::new(Attempt::new(spec.context.clone(), directive, reports));
+    let forwarding = tokio::spawn(forward(received, job.clone(), None, mailbox.clone()));
     let planning = async {
         look(&spec, &events).await?;
         pages(&spec, &attempt, &mailbox).await
     };
-    let listening = tokio::spawn({
-        let (job, events) = (job.clone(), events.clone());
-        async move {
-            while let Some(report) = received.recv().await {
-                // Nothing else that a plugin says belongs to no task.
-                if let Report::Log { level, message } = report {
-                    events.append(EventKind::Log { job: job.clone(), task: None, level, message });
-                }
-            }
-        }
-    });
     let result = until_canceled(&attempt, planning).await;
     drop(attempt);
-    let _ = listening.await;
+    let _ = forwarding.await;
     let result =
         result.map_err(|error| Failure { blame: error.blame().as_str(), message: error.to_string() });
     let _ = mailbox.send(Message::PlanEnded { job, result }).await;
@@ -71,16 +61,9 @@ pub(super) async fn attempt(
 ) {
     let Some(mailbox) = mailbox else { return };
     let Start { job, task, planned, attempt: number } = start;
-    let (reports, mut received) = mpsc::channel(REPORTS);
+    let (reports, received) = mpsc::channel(REPORTS);
     let attempt = Arc::new(Attempt::new(spec.context.clone(), directive, reports));
-    let forwarding = tokio::spawn({
-        let (mailbox, job) = (mailbox.clone(), job.clone());
-        async move {
-            while let Some(report) = received.recv().await {
-                let _ = mailbox.send(Message::Reported { job: job.clone(), task, report }).await;
-            }
-        }
-    });
+    let forwarding = tokio::spawn(forward(received, job.clone(), Some(task), mailbox.clone()));
     let described = described(&spec);
     let work = spec.pin.plugin.render(attempt.clone(), &described, &planned, number);
     let began = Instant::now();
@@ -90,6 +73,18 @@ pub(super) async fn attempt(
     drop(attempt);
     let _ = forwarding.await;
     let _ = mailbox.send(Message::AttemptEnded { job, task, took, result }).await;
+}
+
+/// Passes on what a plugin tells, until the last sender is gone.
+async fn forward(
+    mut reports: mpsc::Receiver<Report>,
+    job: String,
+    task: Option<usize>,
+    mailbox: mpsc::Sender<Message>,
+) {
+    while let Some(report) = reports.recv().await {
+        let _ = mailbox.send(Message::Reported { job: job.clone(), task, report }).await;
+    }
 }
 
 /// Cuts a call that does not end by itself after its job was canceled.

@@ -26,10 +26,27 @@ pub(super) enum Message {
     Submit(Box<JobSpec>),
     Cancel(String),
     Summary(String, oneshot::Sender<Option<Summary>>),
-    Planned { job: String, tasks: Vec<PlannedTask>, accepted: oneshot::Sender<()> },
-    PlanEnded { job: String, result: Result<(), Failure> },
-    Reported { job: String, task: usize, report: Report },
-    AttemptEnded { job: String, task: usize, took: Duration, result: Result<Outcome, PluginError> },
+    Planned {
+        job: String,
+        tasks: Vec<PlannedTask>,
+        accepted: oneshot::Sender<()>,
+    },
+    PlanEnded {
+        job: String,
+        result: Result<(), Failure>,
+    },
+    /// Of no task while the plugin plans.
+    Reported {
+        job: String,
+        task: Option<usize>,
+        report: Report,
+    },
+    AttemptEnded {
+        job: String,
+        task: usize,
+        took: Duration,
+        result: Result<Outcome, PluginError>,
+    },
 }
 
 /// Owns all job state.
@@ -76,7 +93,7 @@ impl Scheduler {
                 }
             }
             Message::PlanEnded { job, result } => self.plan_ended(&job, result),
-            Message::Reported { job, task, report } => self.reported(&job, task, report),
+            Message::Reported { job, task, report } => self.reported(job, task, report),
             Message::AttemptEnded { job, task, took, result } => self.attempt_ended(&job, task, took, result),
         }
     }
@@ -168,33 +185,27 @@ impl Scheduler {
         }
     }
 
-    fn reported(&mut self, id: &str, task: usize, report: Report) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        let planned = &job.plan.task(task).planned;
-        let (job_id, id, frame) = (id.to_owned(), planned.name.clone(), planned.frame);
+    fn reported(&mut self, job_id: String, task: Option<usize>, report: Report) {
+        let Some(job) = self.jobs.get_mut(&job_id) else { return };
+        let planned = task.map(|task| &job.plan.task(task).planned);
+        let task = planned.map(|planned| planned.name.clone());
         let (worker, seconds, samples, fraction, message) = match report {
             Report::Rendering { worker, progress } => {
                 (Some(worker), Some(progress.seconds), progress.samples, None, None)
             }
             Report::Progress { fraction, message } => (None, None, None, Some(fraction), Some(message)),
             Report::Log { level, message } => {
-                return self.events.append(EventKind::Log { job: job_id, task: Some(id), level, message });
+                return self.events.append(EventKind::Log { job: job_id, task, level, message });
             }
             Report::File(file) => {
                 job.files += 1;
                 let (path, size, kept) = (file.path, file.size, file.kept);
-                return self.events.append(EventKind::FileWritten { task: id, path, size, kept });
+                return self.events.append(EventKind::FileWritten { task, path, size, kept });
             }
         };
-        self.events.append(EventKind::TaskProgress {
-            id,
-            frame,
-            worker,
-            seconds,
-            samples,
-            fraction,
-            message,
-        });
+        let Some((id, frame)) = task.zip(planned.map(|planned| planned.frame)) else { return };
+        let progress = EventKind::TaskProgress { id, frame, worker, seconds, samples, fraction, message };
+        self.events.append(progress);
     }
 
     fn attempt_ended(&mut self, id: &str, task: usize, took: Duration, result: Result<Outcome, PluginError>) {

@@ -23,7 +23,7 @@ impl Schema {
         if !value.is_object() {
             return Err("the settings schema is no JSON object".to_owned());
         }
-        let validator = jsonschema::validator_for(&value)
+        let validator = jsonschema::validator_for(&closed(value.clone()))
             .map_err(|error| format!("the settings schema is no JSON Schema: {error}"))?;
         Ok(Self { value, validator })
     }
@@ -49,11 +49,17 @@ impl Schema {
 
     /// Checks settings; the error names the first that does not fit.
     pub fn check(&self, settings: &Map<String, Value>) -> Result<(), SettingsError> {
-        if let Some(unknown) = settings.keys().find(|name| self.closed() && !self.known(name)) {
-            return Err(self.unknown(unknown));
-        }
+        use jsonschema::error::ValidationErrorKind::{AdditionalProperties, UnevaluatedProperties};
         let instance = Value::Object(settings.clone());
-        let Some(error) = self.validator.iter_errors(&instance).next() else { return Ok(()) };
+        let errors: Vec<_> = self.validator.iter_errors(&instance).collect();
+        for error in &errors {
+            if let AdditionalProperties { unexpected } | UnevaluatedProperties { unexpected } = error.kind()
+                && error.instance_path().as_str().is_empty()
+            {
+                return Err(self.unknown(&unexpected[0]));
+            }
+        }
+        let Some(error) = errors.first() else { return Ok(()) };
         let path = error.instance_path().to_string();
         let name = path.trim_start_matches('/').replace('/', ".");
         let what = match name.is_empty() {
@@ -85,19 +91,6 @@ impl Schema {
 
     fn property(&self, name: &str) -> &Value {
         &self.value["properties"][name]
-    }
-
-    fn known(&self, name: &str) -> bool {
-        self.value["properties"].get(name).is_some()
-    }
-
-    /// Whether `properties` names all settings: else a typo would pass for one.
-    fn closed(&self) -> bool {
-        const ELSEWHERE: [&str; 6] = ["patternProperties", "allOf", "anyOf", "oneOf", "if", "$ref"];
-        match self.value.get("additionalProperties") {
-            Some(others) => *others == Value::Bool(false),
-            None => !ELSEWHERE.iter().any(|key| self.value.get(key).is_some()),
-        }
     }
 
     /// Returns the names of all settings.
@@ -139,6 +132,15 @@ impl Schema {
             _ => format!("it takes {takes}{range}: {about}"),
         }
     }
+}
+
+/// Closes a schema that says nothing of settings it does not name: a typo is no setting.
+fn closed(mut schema: Value) -> Value {
+    let says = ["additionalProperties", "unevaluatedProperties"].iter().any(|key| schema.get(key).is_some());
+    if let (false, Some(keys)) = (says, schema.as_object_mut()) {
+        keys.insert("unevaluatedProperties".to_owned(), Value::Bool(false));
+    }
+    schema
 }
 
 /// Returns the name that is most like `name`, if one is like it.
@@ -208,6 +210,8 @@ mod tests {
         assert!(read(json!({"additionalProperties": {"type": "integer"}})).is_ok());
         assert!(read(json!({"additionalProperties": {"type": "string"}})).is_err());
         assert!(read(json!({"patternProperties": {"^ne": {"type": "integer"}}})).is_ok());
+        assert!(read(json!({"allOf": [{"properties": {"neat": {"type": "integer"}}}]})).is_ok());
+        assert!(read(json!({"allOf": [{"properties": {"nest": {"type": "integer"}}}]})).is_err());
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl blender::Host for Data {
     async fn open(&mut self, scene: String, lease: Option<Resource<Lease>>) -> Answer<Resource<Scene>> {
         let attempt = attempt!(self);
         if let Some(lease) = lease {
-            // Every lease of this version is of the CPU, which every scene may use.
+            // Every lease of this version is of the CPU, where scenes are rendered anyway.
             self.table.get(&lease)?;
         }
         let scene = capability::blender::open(&attempt, &scene).await;
