@@ -18,7 +18,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 tools="python3,gcc,libc6-dev,git,ca-certificates"
 
 finish() {
-  for mount in proc dev; do umount -l "$root/$mount" 2>/dev/null || true; done
+  for mount in proc dev/pts dev; do umount -l "$root/$mount" 2>/dev/null || true; done
   [ -n "$keep" ] || rm -rf "$root"
 }
 trap finish EXIT
@@ -27,6 +27,7 @@ debootstrap --variant=minbase --include="$tools" bookworm "$root" >"$root.log" 2
 mkdir -p "$root"/{proc,dev,cargo/bin}
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
+mount --bind /dev/pts "$root/dev/pts"
 # rustup alone: the toolchain and its target come by rust-toolchain.toml.
 cp -a "${CARGO_HOME:-$HOME/.cargo}"/bin/. "$root/cargo/bin/"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
