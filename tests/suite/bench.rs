@@ -1,10 +1,10 @@
 //! `hotshoe bench`: rows that a script can read.
 
-use crate::harness::{Ended, PROGRAM, command, installed, shared_data};
+use crate::harness::{Ended, PROGRAM, command, installed};
 
 fn rows(arguments: &[&str]) -> Vec<serde_json::Value> {
     let mut bench = command(PROGRAM);
-    bench.arg("bench").args(arguments).arg("--json").arg("--data").arg(shared_data());
+    bench.arg("bench").args(arguments).arg("--json");
     Ended::from(bench.output().unwrap()).expect(0).events()
 }
 

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Ended, PROGRAM, command, installed, shared_data};
+use crate::harness::{Ended, PROGRAM, command, installed};
 
 fn lines(arguments: &[&str]) -> Vec<Value> {
     let mut run = command(PROGRAM);
-    let ended = Ended::from(run.args(arguments).arg("--data").arg(shared_data()).output().unwrap());
+    let ended = Ended::from(run.args(arguments).output().unwrap());
     ended.expect(0).events()
 }
 
@@ -47,7 +47,7 @@ fn a_machine_without_blender_is_told_how_to_get_one() {
 #[test]
 fn the_doctor_looks_at_the_blender_that_is_named() {
     let mut doctor = command(PROGRAM);
-    doctor.args(["doctor", "--blender", "/bin/false", "--data"]).arg(shared_data());
+    doctor.args(["doctor", "--blender", "/bin/false"]);
     let ended = Ended::from(doctor.env("HOTSHOE_BLENDER", "/bin/true").output().unwrap()).expect(1);
     assert!(ended.stdout.contains("/bin/false (--blender) does not start"), "{ended:#?}");
     assert!(ended.stdout.contains("exited with code 1"), "{ended:#?}");

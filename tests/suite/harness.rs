@@ -27,7 +27,7 @@ pub(crate) fn root() -> &'static Path {
 
 /// A data directory that all runs of the tests share, so that Blender is
 /// installed once.
-pub(crate) fn shared_data() -> PathBuf {
+fn shared_data() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("data")
 }
 
@@ -42,8 +42,7 @@ pub(crate) struct Blender {
 /// The Blender that Hotshoe installs: every test can count on it.
 pub(crate) fn installed() -> Blender {
     static PATH: LazyLock<PathBuf> = LazyLock::new(|| {
-        let output =
-            command(PROGRAM).args(["blender", "install", "--data"]).arg(shared_data()).output().unwrap();
+        let output = command(PROGRAM).args(["blender", "install"]).output().unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "the tests need a Blender and none can be had: {log}");
         PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
@@ -162,7 +161,7 @@ impl Render {
     pub(crate) fn with(blender: &Blender, scene: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = command(PROGRAM);
-        command.arg("render").arg(scene).arg("--data").arg(shared_data());
+        command.arg("render").arg(scene);
         command.arg("--blender").arg(&blender.path).arg("--out").arg(folder.path().join("out"));
         Self { folder, command }
     }

@@ -20,33 +20,16 @@ const MAX_FAILURES: u32 = 3;
 /// How often a task may be begun, however its attempts end.
 const MAX_ATTEMPTS: u32 = 1_000;
 
-/// What the scheduler is told.
+/// What the scheduler is told. A report is of no task while the plugin plans.
 #[derive(Debug)]
 pub(super) enum Message {
     Submit(Box<JobSpec>),
     Cancel(String),
     Summary(String, oneshot::Sender<Option<Summary>>),
-    Planned {
-        job: String,
-        tasks: Vec<PlannedTask>,
-        accepted: oneshot::Sender<()>,
-    },
-    PlanEnded {
-        job: String,
-        result: Result<(), Failure>,
-    },
-    /// Of no task while the plugin plans.
-    Reported {
-        job: String,
-        task: Option<usize>,
-        report: Report,
-    },
-    AttemptEnded {
-        job: String,
-        task: usize,
-        took: Duration,
-        result: Result<Outcome, PluginError>,
-    },
+    Planned { job: String, tasks: Vec<PlannedTask>, accepted: oneshot::Sender<()> },
+    PlanEnded { job: String, result: Result<(), Failure> },
+    Reported { job: String, task: Option<usize>, report: Report },
+    AttemptEnded { job: String, task: usize, took: Duration, result: Result<Outcome, PluginError> },
 }
 
 /// Owns all job state.

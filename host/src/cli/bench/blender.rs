@@ -92,7 +92,7 @@ impl Bench<'_> {
             ours.push(ran.seconds);
             memory.push(ran.memory);
             let alone = [1, 3, 5].map(|sixth| (frames * sixth / 6).max(1));
-            let warm: f64 = alone.iter().map(|frame| self.took(*frame)).sum::<Result<_>>()?;
+            let warm = self.took(&alone)?;
             pair.push(self.step(&name, "hotshoe, two workers", self.ours(scene, 2)?)?.seconds);
             let mut cold = 0.0;
             for frame in alone {
@@ -144,13 +144,14 @@ impl Bench<'_> {
         self.out.path().join("events")
     }
 
-    /// Seconds that a frame took in the last run of ours.
-    fn took(&self, frame: u16) -> Result<f64> {
+    /// Seconds that some frames took together in the last run of ours.
+    fn took(&self, frames: &[u16]) -> Result<f64> {
         let events = fs::read_to_string(self.events()).map_err(Failure::failed)?;
         let events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let mut done = events.filter(|event| event["state"] == "done" && event["frame"] == frame);
-        let seconds = done.find_map(|event| event["seconds"].as_f64());
-        seconds.ok_or_else(|| Failure::failed(format!("nothing tells how long frame {frame} took")))
+        let done: Vec<Value> = events.filter(|event| event["state"] == "done").collect();
+        let took = |frame: &u16| done.iter().find(|event| event["frame"] == *frame)?["seconds"].as_f64();
+        let unknown = |frame| Failure::failed(format!("nothing tells how long frame {frame} took"));
+        frames.iter().map(|frame| took(frame).ok_or_else(|| unknown(frame))).sum()
     }
 
     /// Plain Blender renders the frames, or none if both are 0.
