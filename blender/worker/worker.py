@@ -22,6 +22,7 @@ import time
 import traceback
 
 import bpy
+import imbuf
 
 PROTOCOL = 1
 # How often a request that takes long says that it is still alive, in seconds.
@@ -78,6 +79,7 @@ class Progress:
         self._request = None
         self._started = 0.0
         self._samples = None
+        self._activity = 0
         threading.Thread(target=self._beat, daemon=True).start()
 
     def begin(self, request):
@@ -90,6 +92,7 @@ class Progress:
 
     def status(self, text):
         """Reads the samples out of a status line of Blender (5.x gives one)."""
+        self._activity += 1
         match = re.search(r"(?:Sample|Rendering)\s+(\d+)\s*/\s*(\d+)", text or "")
         if match:
             with self._lock:
@@ -105,6 +108,7 @@ class Progress:
                     "request": self._request,
                     "seconds": round(time.monotonic() - self._started, 3),
                     "samples": self._samples,
+                    "activity": self._activity,
                 }
             try:
                 self._peer.notify("progress", **params)
@@ -237,6 +241,7 @@ class Scene:
             "is_movie": render.is_movie_format,
             "post_processing": self.post_processing(),
             "missing_files": missing_files(),
+            "dependencies": dependencies(),
             "blocked_scripts": self.blocked,
             "warnings": self.warnings(),
         }
@@ -390,6 +395,7 @@ class Scene:
             for node in file_output_nodes():
                 redirect(node, directory, changed)
             run_render(animation=True)
+        return {"unread": check_pictures(directory)}
 
     def shot(self, frame, region, samples, file):
         scene, render = self.data, self.data.render
@@ -464,6 +470,29 @@ class Scene:
             raise Failure("blender", first_line(error)) from None
         finally:
             bpy.data.images.remove(picture)
+
+
+def check_pictures(directory):
+    """Decodes every file that was rendered: one that cannot be read is no picture.
+
+    Names those that this Blender cannot read though it wrote them: several layers
+    in one OpenEXR file. The host reads them.
+    """
+    unread = []
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            file = os.path.join(folder, name)
+            try:
+                picture = imbuf.load(file)
+            except (OSError, ValueError):
+                if not name.endswith(".exr"):
+                    raise Failure("blender", f"the rendered file {name} cannot be read again") from None
+                unread.append(os.path.relpath(file, directory))
+                continue
+            if 0 in picture.size:
+                raise Failure("blender", f"the rendered file {name} holds no picture")
+            picture.free()
+    return unread
 
 
 def choose_format(settings, value, journal):
@@ -548,14 +577,24 @@ def redirect(node, directory, changed):
 # --- what a scene lacks, and what it carries ----------------------------------
 
 
-def missing_files():
-    found = set()
+def referred_files():
+    """Every path in the file, with what is there: a pattern may stand for many."""
     for path in bpy.utils.blend_paths(absolute=True, packed=False, local=False):
-        pattern = re.sub(r"<UDIM>|<UVTILE>|#+", "*", path)
-        there = glob.glob(glob.escape(pattern).replace("[*]", "*")) if "*" in pattern else os.path.exists(path)
-        if not there and os.path.basename(path):
-            found.add(os.path.normpath(path))
-    return sorted(found)
+        if os.path.basename(path):
+            pattern = re.sub(r"<UDIM>|<UVTILE>|#+", "*", path)
+            many = "*" in pattern
+            there = glob.glob(glob.escape(pattern).replace("[*]", "*")) if many else [path]
+            yield path, [found for found in there if os.path.exists(found)]
+
+
+def missing_files():
+    return sorted({os.path.normpath(path) for path, there in referred_files() if not there})
+
+
+def dependencies():
+    """The files that the scene needs, beside itself."""
+    found = {os.path.realpath(file) for _, there in referred_files() for file in there if os.path.isfile(file)}
+    return sorted(found - {os.path.realpath(bpy.data.filepath)})
 
 
 def blocked_scripts():
@@ -638,10 +677,10 @@ class Worker:
             raise Failure("not-found", "no scene is open")
         return self.scene
 
-    def open(self, path, threads, cpu):
+    def open(self, path, anew, threads, cpu):
         """Opens a scene as it is on disk; warm if it is the one loaded already."""
         stamp = Scene.stamp_of(path)
-        warm = self.scene is not None and (self.scene.path, self.scene.stamp) == (path, stamp)
+        warm = not anew and self.scene is not None and (self.scene.path, self.scene.stamp) == (path, stamp)
         if warm:
             warm = self.scene.restored()
         if not warm:

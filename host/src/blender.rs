@@ -3,12 +3,15 @@
 //! Owns the worker processes. Knows nothing of plugins, jobs or output folders:
 //! it renders what it is told into the folder it is told.
 
+pub mod content;
 pub mod find;
 pub mod guard;
 pub mod header;
 pub mod install;
 pub mod libraries;
 pub mod pool;
+mod process;
+mod sandbox;
 pub mod seats;
 mod tool;
 pub mod wire;
@@ -31,6 +34,34 @@ impl Blender {
         match self {
             Self::Program(path) | Self::Module(path) => path,
         }
+    }
+}
+
+/// What is known of a crash of Blender.
+#[derive(Debug, Clone)]
+pub struct Crash {
+    /// What Blender itself wrote about it.
+    pub text: Option<String>,
+    /// Its version.
+    pub blender: String,
+    /// The call it was working on.
+    pub doing: &'static str,
+}
+
+impl Crash {
+    /// Puts together all that is known.
+    pub fn report(&self, scene: &std::path::Path, status: &str, log: &str) -> String {
+        let text = self.text.as_deref().unwrap_or("Blender wrote no crash text of its own");
+        format!(
+            "Blender {} {status} in {} on {}\nHotshoe {}, {} {}\n\nthe last lines it printed:{log}\n\n{}",
+            self.blender,
+            self.doing,
+            scene.display(),
+            env!("CARGO_PKG_VERSION"),
+            std::env::consts::OS,
+            std::env::consts::ARCH,
+            text.trim()
+        )
     }
 }
 
@@ -62,6 +93,16 @@ pub enum BlenderError {
     Died {
         /// How it ended.
         status: String,
+        /// The end of what it printed, each line after a line break.
+        log: String,
+        /// What is known of its crash, if it had a fault.
+        crash: Option<Crash>,
+    },
+    /// Blender did not die, and yet it had to be killed.
+    #[error("Blender was killed while it was working: {what}{log}")]
+    Hung {
+        /// What was wrong with it.
+        what: String,
         /// The end of what it printed, each line after a line break.
         log: String,
     },

@@ -5,6 +5,7 @@
 //! `plugin` only translate to the functions here.
 
 pub mod blender;
+pub mod content;
 pub mod gpu;
 pub mod image;
 pub mod output;
@@ -15,10 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::blender::BlenderError;
-use crate::blender::pool::Pool;
+use crate::blender::pool::{Pool, Wanted};
 use crate::blender::wire::Progress;
+use crate::store::{Store, StoreError};
+use crate::terms::JobId;
 
 /// What went wrong, in the contract's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +60,12 @@ impl CapabilityError {
     /// Makes an error of the host's own I/O.
     pub fn io(doing: &str) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |error| Self::new(Code::Host, format!("cannot {doing}: {error}"))
+    }
+}
+
+impl From<StoreError> for CapabilityError {
+    fn from(error: StoreError) -> Self {
+        Self::new(Code::Host, error.to_string())
     }
 }
 
@@ -110,29 +120,49 @@ pub enum Report {
         /// The line.
         message: String,
     },
-    /// A file is where it belongs.
-    File(output::File),
+    /// The scene has crashed Blender.
+    Crashed {
+        /// What is known of it.
+        report: String,
+    },
 }
 
 /// What all attempts of a job share.
 #[derive(Debug)]
 pub struct JobContext {
     /// The job's id.
-    pub id: String,
+    pub id: JobId,
     /// The scene file; its name for the plugin is [`SCENE`].
     pub scene: PathBuf,
     /// Where finished files go.
     pub output: output::Output,
     /// Where images are kept between attempts.
     pub spool: PathBuf,
+    /// Where crash reports are kept.
+    pub crashes: PathBuf,
     /// The workers.
     pub pool: Pool,
     /// The devices.
     pub devices: gpu::Devices,
     /// The plugin's state.
     pub state: state::State,
+    /// Where finished files are recorded.
+    pub store: Store,
     /// Whether the person said to render on the CPU whatever the scene says.
     pub cpu: bool,
+    /// What it renders from.
+    pub content: content::JobContent,
+    /// Whether what earlier jobs rendered from the same is taken as it is.
+    pub resumes: bool,
+    /// Ends whatever is under way: the host stops.
+    pub cut: CancellationToken,
+}
+
+impl JobContext {
+    /// Says what a worker must hold to render for the job.
+    pub fn wanted(&self) -> Wanted {
+        Wanted { scene: self.scene.clone(), content: self.content.digest(), cpu: self.cpu }
+    }
 }
 
 /// The name by which a plugin knows the job's scene.
@@ -151,6 +181,8 @@ const PROGRESS: usize = 256;
 pub struct Attempt {
     /// The job it works for.
     pub job: Arc<JobContext>,
+    /// The task's name, and which attempt at it this is; none while the plugin plans.
+    pub of: Option<(String, u32)>,
     /// How to go on, as the scheduler wants it.
     pub directive: watch::Receiver<Directive>,
     /// Where its reports go.
@@ -165,10 +197,11 @@ impl Attempt {
     /// Makes the context of one call.
     pub fn new(
         job: Arc<JobContext>,
+        of: Option<(String, u32)>,
         directive: watch::Receiver<Directive>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
-        Self { job, directive, reports, pixels: Arc::default(), has_scene: AtomicBool::new(false) }
+        Self { job, of, directive, reports, pixels: Arc::default(), has_scene: AtomicBool::new(false) }
     }
 
     /// Writes to the job's log.
@@ -199,11 +232,19 @@ impl Attempt {
         }
     }
 
-    /// Waits until the job is canceled.
-    async fn canceled(&self) -> CapabilityError {
+    /// Waits until the job is canceled, or the host stops.
+    pub async fn canceled(&self) -> CapabilityError {
         let mut directive = self.directive.clone();
-        let _ = directive.wait_for(|directive| *directive == Directive::Cancel).await;
+        tokio::select! {
+            _ = directive.wait_for(|directive| *directive == Directive::Cancel) => {}
+            () = self.job.cut.cancelled() => {}
+        }
         CapabilityError::new(Code::Canceled, "the job was canceled")
+    }
+
+    /// Whether files that are recorded may be there already.
+    fn may_be_done(&self) -> bool {
+        self.job.resumes || self.of.as_ref().is_some_and(|(_, number)| *number > 1)
     }
 
     async fn report(&self, report: Report) {
@@ -234,6 +275,12 @@ pub fn abridged(text: String, limit: usize) -> String {
     }
     let (head, tail) = (text.floor_char_boundary(limit / 4), text.len() - (limit / 4 * 3 - GAP.len()));
     [&text[..head], GAP, &text[text.ceil_char_boundary(tail)..]].concat()
+}
+
+/// Does what blocks where it holds up nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let panicked = |_| CapabilityError::new(Code::Host, "the host failed while it worked on a file");
+    tokio::task::spawn_blocking(work).await.map_err(panicked)?
 }
 
 /// Fails unless `key` is 1 to 128 characters that are harmless in a file name.

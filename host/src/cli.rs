@@ -10,12 +10,18 @@ macro_rules! say {
     }};
 }
 
-mod bench;
+pub mod bench;
 mod blender;
+mod client;
+mod config;
 mod doctor;
+mod follow;
+mod host;
+mod job;
 mod plugin;
 mod progress;
 mod render;
+mod serve;
 mod stopping;
 mod table;
 
@@ -59,6 +65,22 @@ enum LogFormat {
 enum Command {
     /// Render frames of a scene.
     Render(render::Args),
+    /// Run the host of a render node, for clients to connect to.
+    Serve(serve::Args),
+    /// Hand a job to a running host.
+    Submit(job::Submit),
+    /// Look at the jobs of a running host, and steer them.
+    Job(job::Args),
+    /// Look at the workers of a running host.
+    Worker(host::ListArgs),
+    /// Look at the devices of a running host.
+    Device(host::ListArgs),
+    /// Print what happens in a running host, an event a line as JSON.
+    Events(host::Events),
+    /// Look at a running host, and steer it.
+    Host(host::Args),
+    /// Look at the configuration.
+    Config(config::Args),
     /// Find and install Blenders.
     Blender(blender::Args),
     /// Look at the renderers.
@@ -101,9 +123,17 @@ impl Failure {
 }
 
 /// Makes the releases of this program, with an engine to run them.
-fn releases(data: &DataDir) -> Result<Releases> {
+fn releases(data: &DataDir, plugins: Option<PathBuf>) -> Result<Releases> {
     let components = Components::new(Limits::default()).map_err(Failure::failed)?;
-    Ok(Releases::new(components, data.clone()))
+    Ok(Releases::new(components, data.clone(), plugins))
+}
+
+/// Opens the data directory.
+fn open(given: Option<PathBuf>) -> Result<DataDir> {
+    DataDir::open(given).map_err(|error| {
+        let hint = "choose another with --data DIR";
+        Failure::bad_input(format!("cannot use the data directory: {error}\n{hint}"))
+    })
 }
 
 /// Runs the program and returns its exit code.
@@ -121,14 +151,18 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result {
-    let data = || {
-        DataDir::open(cli.data.clone()).map_err(|error| {
-            let hint = "choose another with --data DIR";
-            Failure::bad_input(format!("cannot use the data directory: {error}\n{hint}"))
-        })
-    };
+    let given = cli.data;
+    let data = || open(given.clone());
     match cli.command {
-        Command::Render(args) => render::run(args, &data()?).await,
+        Command::Render(args) => render::run(args, given).await,
+        Command::Serve(args) => serve::run(args, given).await,
+        Command::Submit(args) => job::submit(args, given.as_deref()).await,
+        Command::Job(args) => job::run(args, given.as_deref()).await,
+        Command::Worker(args) => host::workers(args, given.as_deref()).await,
+        Command::Device(args) => host::devices(args, given.as_deref()).await,
+        Command::Events(args) => host::events(args, given.as_deref()).await,
+        Command::Host(args) => host::run(args, given.as_deref()).await,
+        Command::Config(args) => config::run(args),
         Command::Blender(args) => blender::run(args, &data()?).await,
         Command::Plugin(args) => plugin::run(args, &data()?).await,
         Command::Doctor(args) => doctor::run(args, &data()?).await,

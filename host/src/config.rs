@@ -1,15 +1,19 @@
-//! Where a host keeps its things.
+//! Where a host keeps its things, and what its operator decides.
 //!
 //! One data directory holds everything durable; a run folder in it holds what
 //! lives as long as one host process. Knows nothing of what is kept there.
 
+pub mod file;
+
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
+use sha2::{Digest, Sha256};
 
 /// The data directory, private to its user.
 #[derive(Debug, Clone)]
@@ -51,13 +55,90 @@ impl DataDir {
         self.0.join("releases").join(digest)
     }
 
+    /// Returns the database of the daemon.
+    pub fn database(&self) -> PathBuf {
+        self.0.join("hotshoe.db")
+    }
+
+    /// Returns the folder of images between steps.
+    pub fn spool(&self) -> PathBuf {
+        self.0.join("spool")
+    }
+
+    /// Returns the folder of crash reports.
+    pub fn crashes(&self) -> PathBuf {
+        self.0.join("crashes")
+    }
+
+    /// Makes this process the only daemon of the directory; fails with its number
+    /// if there is another one.
+    pub fn claim(&self) -> io::Result<Result<Claim, u32>> {
+        let path = self.0.join("host.lock");
+        let mut claim = match lock(&path, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let holder = fs::read_to_string(&path).unwrap_or_default();
+                return Ok(Err(holder.trim().parse().unwrap_or_default()));
+            }
+            Err(error) => return Err(error),
+        };
+        claim.set_len(0)?;
+        writeln!(claim, "{}", std::process::id())?;
+        Ok(Ok(Claim { _lock: claim }))
+    }
+
+    /// Lists the journals that hosts of single renders have left, the newest first.
+    pub fn journals(&self) -> Vec<PathBuf> {
+        let runs = fs::read_dir(self.0.join("run")).into_iter().flatten().flatten();
+        let mut journals: Vec<PathBuf> =
+            runs.map(|run| run.path().join(JOURNAL)).filter(|journal| journal.exists()).collect();
+        journals.sort();
+        journals.reverse();
+        journals
+    }
+
     /// Returns the folder of the Blenders that Hotshoe installed.
     pub fn blenders(&self) -> PathBuf {
         self.0.join("blender")
     }
 }
 
-/// A folder of one host process, gone with it.
+/// The name of the database of a single render, in its run folder.
+const JOURNAL: &str = "journal.db";
+/// How many journals of earlier renders are kept, and for how long.
+const JOURNALS: usize = 64;
+const JOURNAL_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The right to be the daemon of a data directory.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: Flock<File>,
+}
+
+/// Returns where clients connect to the host of a data directory.
+///
+/// The user's runtime folder if there is one; hosts of other data directories
+/// than the user's own have a folder of their own in it.
+pub fn socket(data: Option<&Path>) -> io::Result<PathBuf> {
+    let own = dirs::data_dir().map(|folder| folder.join("hotshoe"));
+    let data = data.map(|data| fs::canonicalize(data).unwrap_or_else(|_| data.to_owned()));
+    let is_own = data.is_none() || data == own.as_deref().and_then(|own| fs::canonicalize(own).ok());
+    let users = PathBuf::from(format!("/run/user/{}", Uid::effective()));
+    let runtime =
+        dirs::runtime_dir().or_else(|| users.is_dir().then_some(users)).map(|folder| folder.join("hotshoe"));
+    let folder = match (runtime, &data) {
+        (Some(runtime), _) if is_own => runtime,
+        (Some(runtime), Some(data)) => {
+            let digest = Sha256::digest(data.as_os_str().as_encoded_bytes());
+            runtime.join(digest[..6].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        }
+        (_, Some(data)) => data.join("socket"),
+        (_, None) => own.ok_or_else(|| io::Error::other("this user has no home"))?.join("socket"),
+    };
+    Ok(folder.join("host.sock"))
+}
+
+/// A folder of one host process; all but its journal is gone with it.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -83,23 +164,57 @@ impl RunDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Returns the database of a host that lives for one render.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join(JOURNAL)
+    }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if let Err(error) = clear(&self.path, self.journal().exists()) {
             tracing::debug!(%error, "left the run folder behind; the next host removes it");
         }
     }
 }
 
 fn sweep(runs: &Path) -> io::Result<()> {
+    let mut abandoned = Vec::new();
     for entry in fs::read_dir(runs)? {
         let path = entry?.path();
         if path.is_dir()
             && let Ok(_lock) = lock(&path.join("lock"), FlockArg::LockExclusiveNonblock)
         {
-            fs::remove_dir_all(&path)?;
+            let journal = path.join(JOURNAL);
+            let age =
+                journal.metadata().and_then(|info| info.modified()).ok().and_then(|time| time.elapsed().ok());
+            abandoned.push((path, age.is_some_and(|age| age < JOURNAL_LIFE)));
+        }
+    }
+    // Their names sort by time.
+    abandoned.sort();
+    let kept = abandoned.len().saturating_sub(JOURNALS);
+    abandoned.iter().enumerate().try_for_each(|(n, (path, keep))| match clear(path, *keep && n >= kept) {
+        // Its host, which is just ending, has done the same.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        cleared => cleared,
+    })
+}
+
+/// Removes a run folder, or all but its journal.
+fn clear(path: &Path, keep_journal: bool) -> io::Result<()> {
+    if !keep_journal {
+        return fs::remove_dir_all(path);
+    }
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false if name.starts_with(JOURNAL) || name == "lock" => {}
+            false => fs::remove_file(entry.path())?,
         }
     }
     Ok(())

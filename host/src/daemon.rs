@@ -1,18 +1,35 @@
 //! The host as a whole: builds every part, and owns the order of start and stop.
 
 use std::io;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::{self, Socket};
 use crate::blender::Blender;
-use crate::blender::pool::Pool;
-use crate::blender::worker::Launch;
+use crate::blender::pool::{self, Pool};
+use crate::blender::worker::{Launch, Patience};
+use crate::capability::gpu::memory;
+use crate::config::file::{Config, days, seconds};
 use crate::config::{DataDir, RunDir};
-use crate::events::Events;
-use crate::jobs::Jobs;
-use crate::service::Service;
+use crate::events::EventKind;
+use crate::jobs::{Jobs, Policy};
+use crate::releases::Releases;
+use crate::rpc;
+use crate::service::collect::Rules;
+use crate::service::types::Shutdown;
+use crate::service::{Parts, Service, ServiceError};
+use crate::store::collect::Keep;
+use crate::store::{Store, StoreError, now_ms};
+
+/// How often what is old is looked for.
+const COLLECTING: Duration = Duration::from_secs(600);
 
 /// What a host is started with.
 #[derive(Debug)]
@@ -21,48 +38,182 @@ pub struct Options {
     pub blender: Blender,
     /// The `hotshoe` program itself, which guards the workers.
     pub program: PathBuf,
-    /// How many workers there may be.
-    pub workers: usize,
+    /// The renderers.
+    pub releases: Releases,
+    /// What the operator decided.
+    pub config: Config,
+    /// Whether it lives for one render only: its database is its own.
+    pub alone: bool,
+}
+
+/// Why a host does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The jobs of the host before cannot be taken up.
+    #[error("cannot take up the jobs of the host before: {0}")]
+    Recover(ServiceError),
+    /// A folder cannot be used.
+    #[error("cannot use the data directory: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// A running host.
 #[derive(Debug)]
 pub struct Host {
-    service: Service,
+    service: Arc<Service>,
+    store: Store,
     pool: Pool,
-    scheduler: JoinHandle<()>,
+    jobs: Jobs,
+    scheduler: JoinHandle<Result<(), StoreError>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    config: Config,
     run: RunDir,
 }
 
 impl Host {
     /// Starts all parts. No worker is started before it is wanted.
-    pub fn start(data: &DataDir, options: Options) -> io::Result<Self> {
+    pub async fn start(data: &DataDir, options: Options) -> Result<Self, StartError> {
+        let Options { blender, program, releases, config, alone } = options;
         let run = RunDir::create(data)?;
-        let events = Events::default();
-        let launch = Launch {
-            blender: options.blender,
-            guard: options.program,
-            folder: run.path().to_owned(),
-            processes: TaskTracker::new(),
+        let path = if alone { run.journal() } else { data.database() };
+        let store = tokio::task::spawn_blocking(move || Store::open(&path));
+        let store = store.await.expect("opening a database does not panic")?;
+        let folder = run.path().to_owned();
+        let file = blender.path().clone();
+        let limits = limits(&config);
+        let patience = Patience {
+            frozen: seconds(config.workers.frozen_seconds),
+            stalled: seconds(config.workers.stalled_seconds),
+            memory: or(config.workers.kill_above_mib, memory()),
         };
-        let pool = Pool::new(launch, options.workers, events.clone());
-        let (jobs, scheduler) = Jobs::start(events.clone(), options.workers);
-        let service = Service::new(events, pool.clone(), jobs, run.path().join("spool"));
-        Ok(Self { service, pool, scheduler, run })
+        let launch = Launch { blender, guard: program, folder, patience, processes: TaskTracker::new() };
+        let pool = Pool::new(launch, limits, store.clone());
+        let policy = Policy {
+            slots: limits.size,
+            retries: config.jobs.retries,
+            backoff: seconds(config.jobs.backoff_seconds),
+        };
+        let (jobs, scheduler) = Jobs::start(store.clone(), policy);
+        let spool = if alone { run.path().join("spool") } else { data.spool() };
+        let parts = Parts {
+            store: store.clone(),
+            pool: pool.clone(),
+            jobs: jobs.clone(),
+            releases,
+            data: data.clone(),
+            blender: file,
+            spool,
+        };
+        let service = Arc::new(Service::new(parts));
+        let recovered = service.recover().await.map_err(StartError::Recover)?;
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        if !alone {
+            store.append_soon(EventKind::HostStarted { version, jobs: recovered });
+        }
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let host = Self { service, store, pool, jobs, scheduler, tasks, stop, config, run };
+        host.tasks.spawn(collect(host.service.clone(), host.config.clone(), host.stop.clone()));
+        Ok(host)
     }
 
     /// Returns what clients can ask for.
-    pub fn service(&self) -> &Service {
+    pub fn service(&self) -> &Arc<Service> {
         &self.service
     }
 
-    /// Stops all parts and waits until every worker is gone.
-    pub async fn stop(self) {
-        let Self { service, pool, scheduler, run } = self;
-        // Its last handle: the scheduler stops to listen.
-        drop(service);
-        let _ = scheduler.await;
-        pool.stop().await;
-        drop(run);
+    /// Serves clients on a socket.
+    pub fn listen(&self, socket: Socket) {
+        let clients = self.config.clients;
+        let each = rpc::Limits {
+            line: clients.message_bytes,
+            requests: clients.requests,
+            patience: seconds(clients.patience_seconds),
+            nonsense: 16,
+        };
+        let limits = api::Limits { connections: clients.connections, each };
+        self.tasks.spawn(socket.serve(self.service.clone(), limits, self.stop.clone()));
     }
+
+    /// Connects a client that is part of this process.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
+        let ours = UnixStream::from_std(ours)?;
+        self.tasks.spawn(api::serve_own(ours, self.service.clone(), self.stop.clone()));
+        UnixStream::from_std(theirs)
+    }
+
+    /// Whether the host cannot go on: its database is lost.
+    pub fn is_lost(&self) -> bool {
+        self.scheduler.is_finished()
+    }
+
+    /// Lets what runs end, up to the configured time, then stops.
+    pub async fn drain(&self, how: Shutdown) {
+        if !how.now {
+            let _ = self.service.drain(Default::default()).await;
+            let limit = seconds(self.config.jobs.drain_seconds);
+            let _ = tokio::time::timeout(limit, self.service.idle()).await;
+        }
+    }
+
+    /// Stops all parts and waits until every worker is gone. What was cut is written
+    /// down, to be made again.
+    pub async fn stop(self) -> Result<(), StoreError> {
+        let Self { service, store, pool, jobs, scheduler, tasks, stop, config: _, run } = self;
+        jobs.stop().await;
+        drop(jobs);
+        let result = scheduler.await.unwrap_or(Err(StoreError::Closed));
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        pool.stop().await;
+        drop(service);
+        store.close().await;
+        drop(run);
+        result
+    }
+}
+
+/// Lets go of what is old, now and then.
+async fn collect(service: Arc<Service>, config: Config, stop: CancellationToken) {
+    loop {
+        let keep = config.keep;
+        let since = |life: f64| now_ms().saturating_sub(days(life).as_millis() as u64);
+        let keep = Keep {
+            jobs_since_ms: since(keep.jobs_days),
+            jobs: keep.jobs,
+            events_since_ms: since(keep.events_days),
+            events: keep.events,
+        };
+        let rules = Rules { keep, crashes: config.keep.crashes };
+        if let Err(error) = service.collect(rules).await {
+            tracing::warn!(%error, "what is old could not be let go of");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(COLLECTING) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+fn limits(config: &Config) -> pool::Limits {
+    let workers = config.workers;
+    let budget = or(workers.memory_mib, memory() / 2);
+    pool::Limits {
+        size: workers.count.into(),
+        warm: workers.warm.into(),
+        budget,
+        renders: workers.replace_after_renders,
+        memory: or(workers.replace_above_mib, budget / 2),
+    }
+}
+
+fn or(mib: u64, otherwise: u64) -> u64 {
+    if mib == 0 { otherwise } else { mib.saturating_mul(1024 * 1024) }
 }

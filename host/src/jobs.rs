@@ -1,26 +1,32 @@
 //! Jobs: from a submission to its files.
 //!
-//! Owns the state of all jobs, in one task that others talk to through [`Jobs`].
-//! Knows nothing of how a request came in.
+//! Owns the state of all open jobs, in one task that others talk to through
+//! [`Jobs`]. Every change is in the database before anyone hears of it. Knows
+//! nothing of how a request came in.
 
+mod job;
 pub mod model;
 mod runner;
 mod scheduler;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::capability::JobContext;
-use crate::events::Events;
+use crate::events::Progress;
 use crate::frames::Frames;
 use crate::releases::Loaded;
+use crate::store::jobs::{JobRow, TaskRow};
+use crate::store::{Store, StoreError};
+use crate::terms::{JobId, JobState};
 use scheduler::{Message, Scheduler};
 
 /// How many messages may wait for the scheduler.
-const MAILBOX: usize = 256;
+const MAILBOX: usize = 1024;
+/// How many reports of progress a slow reader may be behind before it skips some.
+const PROGRESS: usize = 256;
 
 /// A job that was found to be fit to run.
 #[derive(Debug)]
@@ -37,47 +43,136 @@ pub struct JobSpec {
     pub strict: bool,
 }
 
-/// A handle on all jobs.
-#[derive(Debug, Clone)]
-pub struct Jobs(mpsc::Sender<Message>);
-
-impl Jobs {
-    /// Starts the scheduler with room for `slots` attempts at a time.
-    pub fn start(events: Events, slots: usize) -> (Self, JoinHandle<()>) {
-        let (mailbox, messages) = mpsc::channel(MAILBOX);
-        let scheduler = Scheduler::new(events, slots, mailbox.downgrade());
-        (Self(mailbox), tokio::spawn(scheduler.run(messages)))
-    }
-
-    /// Queues a job; its id is the context's.
-    pub async fn submit(&self, spec: JobSpec) {
-        let _ = self.0.send(Message::Submit(Box::new(spec))).await;
-    }
-
-    /// Cancels a job; one that is finished stays as it is.
-    pub async fn cancel(&self, id: &str) {
-        let _ = self.0.send(Message::Cancel(id.to_owned())).await;
-    }
-
-    /// Returns how a job stands, if there is one.
-    pub async fn summary(&self, id: &str) -> Option<Summary> {
-        let (reply, summary) = oneshot::channel();
-        self.0.send(Message::Summary(id.to_owned(), reply)).await.ok()?;
-        summary.await.ok()?
-    }
+/// A job that is new to the scheduler.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its row: as it is stored, or, if it is new, as it is to be.
+    pub row: JobRow,
+    /// Its tasks, as far as they are stored.
+    pub tasks: Vec<TaskRow>,
+    /// The jobs that come before it, with the state in which each was found.
+    pub after: Vec<(JobId, JobState)>,
+    /// How to run it.
+    pub spec: JobSpec,
 }
 
-/// How a job stands.
+/// What can be asked of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Do nothing more of it.
+    Cancel,
+    /// Begin nothing of it until it is resumed.
+    Pause,
+    /// Go on with it; with files that have changed only if they are accepted.
+    Resume {
+        /// Whether to go on with files that have changed.
+        accept_changes: bool,
+    },
+    /// Keep it however old it is, or do not.
+    Pin(bool),
+}
+
+/// Why an order is not carried out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OrderError {
+    /// The job is in a state in which it cannot be.
+    #[error("job {id} is {state}: {why}")]
+    State {
+        /// The job.
+        id: JobId,
+        /// Its state.
+        state: JobState,
+        /// Why that will not do.
+        why: &'static str,
+    },
+    /// The host is stopping.
+    #[error("the host is stopping")]
+    Stopping,
+}
+
+/// How jobs are carried out.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// How many plans and attempts are made at a time.
+    pub slots: usize,
+    /// How many attempts of one job may be made again because they failed.
+    pub retries: u32,
+    /// How long a task waits after its first failure; each further one doubles it.
+    pub backoff: std::time::Duration,
+}
+
+/// How the scheduler stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Jobs that are not finished.
+    pub open: usize,
+    /// Plans and attempts under way.
+    pub running: usize,
+    /// Whether nothing new is begun.
+    pub draining: bool,
+    /// Why nothing can be written, if so.
+    pub trouble: Option<String>,
+}
+
+/// A handle on all jobs.
 #[derive(Debug, Clone)]
-pub struct Summary {
-    /// Its state.
-    pub state: model::JobState,
-    /// Tasks planned.
-    pub tasks: usize,
-    /// Tasks that failed.
-    pub failed: usize,
-    /// Files in their place.
-    pub files: usize,
-    /// The folder they are in.
-    pub folder: PathBuf,
+pub struct Jobs {
+    mailbox: mpsc::Sender<Message>,
+    progress: broadcast::Sender<Arc<Progress>>,
+    standing: watch::Receiver<Standing>,
+}
+
+impl Jobs {
+    /// Starts the scheduler; it ends when it is stopped, or when the database is lost.
+    pub fn start(store: Store, policy: Policy) -> (Self, JoinHandle<Result<(), StoreError>>) {
+        let (mailbox, messages) = mpsc::channel(MAILBOX);
+        let progress = broadcast::Sender::new(PROGRESS);
+        let standing = watch::Sender::new(Standing::default());
+        let jobs = Self { mailbox, progress: progress.clone(), standing: standing.subscribe() };
+        let scheduler = Scheduler::new(store, policy, jobs.mailbox.downgrade(), progress, standing);
+        (jobs, tokio::spawn(scheduler.run(messages)))
+    }
+
+    /// Takes a job up: a new one, one of an earlier host, or one that is retried.
+    /// Returns once it is on disk.
+    pub async fn enter(&self, entry: Entry) -> Result<(), OrderError> {
+        self.ask(|reply| Message::Enter(Box::new(entry), reply)).await
+    }
+
+    /// Asks something of a job; one that is finished takes no orders but pins.
+    pub async fn order(&self, id: JobId, order: Order) -> Result<(), OrderError> {
+        self.ask(|reply| Message::Order(id, order, reply)).await?
+    }
+
+    /// Names the tasks of a job whose files are not as they were recorded; until
+    /// then, a job that an earlier host has begun does not end.
+    pub async fn lost(&self, job: JobId, tasks: Vec<String>) {
+        let _ = self.mailbox.send(Message::Lost { job, tasks }).await;
+    }
+
+    /// Begins nothing new, or begins again.
+    pub async fn drain(&self, draining: bool) -> Result<(), OrderError> {
+        self.ask(|reply| Message::Drain(draining, reply)).await
+    }
+
+    /// Cuts what runs, writes down that it is to be done again, and ends.
+    pub async fn stop(&self) {
+        let _ = self.mailbox.send(Message::Stop).await;
+    }
+
+    /// Follows how the scheduler stands.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    /// Follows how far attempts are.
+    pub fn progress(&self) -> broadcast::Receiver<Arc<Progress>> {
+        self.progress.subscribe()
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, OrderError> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send(message(reply)).await.map_err(|_| OrderError::Stopping)?;
+        answer.await.map_err(|_| OrderError::Stopping)
+    }
 }

@@ -8,6 +8,8 @@ pub mod cli;
 
 pub mod daemon;
 
+pub mod api;
+
 pub mod service;
 
 pub mod jobs;
@@ -22,8 +24,14 @@ pub mod blender;
 
 pub mod rpc;
 
+pub mod store;
+
 pub mod events;
 
 pub mod frames;
 
 pub mod config;
+
+pub mod terms;
+
+pub mod crash;

@@ -2,12 +2,18 @@
 
 use std::process::ExitCode;
 
+use hotshoe::cli::bench::fake;
+
 fn main() -> ExitCode {
     // Before there is a second thread: a guard forks.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == hotshoe::blender::guard::COMMAND) {
+    let first = arguments.next().unwrap_or_default();
+    if first == hotshoe::blender::guard::COMMAND {
         let command: Vec<_> = arguments.skip_while(|argument| argument == "--").collect();
         hotshoe::blender::guard::run(&command);
+    }
+    if first == fake::ARGUMENT && std::env::var_os("HOTSHOE_FD").is_some() {
+        return fake::run().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     hotshoe::cli::main()
 }

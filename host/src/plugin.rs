@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::capability::{Attempt, CapabilityError, Code};
 use crate::frames::FrameRange;
+use crate::terms::Blame;
 use component::Component;
 
 /// What a plugin says of itself.
@@ -60,31 +61,6 @@ pub enum Outcome {
     Yielded,
 }
 
-/// Who is to blame for a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
-    /// Whoever asked: the scene, the settings, the frames.
-    Client,
-    /// The plugin.
-    Plugin,
-    /// Blender.
-    Blender,
-    /// The host.
-    Host,
-}
-
-impl Blame {
-    /// Returns its name in events.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Plugin => "plugin",
-            Self::Blender => "blender",
-            Self::Host => "host",
-        }
-    }
-}
-
 /// Why a call of a plugin failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
@@ -125,7 +101,7 @@ impl PluginError {
 
     /// Says whether another attempt may fare better.
     pub fn is_retryable(&self) -> bool {
-        self.blame() == Blame::Blender
+        matches!(self.blame(), Blame::Blender | Blame::Plugin)
     }
 }
 

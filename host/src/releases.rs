@@ -128,34 +128,69 @@ impl fmt::Display for Release {
     }
 }
 
+/// The file in a release's folder that is its component.
+const COMPONENT: &str = "component.wasm";
+
 /// The releases of a host.
 #[derive(Debug)]
 pub struct Releases {
     components: Components,
     data: DataDir,
+    plugins: Option<PathBuf>,
 }
 
 impl Releases {
     /// Makes the releases of a host; none is loaded yet.
-    pub fn new(components: Components, data: DataDir) -> Self {
-        Self { components, data }
+    pub fn new(components: Components, data: DataDir, plugins: Option<PathBuf>) -> Self {
+        Self { components, data, plugins }
+    }
+
+    /// Lists the releases that have a name: those of the operator's folder, then the
+    /// shipped ones; with where each comes from, and why a file is none.
+    pub fn list(&self) -> Vec<(String, Result<Release, ReleaseError>)> {
+        let folder =
+            self.plugins.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+        let mut files: Vec<PathBuf> = folder
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "wasm"))
+            .collect();
+        files.sort();
+        let named = files.into_iter().map(|path| (path.display().to_string(), Release::read(&path)));
+        let shipped = Release::shipped().into_iter().map(|release| ("shipped".to_owned(), Ok(release)));
+        named.chain(shipped).collect()
     }
 
     /// Finds the release that a name, or the path of a `.wasm` file, stands for.
-    pub fn find(renderer: &str) -> Result<Release, ReleaseError> {
+    pub fn find(&self, renderer: &str) -> Result<Release, ReleaseError> {
         if renderer.contains('/') || renderer.ends_with(".wasm") {
             return Release::read(Path::new(renderer));
         }
-        let shipped = Release::shipped();
-        if let Some(release) = shipped.iter().find(|release| release.name == renderer) {
+        let all: Vec<Release> = self.list().into_iter().filter_map(|(_, release)| release.ok()).collect();
+        if let Some(release) = all.iter().find(|release| release.name == renderer) {
             return Ok(release.clone());
         }
-        let names = || shipped.iter().map(|release| release.name.as_str());
-        let all = names().collect::<Vec<_>>().join(", ");
+        let names = || all.iter().map(|release| release.name.as_str());
+        let known = names().collect::<Vec<_>>().join(", ");
         let near = nearest(renderer, names()).map(|near| format!("did you mean '{near}'? "));
         let hint =
-            format!("{}the renderers are: {all}, or the path of a .wasm file", near.unwrap_or_default());
+            format!("{}the renderers are: {known}, or the path of a .wasm file", near.unwrap_or_default());
         Err(ReleaseError::Unknown { name: renderer.to_owned(), hint })
+    }
+
+    /// Finds the release with a digest that a job was pinned to.
+    pub fn pinned(&self, digest: &str) -> Result<Release, ReleaseError> {
+        Release::read(&self.data.release(digest).join(COMPONENT))
+    }
+
+    /// Keeps the component itself for as long as a job is pinned to it.
+    pub fn keep(&self, release: &Release) -> Result<(), ReleaseError> {
+        let folder = self.data.release(&release.digest);
+        let file = folder.join(COMPONENT);
+        match file.exists() {
+            true => Ok(()),
+            false => write_whole(&folder, &file, &release.bytes)
+                .map_err(|source| ReleaseError::Cache { path: folder, source }),
+        }
     }
 
     /// Loads a release, compiling it only if that was never done before.
@@ -196,13 +231,17 @@ impl Releases {
         let name = release.name.clone();
         let code =
             self.components.compile(&release.bytes).map_err(|source| ReleaseError::Load { name, source })?;
-        let failed = |source| ReleaseError::Cache { path: folder.clone(), source };
-        create_private(&folder).map_err(failed)?;
-        // Another host may be doing the same: whoever renames last wins, with equal bytes.
-        let mut aside = tempfile::NamedTempFile::new_in(&folder).map_err(failed)?;
-        aside.write_all(&code).map_err(failed)?;
-        aside.as_file().sync_all().map_err(failed)?;
-        aside.persist(file).map_err(|error| failed(error.error))?;
-        Ok(())
+        write_whole(&folder, file, &code).map_err(|source| ReleaseError::Cache { path: folder, source })
     }
+}
+
+/// Writes a file whole or not at all. Another host may be doing the same: whoever
+/// renames last wins, with equal bytes.
+fn write_whole(folder: &Path, file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    create_private(folder)?;
+    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
+    aside.write_all(bytes)?;
+    aside.as_file().sync_all()?;
+    aside.persist(file).map_err(|error| error.error)?;
+    Ok(())
 }

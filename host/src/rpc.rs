@@ -1,27 +1,63 @@
-//! A JSON-RPC 2.0 peer: one message a line over a Unix socket.
+//! A JSON-RPC 2.0 peer: one message a line, both sides may ask.
 //!
-//! Owns the framing, the ids and the calls that wait for an answer. Knows no
-//! method and no error code beyond those of the JSON-RPC specification.
+//! Owns the framing, the ids, the calls that wait for an answer, and the limits
+//! that keep one side from hurting the other. Knows no method but `$/cancel`, and
+//! no error code beyond those of the specification.
+
+mod reader;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::codec::{FramedRead, LinesCodec};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+
+use reader::Reader;
 
 /// The longest line that is read, in bytes.
 pub const MAX_LINE: usize = 16 * 1024 * 1024;
-const METHOD_NOT_FOUND: i64 = -32601;
 /// How many messages may wait to be written or read before the sender waits.
-const QUEUE: usize = 256;
+const QUEUE: usize = 64;
+
+/// Not JSON.
+pub const PARSE_ERROR: i64 = -32700;
+/// JSON, and yet no request.
+pub const INVALID_REQUEST: i64 = -32600;
+/// No such method.
+pub const METHOD_NOT_FOUND: i64 = -32601;
+/// Parameters that the method does not take.
+pub const INVALID_PARAMS: i64 = -32602;
+/// The fault is this side's own.
+pub const INTERNAL_ERROR: i64 = -32603;
+/// The caller did not want the answer any more (as in the Language Server Protocol).
+pub const CANCELED: i64 = -32800;
+
+/// What the other side may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of a line.
+    pub line: usize,
+    /// Requests that it waits for at a time; more are not read.
+    pub requests: usize,
+    /// How long a line may take from its first byte to its last, and how long an
+    /// answer may wait to be taken.
+    pub patience: Duration,
+    /// Lines that are no messages, before the connection is closed.
+    pub nonsense: u32,
+}
+
+impl Limits {
+    /// Limits for a process that the host has started.
+    pub fn of_a_child() -> Self {
+        Self { line: MAX_LINE, requests: 64, patience: Duration::from_secs(60), nonsense: 0 }
+    }
+}
 
 /// Why a call gave no result.
 #[derive(Debug, thiserror::Error)]
@@ -38,15 +74,31 @@ pub enum CallError {
 }
 
 /// An error as it travels.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorObject {
     /// One of the specification's codes, or the application's.
     pub code: i64,
     /// For people.
     pub message: String,
     /// For programs.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Value::is_null")]
     pub data: Value,
+}
+
+impl ErrorObject {
+    /// Makes an error without data.
+    pub fn new(code: i64, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), data: Value::Null }
+    }
+}
+
+/// What the other side says by itself.
+#[derive(Debug)]
+pub enum Incoming {
+    /// It wants an answer.
+    Request(Request),
+    /// It wants none.
+    Notification(Notification),
 }
 
 /// A message that asks for no answer.
@@ -58,19 +110,77 @@ pub struct Notification {
     pub params: Value,
 }
 
-#[derive(Deserialize)]
-struct Message {
-    id: Option<Value>,
-    method: Option<String>,
-    #[serde(default)]
-    params: Value,
-    #[serde(default)]
-    result: Value,
-    error: Option<ErrorObject>,
+/// A message that asks for an answer. It gets one, also if it is dropped.
+#[derive(Debug)]
+pub struct Request {
+    /// Its method.
+    pub method: String,
+    /// Its parameters.
+    pub params: Value,
+    /// Tells when the other side does not want the answer any more.
+    pub canceled: CancellationToken,
+    id: Value,
+    open: Open,
+    outgoing: Option<mpsc::Sender<String>>,
+    _permit: OwnedSemaphorePermit,
 }
 
+/// The requests of the other side that have no answer yet, by their id.
+type Open = Arc<Mutex<HashMap<String, CancellationToken>>>;
 type Answer = Result<Value, ErrorObject>;
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>;
+
+impl Request {
+    /// Answers.
+    pub async fn answer(mut self, answer: Answer) {
+        let Some(outgoing) = self.outgoing.take() else { return };
+        let line = answer_line(&self.id, answer);
+        // Before the answer is seen: its id may be used again.
+        self.close();
+        let _ = outgoing.send(line).await;
+    }
+
+    /// Answers that there is no such method.
+    pub async fn refuse_method(self) {
+        let message = format!("no method '{}'", self.method);
+        self.answer(Err(ErrorObject::new(METHOD_NOT_FOUND, message))).await;
+    }
+
+    fn close(&self) {
+        self.open.lock().expect("no code panics under this lock").remove(&self.id.to_string());
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if let Some(outgoing) = self.outgoing.take() {
+            let error = match self.canceled.is_cancelled() {
+                true => ErrorObject::new(CANCELED, "canceled"),
+                false => ErrorObject::new(INTERNAL_ERROR, "the request was dropped"),
+            };
+            let line = answer_line(&self.id, Err(error));
+            self.close();
+            let _ = outgoing.try_send(line);
+        }
+    }
+}
+
+fn answer_line(id: &Value, answer: Answer) -> String {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        jsonrpc: &'static str,
+        id: &'a Value,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<Value>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<ErrorObject>,
+    }
+    let (result, error) = match answer {
+        Ok(result) => (Some(result), None),
+        Err(error) => (None, Some(error)),
+    };
+    serde_json::to_string(&Line { jsonrpc: "2.0", id, result, error }).expect("answers are plain data")
+}
 
 /// This side of a connection. Dropping it closes the connection.
 #[derive(Debug)]
@@ -83,24 +193,33 @@ pub struct Peer {
 
 impl Peer {
     /// Starts to talk; what the other side says by itself arrives at the receiver.
-    pub fn start(stream: UnixStream) -> (Self, mpsc::Receiver<Notification>) {
-        let (reading, writing) = stream.into_split();
+    pub fn start(
+        reading: impl AsyncRead + Send + Unpin + 'static,
+        writing: impl AsyncWrite + Send + Unpin + 'static,
+        limits: Limits,
+    ) -> (Self, mpsc::Receiver<Incoming>) {
         let (outgoing, queued) = mpsc::channel(QUEUE);
-        let (incoming, notifications) = mpsc::channel(QUEUE);
-        let waiting = Waiting::default();
-        let closed = CancellationToken::new();
-        tokio::spawn(write(writing, queued));
-        let reader = Reader { waiting: waiting.clone(), incoming, outgoing: outgoing.clone() };
-        let closing = closed.clone();
+        let (incoming, received) = mpsc::channel(QUEUE);
+        let (waiting, closed) = (Waiting::default(), CancellationToken::new());
+        let reader = Reader::new(waiting.clone(), incoming, outgoing.clone(), limits);
+        let (ending, open, calls) = (closed.clone(), reader.open(), waiting.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = reader.read(reading) => closing.cancel(),
-                () = closing.cancelled() => {}
+                () = reader.read(reading) => {}
+                () = ending.cancelled() => {}
             }
-            // Nobody will answer the calls that still wait.
-            reader.waiting.lock().expect("no code panics under this lock").clear();
+            // What is answered already still goes out; nobody answers what still waits.
+            drop(reader);
+            calls.lock().expect("no code panics under this lock").clear();
+            open.lock().expect("no code panics under this lock").values().for_each(CancellationToken::cancel);
+            ending.cancel();
         });
-        (Self { outgoing, waiting, next_id: AtomicU64::new(1), closed }, notifications)
+        let ending = closed.clone();
+        tokio::spawn(async move {
+            write(writing, queued, limits.patience, &ending).await;
+            ending.cancel();
+        });
+        (Self { outgoing, waiting, next_id: AtomicU64::new(1), closed }, received)
     }
 
     /// Calls a method and waits for its result.
@@ -124,6 +243,15 @@ impl Peer {
         }
     }
 
+    /// Says something that asks for no answer; waits while the other side is slow to listen.
+    pub async fn notify(&self, method: &str, params: &impl Serialize) -> Result<(), CallError> {
+        let line = json!({"jsonrpc": "2.0", "method": method, "params": params}).to_string();
+        tokio::select! {
+            sent = self.outgoing.send(line) => sent.map_err(|_| CallError::Closed),
+            () = self.closed.cancelled() => Err(CallError::Closed),
+        }
+    }
+
     /// Whether the other side has closed the connection.
     pub fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
@@ -141,135 +269,37 @@ impl Drop for Peer {
     }
 }
 
-async fn write(mut socket: OwnedWriteHalf, mut queued: mpsc::Receiver<String>) {
-    while let Some(mut line) = queued.recv().await {
+/// Writes what is queued, until nobody can queue any more or the other side does
+/// not take it.
+async fn write(
+    writing: impl AsyncWrite + Unpin,
+    mut queued: mpsc::Receiver<String>,
+    patience: Duration,
+    closed: &CancellationToken,
+) {
+    let mut writing = BufWriter::new(writing);
+    loop {
+        let mut line = tokio::select! {
+            biased;
+            line = queued.recv() => match line {
+                Some(line) => line,
+                None => return,
+            },
+            () = closed.cancelled() => return,
+        };
         line.push('\n');
-        if let Err(error) = socket.write_all(line.as_bytes()).await {
-            tracing::debug!(%error, "cannot write to the peer");
-            return;
-        }
-    }
-}
-
-struct Reader {
-    waiting: Waiting,
-    incoming: mpsc::Sender<Notification>,
-    outgoing: mpsc::Sender<String>,
-}
-
-impl Reader {
-    async fn read(&self, socket: OwnedReadHalf) {
-        use tokio_stream::StreamExt;
-        let mut lines = FramedRead::new(socket, LinesCodec::new_with_max_length(MAX_LINE));
-        while let Some(line) = lines.next().await {
-            let message = match line {
-                Ok(line) => serde_json::from_str(&line),
-                Err(error) => {
-                    tracing::warn!(%error, "closing a connection that cannot be read");
-                    return;
-                }
-            };
-            match message {
-                Ok(message) => self.take(message).await,
-                Err(error) => {
-                    tracing::warn!(%error, "closing a connection that does not speak JSON-RPC");
-                    return;
-                }
-            }
-        }
-    }
-
-    async fn take(&self, message: Message) {
-        match (message.method, message.id) {
-            (Some(method), None) => {
-                let notification = Notification { method, params: message.params };
-                // A receiver that went away does not want to know.
-                let _ = self.incoming.send(notification).await;
-            }
-            (Some(method), Some(id)) => {
-                let error = json!({"code": METHOD_NOT_FOUND, "message": format!("no method {method}")});
-                let line = json!({"jsonrpc": "2.0", "id": id, "error": error}).to_string();
-                let _ = self.outgoing.send(line).await;
-            }
-            (None, id) => self.settle(id, message.error.map_or(Ok(message.result), Err)),
-        }
-    }
-
-    fn settle(&self, id: Option<Value>, answer: Answer) {
-        let id = id.as_ref().and_then(Value::as_u64);
-        let mut waiting = self.waiting.lock().expect("no code panics under this lock");
-        match id.and_then(|id| waiting.remove(&id)) {
-            // The caller may have given up.
-            Some(caller) => drop(caller.send(answer)),
-            None => tracing::debug!(?id, "an answer that nobody waits for"),
+        let is_last = queued.is_empty();
+        let work = async {
+            writing.write_all(line.as_bytes()).await?;
+            if is_last { writing.flush().await } else { Ok(()) }
+        };
+        match tokio::time::timeout(patience, work).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return tracing::debug!(%error, "cannot write to the peer"),
+            Err(_) => return tracing::warn!("closing a connection that does not take its answers"),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncBufReadExt, BufReader};
-
-    fn pair() -> (Peer, mpsc::Receiver<Notification>, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let (peer, notifications) = Peer::start(ours);
-        (peer, notifications, theirs)
-    }
-
-    #[tokio::test]
-    async fn answers_find_their_calls_in_any_order() {
-        let (peer, _notifications, theirs) = pair();
-        let other = async {
-            let (reading, mut writing) = theirs.into_split();
-            let mut lines = BufReader::new(reading).lines();
-            let mut ids = Vec::new();
-            for _ in 0..2 {
-                let line = lines.next_line().await.unwrap().unwrap();
-                let message: Value = serde_json::from_str(&line).unwrap();
-                ids.push((message["id"].clone(), message["params"].clone()));
-            }
-            for (id, params) in ids.into_iter().rev() {
-                let line = json!({"jsonrpc": "2.0", "id": id, "result": params}).to_string() + "\n";
-                writing.write_all(line.as_bytes()).await.unwrap();
-            }
-            // The connection stays up until both calls have their answers.
-            lines.next_line().await.unwrap()
-        };
-        let calls = async {
-            let (a, b) = tokio::join!(peer.call::<i32>("a", &1), peer.call::<i32>("b", &2));
-            assert_eq!((a.unwrap(), b.unwrap()), (1, 2));
-            drop(peer);
-        };
-        tokio::join!(other, calls);
-    }
-
-    #[tokio::test]
-    async fn a_call_on_a_dead_line_fails() {
-        let (peer, _notifications, theirs) = pair();
-        let (result, ()) = tokio::join!(peer.call::<Value>("a", &()), async { drop(theirs) });
-        assert!(matches!(result, Err(CallError::Closed)));
-        peer.closed().await;
-        assert!(matches!(peer.call::<Value>("b", &()).await, Err(CallError::Closed)));
-    }
-
-    #[tokio::test]
-    async fn garbage_and_endless_lines_close_the_connection() {
-        for garbage in [b"not json\n".to_vec(), vec![b'x'; MAX_LINE + 2]] {
-            let (peer, _notifications, mut theirs) = pair();
-            // The peer may hang up while we still write.
-            let _ = theirs.write_all(&garbage).await;
-            peer.closed().await;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_request_for_an_unknown_method_is_refused() {
-        let (_peer, _notifications, mut theirs) = pair();
-        theirs.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"x\"}\n").await.unwrap();
-        let mut line = String::new();
-        BufReader::new(theirs).read_line(&mut line).await.unwrap();
-        let answer: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(7), &json!(METHOD_NOT_FOUND)));
-    }
-}
+mod tests;

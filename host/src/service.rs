@@ -3,167 +3,389 @@
 //! Checks a request whole before anything is rendered. Knows nothing of how it
 //! came in, nor of terminals.
 
-use std::path::{Path, PathBuf};
+pub mod check;
+pub mod collect;
+mod recover;
+pub mod types;
+
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
-use uuid::Uuid;
+use tokio::sync::{Mutex, broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
-use crate::blender::header::{self, HeaderError};
+use crate::blender::content::Hashes;
 use crate::blender::pool::Pool;
-use crate::capability::JobContext;
-use crate::capability::gpu::Devices;
-use crate::capability::output::Output;
-use crate::capability::state::State;
-use crate::events::Events;
-use crate::frames::Frames;
-use crate::jobs::{JobSpec, Jobs, Summary};
-use crate::plugin::settings::SettingsError;
-use crate::releases::{Loaded, Release, ReleaseError, Releases};
+use crate::capability::gpu;
+use crate::config::DataDir;
+use crate::events::Progress;
+use crate::jobs::{Jobs, Order, OrderError, Standing};
+use crate::releases::{Release, ReleaseError, Releases};
+use crate::store::events::{Missed, Subscription};
+use crate::store::jobs::JobQuery;
+use crate::store::sessions::Session;
+use crate::store::{Store, StoreError};
+use crate::terms::{JobId, JobState};
+pub use check::RequestError;
+use types::{
+    Device, Devices, Drain, EventFilter, EventPage, Host, HostState, Job, JobFilter, JobPage, OneJob,
+    OnePlugin, Pin, Plugin, PluginState, Plugins, Resume, Shutdown, Submission, Task, TaskFilter, TaskPage,
+    Worker, WorkerState, Workers,
+};
 
-/// What a client wants rendered.
-#[derive(Debug, Clone)]
-pub struct RenderRequest {
-    /// The scene file.
-    pub scene: PathBuf,
-    /// The frames.
-    pub frames: Frames,
-    /// The renderer: a name, or the path of a component.
-    pub renderer: String,
-    /// Its settings, as `name=value`.
-    pub settings: Vec<String>,
-    /// Where the files go; beside the scene if absent.
-    pub out: Option<PathBuf>,
-    /// Whether existing files are kept.
-    pub skip_existing: bool,
-    /// Whether missing files fail the job.
-    pub strict: bool,
-    /// Whether to render on the CPU whatever the scene says.
-    pub cpu: bool,
-}
+/// How many rows a page has if the client does not say, and how many at most.
+const PAGE: usize = 100;
+const MAX_PAGE: usize = 1000;
+/// Submissions with the same key wait for each other; so many keys at a time do not.
+const KEYS: usize = 64;
 
-/// A request that was found to be sound.
-#[derive(Debug)]
-pub struct Checked {
-    request: RenderRequest,
-    pin: Arc<Loaded>,
-    settings: String,
-    output: Output,
-}
-
-/// Why a request is refused.
+/// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// The scene cannot be rendered.
-    #[error("{}: {what}\n{hint}", path.display())]
-    Scene {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: String,
-        /// What to do about it.
-        hint: &'static str,
-    },
-    /// The renderer cannot be used.
+pub enum ServiceError {
+    /// The request is not sound.
     #[error(transparent)]
-    Release(#[from] ReleaseError),
-    /// The settings do not fit.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// The output folder cannot be used.
-    #[error("cannot write to {}: {source}\nchoose another folder with --out DIR", path.display())]
-    Output {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
+    Request(#[from] RequestError),
+    /// There is no such thing.
+    #[error("there is no {what} {id}")]
+    Unknown {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its id.
+        id: String,
     },
+    /// The job is in a state in which that cannot be done.
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    /// The host takes no jobs now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A parameter is outside of its range.
+    #[error("{0}")]
+    Parameter(String),
+}
+
+/// The result of an operation.
+pub type Result<T, E = ServiceError> = std::result::Result<T, E>;
+
+/// What a service is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The database.
+    pub store: Store,
+    /// The workers.
+    pub pool: Pool,
+    /// The jobs.
+    pub jobs: Jobs,
+    /// The releases.
+    pub releases: Releases,
+    /// The data directory.
+    pub data: DataDir,
+    /// The file of the Blender that is run.
+    pub blender: PathBuf,
+    /// Where images are kept between steps.
+    pub spool: PathBuf,
 }
 
 /// The operations of a host.
 #[derive(Debug)]
 pub struct Service {
-    /// What happens in the host.
-    pub events: Events,
-    pool: Pool,
-    jobs: Jobs,
-    devices: Devices,
-    spool: PathBuf,
-}
-
-/// Checks a request: everything that can be known without Blender.
-pub async fn check(releases: &Releases, request: RenderRequest) -> Result<Checked, RequestError> {
-    let scene = check_scene(&request.scene)?;
-    let request = RenderRequest { scene, ..request };
-    let release: Release = Releases::find(&request.renderer)?;
-    let pin = releases.load(release).await?;
-    let settings = serde_json::Value::Object(pin.schema.read(&request.settings)?).to_string();
-    let folder = request.out.clone().unwrap_or_else(|| beside(&request.scene));
-    let output = Output::open(&folder, request.skip_existing);
-    let output = output.map_err(|source| RequestError::Output { path: folder, source })?;
-    Ok(Checked { request, pin, settings, output })
+    parts: Parts,
+    devices: gpu::Devices,
+    hashes: Hashes,
+    keys: [Mutex<()>; KEYS],
+    cut: CancellationToken,
+    stop: watch::Sender<Option<Shutdown>>,
+    began: Instant,
 }
 
 impl Service {
     /// Makes the service of a host whose parts run already.
-    pub fn new(events: Events, pool: Pool, jobs: Jobs, spool: PathBuf) -> Self {
-        Self { events, pool, jobs, devices: Devices::of_this_machine(), spool }
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            devices: gpu::Devices::of_this_machine(),
+            hashes: Hashes::default(),
+            keys: std::array::from_fn(|_| Mutex::default()),
+            cut: CancellationToken::new(),
+            stop: watch::Sender::new(None),
+            began: Instant::now(),
+        }
     }
 
-    /// Queues a job and returns its id.
-    pub async fn submit(&self, checked: Checked) -> String {
-        let Checked { request, pin, settings, output } = checked;
-        let id = Uuid::now_v7().to_string();
-        let context = Arc::new(JobContext {
-            id: id.clone(),
-            scene: request.scene,
-            output,
-            spool: self.spool.join(&id),
-            pool: self.pool.clone(),
-            devices: self.devices.clone(),
-            state: State::default(),
-            cpu: request.cpu,
-        });
-        let (frames, strict) = (request.frames, request.strict);
-        self.jobs.submit(JobSpec { pin, context, frames, settings, strict }).await;
-        id
+    /// Queues a job.
+    pub async fn submit(&self, submission: Submission, session: Option<String>) -> Result<Job> {
+        let standing = self.parts.jobs.standing().borrow().clone();
+        if let Some(trouble) = standing.trouble {
+            return Err(ServiceError::Unavailable(format!("the host cannot write its database: {trouble}")));
+        }
+        if self.stop.borrow().is_some() {
+            return Err(ServiceError::Unavailable("the host is stopping".to_owned()));
+        }
+        let Some(key) = submission.key.clone() else { return self.enter_new(submission, session).await };
+        if key.is_empty() || key.len() > 256 {
+            return Err(ServiceError::Parameter("an idempotency key has 1 to 256 bytes".to_owned()));
+        }
+        let place = key.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let _alone = self.keys[place % KEYS].lock().await;
+        match self.parts.store.job_of_key(key).await? {
+            Some(row) => Ok(Job::from(row)),
+            None => self.enter_new(submission, session).await,
+        }
+    }
+
+    /// Returns a job.
+    pub async fn job(&self, OneJob { id }: OneJob) -> Result<Job> {
+        let row = self.row(id).await?;
+        let mut job = Job::from(row);
+        job.files = Some(self.parts.store.count_outputs(id).await?);
+        job.after = self.parts.store.jobs_before(id).await?.into_iter().map(|(id, _)| id).collect();
+        Ok(job)
+    }
+
+    /// Lists jobs, newest first.
+    pub async fn jobs(&self, filter: JobFilter) -> Result<JobPage> {
+        let count = page(filter.limit)?;
+        let JobFilter { states, session, cursor: before, .. } = filter;
+        let rows = self.parts.store.jobs(JobQuery { states, session, before, count }).await?;
+        let next = (rows.len() == count).then(|| rows.last().map(|row| row.id)).flatten();
+        Ok(JobPage { jobs: rows.into_iter().map(Job::from).collect(), next })
     }
 
     /// Cancels a job.
-    pub async fn cancel(&self, id: &str) {
-        self.jobs.cancel(id).await;
+    pub async fn cancel(&self, OneJob { id }: OneJob) -> Result<Job> {
+        self.order(id, Order::Cancel).await
     }
 
-    /// Returns how a job stands.
-    pub async fn summary(&self, id: &str) -> Option<Summary> {
-        self.jobs.summary(id).await
+    /// Pauses a job.
+    pub async fn pause(&self, OneJob { id }: OneJob) -> Result<Job> {
+        self.order(id, Order::Pause).await
+    }
+
+    /// Goes on with a paused job.
+    pub async fn resume(&self, Resume { id, accept_changes }: Resume) -> Result<Job> {
+        self.order(id, Order::Resume { accept_changes }).await
+    }
+
+    /// Keeps a job however old it is, or does not.
+    pub async fn pin(&self, Pin { id, pinned }: Pin) -> Result<Job> {
+        let row = self.row(id).await?;
+        if !row.state.is_final() {
+            return self.order(id, Order::Pin(pinned)).await;
+        }
+        let mut changed = row.clone();
+        (changed.pinned, changed.version) = (pinned, row.version + 1);
+        let known = row.version;
+        self.parts.store.write(move |writing| writing.update_job(&changed, known)).await?;
+        Ok(Job::from(self.row(id).await?))
+    }
+
+    async fn order(&self, id: JobId, order: Order) -> Result<Job> {
+        let row = self.row(id).await?;
+        if row.state.is_final() {
+            let (state, why) = (row.state, "nothing happens to it any more");
+            return match (order, state) {
+                (Order::Cancel, JobState::Canceled) => Ok(Job::from(row)),
+                _ => Err(OrderError::State { id, state, why }.into()),
+            };
+        }
+        self.parts.jobs.order(id, order).await?;
+        Ok(Job::from(self.row(id).await?))
+    }
+
+    /// Lists the tasks of a job, in the order of its plan.
+    pub async fn tasks(&self, filter: TaskFilter) -> Result<TaskPage> {
+        let count = page(filter.limit)?;
+        let TaskFilter { job, states, cursor, .. } = filter;
+        self.row(job).await?;
+        let rows = self.parts.store.tasks(job, states, cursor.unwrap_or(0), count).await?;
+        let next = (rows.len() == count).then(|| rows.last().map(|row| row.position + 1)).flatten();
+        let task = |row: crate::store::jobs::TaskRow| Task {
+            id: row.name,
+            job,
+            state: row.state,
+            frame: row.frame,
+            attempts: row.attempts,
+            seconds: row.seconds,
+            error: row.failure,
+        };
+        Ok(TaskPage { tasks: rows.into_iter().map(task).collect(), next })
+    }
+
+    /// Lists events that are stored.
+    pub async fn events(&self, EventFilter { from, job, limit }: EventFilter) -> Result<EventPage> {
+        let count = page(limit)?;
+        let events =
+            self.parts.store.read(move |db| crate::store::events::read(db, from, job, count)).await?;
+        Ok(EventPage { events: events.iter().map(|event| (**event).clone()).collect() })
+    }
+
+    /// Follows events from a number on; without one, from now on.
+    pub async fn subscribe(&self, from: Option<u64>) -> Result<(Subscription, u64, Option<Missed>)> {
+        let from = from.unwrap_or_else(|| self.parts.store.last_event());
+        let (subscription, missed) = self.parts.store.subscribe(from).await?;
+        Ok((subscription, from, missed))
+    }
+
+    /// Follows how far attempts are.
+    pub fn progress(&self) -> broadcast::Receiver<Arc<Progress>> {
+        self.parts.jobs.progress()
+    }
+
+    /// Opens a session: what a client has seen survives its connection.
+    pub async fn open_session(&self, name: String) -> Result<Session> {
+        if name.len() > 128 {
+            return Err(ServiceError::Parameter("a session's name has at most 128 bytes".to_owned()));
+        }
+        let id = uuid::Uuid::now_v7().to_string();
+        let session = Session { id, name, cursor: self.parts.store.last_event() };
+        let kept = session.clone();
+        self.parts.store.write(move |writing| writing.keep_session(&kept)).await?;
+        Ok(session)
+    }
+
+    /// Finds a session again.
+    pub async fn session(&self, id: String) -> Result<Session> {
+        let unknown = ServiceError::Unknown { what: "session", id: id.clone() };
+        self.parts.store.session(id).await?.ok_or(unknown)
+    }
+
+    /// Takes down what the client of a session has seen.
+    pub async fn acknowledge(&self, session: String, seq: u64) -> Result<()> {
+        Ok(self.parts.store.write(move |writing| writing.acknowledge(&session, seq)).await?)
+    }
+
+    /// Lists the workers.
+    pub fn workers(&self) -> Workers {
+        let worker = |seen: crate::blender::pool::Seen| Worker {
+            id: seen.id,
+            state: if seen.is_busy { WorkerState::Busy } else { WorkerState::Idle },
+            blender: seen.blender,
+            scene: seen.scene,
+            renders: seen.renders,
+            memory: seen.memory,
+        };
+        let workers = self.parts.pool.list().into_iter().map(worker).collect();
+        Workers { workers, slots: self.parts.pool.size() }
+    }
+
+    /// Lists the devices.
+    pub fn devices(&self) -> Devices {
+        let device = |device: gpu::Device| Device {
+            kind: format!("{:?}", device.kind).to_lowercase(),
+            id: device.id,
+            name: device.name,
+            memory: device.memory,
+            units: device.units,
+        };
+        Devices { devices: self.devices.list().into_iter().map(device).collect() }
+    }
+
+    /// Lists the plugins.
+    pub async fn plugins(&self) -> Plugins {
+        let mut plugins = Vec::new();
+        for (source, release) in self.parts.releases.list() {
+            let loaded = match release {
+                Ok(release) => self.plugin_of(release, source.clone(), false).await,
+                Err(error) => Err(error),
+            };
+            plugins.push(loaded.unwrap_or_else(|error| rejected(source, &error)));
+        }
+        Plugins { plugins }
+    }
+
+    /// Shows a plugin and its settings.
+    pub async fn plugin(&self, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
+        let release = self.parts.releases.find(&id).map_err(RequestError::from)?;
+        let list = self.parts.releases.list();
+        let same = |found: &Release| found.digest == release.digest;
+        let source = list.into_iter().find(|(_, found)| found.as_ref().is_ok_and(same));
+        let source = source.map_or(id, |(source, _)| source);
+        Ok(self.plugin_of(release, source, true).await.map_err(RequestError::from)?)
+    }
+
+    async fn plugin_of(
+        &self,
+        release: Release,
+        source: String,
+        settings: bool,
+    ) -> std::result::Result<Plugin, ReleaseError> {
+        let loaded = self.parts.releases.load(release).await?;
+        Ok(Plugin {
+            id: loaded.release.name.clone(),
+            state: PluginState::Active,
+            version: Some(loaded.release.version.clone()),
+            digest: Some(loaded.release.digest.clone()),
+            summary: loaded.description.summary.clone(),
+            source,
+            settings: settings.then(|| loaded.schema.value().clone()),
+        })
+    }
+
+    /// Says how the host stands.
+    pub fn host(&self) -> Host {
+        let Standing { open, running, draining, trouble } = self.parts.jobs.standing().borrow().clone();
+        let state = match () {
+            () if trouble.is_some() => HostState::Troubled,
+            () if draining => HostState::Draining,
+            () => HostState::Running,
+        };
+        Host {
+            id: std::process::id(),
+            state,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            data: self.parts.data.path().to_owned(),
+            blender: self.parts.blender.clone(),
+            uptime_seconds: self.began.elapsed().as_secs_f64(),
+            open_jobs: open,
+            running,
+            slots: self.parts.pool.size(),
+            last_event: self.parts.store.last_event(),
+            trouble,
+        }
+    }
+
+    /// Finishes what runs and begins nothing, or begins again.
+    pub async fn drain(&self, Drain { off }: Drain) -> Result<Host> {
+        self.parts.jobs.drain(!off).await?;
+        Ok(self.host())
+    }
+
+    /// Asks the host to stop.
+    pub fn shut_down(&self, how: Shutdown) {
+        self.stop.send_replace(Some(how));
+    }
+
+    /// Waits until somebody asks the host to stop.
+    pub async fn asked_to_stop(&self) -> Shutdown {
+        let mut stop = self.stop.subscribe();
+        let asked = stop.wait_for(Option::is_some).await;
+        asked.ok().and_then(|how| *how).unwrap_or_default()
+    }
+
+    /// Waits until nothing is under way.
+    pub async fn idle(&self) {
+        let mut standing = self.parts.jobs.standing();
+        let _ = standing.wait_for(|standing| standing.running == 0).await;
+    }
+
+    async fn row(&self, id: JobId) -> Result<crate::store::jobs::JobRow> {
+        let unknown = || ServiceError::Unknown { what: "job", id: id.to_string() };
+        self.parts.store.job(id).await?.ok_or_else(unknown)
     }
 }
 
-fn check_scene(path: &Path) -> Result<PathBuf, RequestError> {
-    let refused = |what: String, hint| RequestError::Scene { path: path.to_owned(), what, hint };
-    match header::version(path) {
-        Ok(_) => {}
-        Err(HeaderError::NotBlend) => {
-            return Err(refused("this is not a .blend file".to_owned(), "give a scene saved by Blender"));
-        }
-        Err(HeaderError::Io(error)) => {
-            return Err(refused(
-                format!("cannot read the scene: {error}"),
-                "check the path and its permissions",
-            ));
-        }
-    }
-    let path = path
-        .canonicalize()
-        .map_err(|error| refused(error.to_string(), "check the path and its permissions"))?;
-    match path.to_str() {
-        Some(_) => Ok(path),
-        None => Err(refused("the path is not UTF-8".to_owned(), "rename the file or a folder above it")),
-    }
+fn rejected(source: String, error: &ReleaseError) -> Plugin {
+    let id = PathBuf::from(&source).file_stem().map_or(source.clone(), |stem| stem.to_string_lossy().into());
+    let summary = error.to_string();
+    Plugin { id, state: PluginState::Rejected, version: None, digest: None, summary, source, settings: None }
 }
 
-/// The folder for a scene's frames when none is given.
-fn beside(scene: &Path) -> PathBuf {
-    let stem = scene.file_stem().unwrap_or_default().to_string_lossy();
-    scene.with_file_name(format!("{stem}-frames"))
+fn page(limit: Option<usize>) -> Result<usize> {
+    let limit = limit.unwrap_or(PAGE);
+    let outside = || ServiceError::Parameter(format!("limit takes 1 to {MAX_PAGE}, not {limit}"));
+    (1..=MAX_PAGE).contains(&limit).then_some(limit).ok_or_else(outside)
 }

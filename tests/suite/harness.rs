@@ -16,7 +16,9 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_hotshoe");
 #[expect(clippy::disallowed_methods, reason = "tests start programs")]
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    command.env("HOTSHOE_DATA", shared_data()).env_remove("HOTSHOE_BLENDER");
+    command.env("HOTSHOE_DATA", shared_data()).env_remove("HOTSHOE_BLENDER").env_remove("HOTSHOE_SOCKET");
+    // No host and no configuration of the person who runs the tests.
+    command.env("XDG_RUNTIME_DIR", shared_data()).env("XDG_CONFIG_HOME", shared_data());
     command
 }
 

@@ -39,8 +39,10 @@ fn existing_pictures_are_overwritten_unless_they_are_to_be_kept() {
 fn events_come_a_line_each_numbered_and_in_order() {
     let mut render = Render::new(&installed().scene("small")).frames("1-2").args(["--json"]);
     let events = render.run().expect(0).events();
-    let numbers: Vec<_> = events.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
-    assert_eq!(numbers, (1..=events.len() as u64).collect::<Vec<_>>());
+    let is_progress = |event: &&serde_json::Value| event["event"] == "task_progress";
+    let told = events.iter().filter(|event| !is_progress(event));
+    let numbers: Vec<_> = told.map(|event| event["seq"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
     let names: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(names[0], "job_submitted");
     for name in ["worker_started", "task_started", "task_progress", "file_written", "task_state"] {

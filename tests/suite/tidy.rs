@@ -5,9 +5,10 @@ use std::path::Path;
 use crate::harness::{files_below, root};
 
 /// The order of imports: a module uses only those that stand after it.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 16] = [
     "cli",
     "daemon",
+    "api",
     "service",
     "jobs",
     "releases",
@@ -15,9 +16,12 @@ const ORDER: [&str; 12] = [
     "capability",
     "blender",
     "rpc",
+    "store",
     "events",
     "frames",
     "config",
+    "terms",
+    "crash",
 ];
 
 fn sources(folder: &str) -> Vec<(String, String)> {
@@ -45,6 +49,7 @@ fn imports_go_one_way() {
         for (number, line) in text.lines().enumerate() {
             for used in line.split("crate::").skip(1) {
                 let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let used = if used == "crash_point" { "crash".to_owned() } else { used };
                 if !used.is_empty() && used != module && place(&used) < place(module) {
                     wrong.push(format!("{file}:{}: {module} uses {used}", number + 1));
                 }

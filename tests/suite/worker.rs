@@ -4,12 +4,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hotshoe::blender::pool::Pool;
+use hotshoe::blender::pool::{Limits, Pool};
 use hotshoe::blender::seats::{Seat, Seats};
 use hotshoe::blender::wire::{Develop, Paths, Progress, Region, Samples, Shot, Write};
-use hotshoe::blender::worker::{Launch, Worker};
+use hotshoe::blender::worker::{Launch, Patience, Worker};
 use hotshoe::blender::{Blender, BlenderError};
-use hotshoe::events::Events;
+use hotshoe::store::Store;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -26,14 +26,14 @@ fn launch(blender: &harness::Blender, folder: &Path) -> Launch {
     let path = blender.path.clone();
     let blender = if blender.is_module { Blender::Module(path) } else { Blender::Program(path) };
     let (guard, folder) = (PROGRAM.into(), folder.to_owned());
-    Launch { blender, guard, folder, processes: TaskTracker::new() }
+    Launch { blender, guard, folder, patience: Patience::default(), processes: TaskTracker::new() }
 }
 
 impl Bench {
     async fn start(blender: &harness::Blender) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let launch = launch(blender, folder.path());
-        Self { worker: Worker::start(&launch, 1, Seat::default()).await.unwrap(), folder }
+        Self { worker: Worker::start(&launch, 1, &Seat::default()).await.unwrap(), folder }
     }
 
     /// Renders a frame into a new folder and returns its picture's path.
@@ -57,7 +57,7 @@ async fn it_says_what_a_scene_is() {
     for blender in blenders() {
         let Bench { worker, .. } = Bench::start(&blender).await;
         assert_eq!(code(worker.inspect().await), "not-found");
-        let opened = worker.open(&blender.scene("cameras"), false).await.unwrap();
+        let opened = worker.open(&blender.scene("cameras"), false, false).await.unwrap();
         assert!(!opened.warm && opened.overwrite);
         let info = worker.inspect().await.unwrap();
         assert_eq!((info.width, info.height, info.samples), (160, 90, 8));
@@ -72,9 +72,9 @@ async fn it_says_what_a_scene_is() {
             )
         );
         assert!(info.missing_files.is_empty() && info.blocked_scripts.is_empty() && info.views.is_empty());
-        worker.open(&blender.scene("stereo"), false).await.unwrap();
+        worker.open(&blender.scene("stereo"), false, false).await.unwrap();
         assert_eq!(worker.inspect().await.unwrap().views, ["left", "right"]);
-        worker.open(&blender.scene("movie"), false).await.unwrap();
+        worker.open(&blender.scene("movie"), false, false).await.unwrap();
         assert!(worker.inspect().await.unwrap().is_movie);
         worker.stop().await;
     }
@@ -85,7 +85,7 @@ async fn two_jobs_of_different_settings_share_a_worker_without_a_trace() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let (worker, scene) = (&bench.worker, blender.scene("small"));
-        worker.open(&scene, false).await.unwrap();
+        worker.open(&scene, false, false).await.unwrap();
         let fresh = bench.write(2, "fresh").await;
         let before = worker.inspect().await.unwrap();
         for (path, value) in [
@@ -101,10 +101,11 @@ async fn two_jobs_of_different_settings_share_a_worker_without_a_trace() {
         ] {
             worker.set(path, &value).await.unwrap_or_else(|error| panic!("{path}: {error}"));
         }
-        let directory = bench.folder.path();
+        let directory = &bench.folder.path().join("other");
+        std::fs::create_dir(directory).unwrap();
         worker.write(&Write { frame: 2, name: Some("other"), directory }).await.unwrap();
         assert!(directory.join("other0002.jpg").exists());
-        assert!(worker.open(&scene, false).await.unwrap().warm);
+        assert!(worker.open(&scene, false, false).await.unwrap().warm);
         let after = worker.inspect().await.unwrap();
         assert_eq!(serde_json::to_value(&after).unwrap(), serde_json::to_value(&before).unwrap());
         assert_same_pixels(&bench.write(2, "again").await, &fresh);
@@ -116,7 +117,7 @@ async fn it_sets_what_is_on_its_list_and_nothing_else() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small"), false).await.unwrap();
+        worker.open(&blender.scene("small"), false, false).await.unwrap();
         let refuses = async |path: &str, value: serde_json::Value| code(worker.set(path, &value).await);
         for path in [
             "render.filepath",
@@ -151,7 +152,7 @@ async fn it_renders_parts_that_make_up_the_whole() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small"), false).await.unwrap();
+        worker.open(&blender.scene("small"), false, false).await.unwrap();
         let shot = async |name: &str, region, samples| {
             let file = bench.folder.path().join(name);
             worker.shot(&Shot { frame: 1, region, samples, file: &file }).await.unwrap();
@@ -182,7 +183,7 @@ async fn a_developed_shot_looks_like_a_written_frame() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small"), false).await.unwrap();
+        worker.open(&blender.scene("small"), false, false).await.unwrap();
         let image = bench.folder.path().join("shot.exr");
         worker.shot(&Shot { frame: 3, region: None, samples: None, file: &image }).await.unwrap();
         let directory = bench.folder.path();
@@ -196,18 +197,18 @@ async fn a_developed_shot_looks_like_a_written_frame() {
         let names = worker.paths(&Paths { frame: 12, name: Some("x_####") }).await.unwrap();
         assert_eq!(names, [PathBuf::from("x_0012.png")]);
         // A shot has one view, also of a scene that has several.
-        worker.open(&blender.scene("stereo"), false).await.unwrap();
+        worker.open(&blender.scene("stereo"), false, false).await.unwrap();
         worker.shot(&Shot { frame: 3, region: None, samples: None, file: &image }).await.unwrap();
         let develop = Develop { image: &image, frame: 3, name: None, directory };
         assert_eq!(worker.develop(&develop).await.unwrap(), Path::new("eyes_0003.png"));
         assert!(Picture::read(&directory.join("eyes_0003.png")).shows_something());
         // What was refused is not set.
-        worker.open(&blender.scene("hidden_gpu"), false).await.unwrap();
+        worker.open(&blender.scene("hidden_gpu"), false, false).await.unwrap();
         assert_eq!(code(worker.set("engine", &json!("CYCLES")).await), "unsupported");
         assert_eq!(worker.inspect().await.unwrap().engine, "BLENDER_WORKBENCH");
-        worker.open(&blender.scene("hidden_gpu"), true).await.unwrap();
+        worker.open(&blender.scene("hidden_gpu"), false, true).await.unwrap();
         worker.set("engine", &json!("CYCLES")).await.unwrap();
-        worker.open(&blender.scene("movie"), false).await.unwrap();
+        worker.open(&blender.scene("movie"), false, false).await.unwrap();
         assert_eq!(code(worker.develop(&develop).await), "unsupported");
         assert_eq!(code(worker.write(&Write { frame: 1, name: None, directory }).await), "unsupported");
     }
@@ -218,14 +219,14 @@ async fn it_tells_how_far_it_is_and_lists_devices() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small"), false).await.unwrap();
+        worker.open(&blender.scene("small"), false, false).await.unwrap();
         worker.set("cycles.samples", &json!(4096)).await.unwrap();
-        let mut progress = worker.progress();
+        let mut signs = worker.signs();
         let watching = tokio::spawn(async move {
-            progress.wait_for(|Progress { seconds, .. }| *seconds >= 0.5).await.unwrap().seconds
+            let far = |Progress { seconds, .. }: &Progress| *seconds >= 0.5;
+            signs.wait_for(|signs| far(&signs.progress)).await.unwrap().progress.seconds
         });
-        let directory = bench.folder.path();
-        worker.write(&Write { frame: 1, name: None, directory }).await.unwrap();
+        bench.write(1, "out").await;
         assert!(tokio::time::timeout(Duration::from_secs(2), watching).await.is_ok());
         let devices = worker.devices().await.unwrap();
         assert!(devices.as_array().unwrap().iter().any(|device| device["kind"] == "cpu"), "{devices}");
@@ -259,10 +260,16 @@ async fn workers_that_share_the_machine_share_no_processor() {
     let folder = tempfile::tempdir().unwrap();
     let launch = launch(&harness::installed(), folder.path());
     let seats = Seats::divide(2);
-    let (one, two) =
-        tokio::join!(Worker::start(&launch, 1, seats.take()), Worker::start(&launch, 2, seats.take()));
+    let (here, there) = (seats.take(), seats.take());
+    let (one, two) = tokio::join!(Worker::start(&launch, 1, &here), Worker::start(&launch, 2, &there));
     let (one, two) = (one.unwrap(), two.unwrap());
     assert_eq!(processors(&one) != processors(&two), divided);
+    // One that was idle may find its place taken, and goes to another one.
+    let before = processors(&one);
+    one.sit(&there);
+    assert_eq!(processors(&one), processors(&two));
+    one.sit(&here);
+    assert_eq!(processors(&one), before);
     let alone = Bench::start(&harness::installed()).await.worker;
     assert_eq!(processors(&alone) != processors(&one), divided, "a lone worker has them all");
     assert_eq!(processors(&alone) != processors(&two), divided, "a lone worker has them all");
@@ -271,8 +278,11 @@ async fn workers_that_share_the_machine_share_no_processor() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_that_is_warm_starts_no_more_workers() {
     let folder = tempfile::tempdir().unwrap();
-    let pool = Pool::new(launch(&harness::installed(), folder.path()), 2, Events::default());
-    let workers = || std::fs::read_dir(folder.path()).unwrap().count();
+    let store = Store::open(&folder.path().join("a.db")).unwrap();
+    let workers_folder = folder.path().join("workers");
+    let limits = Limits { size: 2, warm: 0, budget: u64::MAX, renders: 100, memory: u64::MAX };
+    let pool = Pool::new(launch(&harness::installed(), &workers_folder), limits, store);
+    let workers = || std::fs::read_dir(&workers_folder).unwrap().count();
     pool.warm_up(2).await.unwrap();
     assert_eq!(workers(), 2);
     pool.warm_up(2).await.unwrap();

@@ -92,8 +92,16 @@ fn spawn(command: &[OsString]) -> Option<Pid> {
     #[expect(clippy::disallowed_methods, reason = "the guard is how processes are started")]
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
-    // SAFETY: prctl is async-signal-safe, and nothing else happens here.
-    unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+    let Some(filter) = super::sandbox::filter() else {
+        eprintln!("cannot make the sandbox: this kernel or processor is not supported");
+        return None;
+    };
+    let confined = move || {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        seccompiler::apply_filter(&filter).map_err(|_| std::io::ErrorKind::Unsupported.into())
+    };
+    // SAFETY: the filter is made already; both are bare calls of the kernel.
+    unsafe { command.pre_exec(confined) };
     match command.spawn() {
         Ok(child) => Some(Pid::from_raw(child.id().cast_signed())),
         Err(error) => {

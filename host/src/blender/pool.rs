@@ -1,34 +1,85 @@
 //! The workers of a host.
 //!
-//! Owns how many there may be and which are free. A worker is held by one
-//! attempt at a time and comes back warm, with its scene loaded.
+//! Owns how many work at a time, and which stay warm. A worker is held by one
+//! attempt at a time and comes back with its scene loaded; the next attempt at
+//! the same scene, of whatever job, finds it so. Workers that nobody has used
+//! for long go first when there are too many, or when they take too much memory.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::seats::Seats;
-use super::worker::{END_LIMIT, Launch, Worker};
+use super::process::END_LIMIT;
+use super::seats::{Seat, Seats};
+use super::worker::{Launch, Worker};
 use super::{BlenderError, header, wire};
-use crate::events::{EventKind, Events};
+use crate::events::EventKind;
+use crate::store::Store;
 
 /// A handle on the workers; clones share them.
 #[derive(Debug, Clone)]
 pub struct Pool(Arc<Shared>);
 
+/// How many workers there may be, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How many work at a time.
+    pub size: usize,
+    /// How many more may stay warm.
+    pub warm: usize,
+    /// Memory of all of them, in bytes; beyond it, idle ones end.
+    pub budget: u64,
+    /// Renders after which a worker is replaced.
+    pub renders: u32,
+    /// Memory of one that is idle, in bytes, beyond which it is replaced.
+    pub memory: u64,
+}
+
+/// What an attempt wants a worker to have loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The scene file.
+    pub scene: PathBuf,
+    /// One hash for the scene and all that it needs.
+    pub content: String,
+    /// Whether a scene that asks for a GPU may render on the CPU.
+    pub cpu: bool,
+}
+
+/// What is known of a worker by those who do not hold it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its number.
+    pub id: u32,
+    /// Its Blender's version.
+    pub blender: String,
+    /// The scene that it has loaded.
+    pub scene: Option<PathBuf>,
+    /// Whether an attempt holds it.
+    pub is_busy: bool,
+    /// Renders so far.
+    pub renders: u32,
+    /// Memory in use, in bytes, when it was last looked at.
+    pub memory: u64,
+}
+
 #[derive(Debug)]
 struct Shared {
     launch: Launch,
+    limits: Limits,
     seats: Seats,
-    events: Events,
+    store: Store,
     free: Arc<Semaphore>,
+    /// Those that nobody holds, the one that was used last at the end.
     idle: Mutex<Vec<Worker>>,
+    seen: Mutex<BTreeMap<u32, Seen>>,
+    version: OnceLock<String>,
     next_id: AtomicU32,
     stopping: CancellationToken,
-    size: usize,
 }
 
 /// A worker with an open scene, back in the pool when dropped.
@@ -38,25 +89,52 @@ pub struct Held {
     pub opened: wire::Opened,
     worker: Option<Worker>,
     pool: Pool,
+    _seat: Seat,
     _permit: OwnedSemaphorePermit,
 }
 
+impl Wanted {
+    fn name(&self) -> String {
+        format!("{} {}", self.content, self.scene.display())
+    }
+}
+
 impl Pool {
-    /// Makes a pool of at most `size` workers; none is started yet.
-    pub fn new(launch: Launch, size: usize, events: Events) -> Self {
-        let (seats, free) = (Seats::divide(size), Arc::new(Semaphore::new(size)));
-        let (idle, next_id, stopping) = (Mutex::default(), AtomicU32::new(1), CancellationToken::new());
-        Self(Arc::new(Shared { launch, seats, events, free, idle, next_id, stopping, size }))
+    /// Makes a pool; no worker is started yet.
+    pub fn new(launch: Launch, limits: Limits, store: Store) -> Self {
+        let (seats, free) = (Seats::divide(limits.size), Arc::new(Semaphore::new(limits.size)));
+        Self(Arc::new(Shared {
+            launch,
+            limits,
+            seats,
+            store,
+            free,
+            idle: Mutex::default(),
+            seen: Mutex::default(),
+            version: OnceLock::new(),
+            next_id: AtomicU32::new(1),
+            stopping: CancellationToken::new(),
+        }))
     }
 
-    /// Returns how many workers there may be.
+    /// Returns how many workers work at a time.
     pub fn size(&self) -> usize {
-        self.0.size
+        self.0.limits.size
+    }
+
+    /// Returns the version of the Blender, once a worker has told it.
+    pub fn version(&self) -> Option<&str> {
+        self.0.version.get().map(String::as_str)
+    }
+
+    /// Lists the workers.
+    pub fn list(&self) -> Vec<Seen> {
+        self.seen().values().cloned().collect()
     }
 
     /// Starts up to `count` workers if none is idle, so that they are up when they are wanted.
     pub async fn warm_up(&self, count: usize) -> Result<(), BlenderError> {
-        let starting = (0..count.min(self.0.size)).map(|_| self.clone().start_idle());
+        let starting = (0..count.min(self.size())).map(|_| self.clone().start_idle());
         let started = starting.map(tokio::spawn).collect::<Vec<_>>();
         for task in started {
             task.await.expect("starting a worker does not panic")?;
@@ -66,25 +144,45 @@ impl Pool {
 
     async fn start_idle(self) -> Result<(), BlenderError> {
         let _permit = self.permit().await;
+        let seat = self.0.seats.take();
+        let any = self.idle().pop();
+        let worker = async {
+            match any {
+                Some(worker) => Ok(worker),
+                None => self.start(&seat).await,
+            }
+        };
         tokio::select! {
-            worker = self.worker() => self.keep(worker?),
+            worker = worker => self.keep(worker?),
             // Its process ends with the future that starts it.
             () = self.0.stopping.cancelled() => {}
         }
         Ok(())
     }
 
-    /// Waits for a free worker and opens a scene in it; `cpu` as for a worker.
-    pub async fn open(&self, scene: &Path, cpu: bool) -> Result<Held, BlenderError> {
+    /// Waits for a turn and opens a scene, in a worker that has it loaded if there is one.
+    pub async fn open(&self, wanted: Wanted) -> Result<Held, BlenderError> {
         let permit = self.permit().await;
-        let worker = self.worker().await?;
+        // As many seats as permits.
+        let seat = self.0.seats.take();
+        let worker = self.worker(&wanted, &seat).await?;
+        worker.sit(&seat);
+        let name = wanted.name();
+        let is_loaded = worker.loaded.lock().expect("no code panics under this lock").as_ref() == Some(&name);
         let opening = async {
-            header::check(scene, &worker.hello)?;
-            worker.open(scene, cpu).await
+            header::check(&wanted.scene, &worker.hello)?;
+            worker.open(&wanted.scene, !is_loaded, wanted.cpu).await
         };
         match opening.await {
-            Ok(opened) => Ok(Held { opened, worker: Some(worker), pool: self.clone(), _permit: permit }),
+            Ok(opened) => {
+                self.see(&worker, Some(&wanted), true);
+                let pool = self.clone();
+                let held = Held { opened, worker: Some(worker), pool, _seat: seat, _permit: permit };
+                held.holds(wanted);
+                Ok(held)
+            }
             Err(error) => {
+                *worker.loaded.lock().expect("no code panics under this lock") = None;
                 self.keep(worker);
                 Err(error)
             }
@@ -96,7 +194,7 @@ impl Pool {
         self.0.stopping.cancel();
         self.0.free.close();
         let idle = std::mem::take(&mut *self.idle());
-        idle.into_iter().for_each(|worker| self.end(worker));
+        idle.into_iter().for_each(|worker| self.end(worker, "the host stops"));
         let processes = &self.0.launch.processes;
         processes.close();
         if tokio::time::timeout(END_LIMIT, processes.wait()).await.is_err() {
@@ -112,61 +210,141 @@ impl Pool {
         }
     }
 
-    /// Takes an idle worker, or starts one. Needs a permit: so there are never
-    /// more workers than seats.
-    async fn worker(&self) -> Result<Worker, BlenderError> {
-        match self.take_idle() {
+    /// Takes the idle worker that has the scene; else one that has none; else starts
+    /// one, if there may be more; else takes the one that was idle longest.
+    async fn worker(&self, wanted: &Wanted, seat: &Seat) -> Result<Worker, BlenderError> {
+        let name = wanted.name();
+        let has = |worker: &Worker, scene: Option<&String>| {
+            worker.loaded.lock().expect("no code panics under this lock").as_ref() == scene
+        };
+        self.bury();
+        let found = {
+            let mut idle = self.idle();
+            let with_it = idle.iter().rposition(|worker| has(worker, Some(&name)));
+            let with_none = || idle.iter().position(|worker| has(worker, None));
+            let oldest = || (!idle.is_empty() && !self.may_start()).then_some(0);
+            with_it.or_else(with_none).or_else(oldest).map(|index| idle.remove(index))
+        };
+        match found {
             Some(worker) => Ok(worker),
-            None => self.start().await,
+            None => self.start(seat).await,
         }
     }
 
-    async fn start(&self) -> Result<Worker, BlenderError> {
+    fn may_start(&self) -> bool {
+        let seen = self.seen();
+        let Limits { size, warm, budget, .. } = self.0.limits;
+        seen.len() < size + warm && seen.values().map(|worker| worker.memory).sum::<u64>() < budget
+    }
+
+    async fn start(&self, seat: &Seat) -> Result<Worker, BlenderError> {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let worker = Worker::start(&self.0.launch, id, self.0.seats.take()).await?;
-        self.0.events.append(EventKind::WorkerStarted {
-            id,
-            blender: worker.hello.blender_version.clone(),
-            seconds: worker.started_in.as_secs_f64(),
-        });
+        let worker = Worker::start(&self.0.launch, id, seat).await?;
+        let blender = worker.hello.blender_version.clone();
+        let _ = self.0.version.set(blender.clone());
+        self.see(&worker, None, false);
+        let seconds = worker.started_in.as_secs_f64();
+        self.0.store.append_soon(EventKind::WorkerStarted { id, blender, seconds });
         Ok(worker)
     }
 
-    fn take_idle(&self) -> Option<Worker> {
+    /// Ends the idle ones that have died.
+    fn bury(&self) {
         let mut idle = self.idle();
-        while let Some(worker) = idle.pop() {
-            if worker.is_idle() {
-                return Some(worker);
-            }
-            self.end(worker);
-        }
-        None
+        let (alive, dead) = std::mem::take(&mut *idle).into_iter().partition(Worker::is_idle);
+        *idle = alive;
+        drop(idle);
+        let dead: Vec<Worker> = dead;
+        dead.into_iter().for_each(|worker| self.end(worker, "it died"));
     }
 
+    /// Takes a worker back, unless it has served its time.
     fn keep(&self, worker: Worker) {
-        if worker.is_idle() && !self.0.stopping.is_cancelled() {
-            self.idle().push(worker);
-        } else {
-            self.end(worker);
+        let Limits { renders, memory, .. } = self.0.limits;
+        let now = self.see(&worker, None, false);
+        let reason = match () {
+            () if self.0.stopping.is_cancelled() => Some("the host stops".to_owned()),
+            () if !worker.is_idle() => Some("its work was given up, or it died".to_owned()),
+            () if now.renders >= renders => Some(format!("it has rendered {} times", now.renders)),
+            () if now.memory > memory => Some(format!("it has grown to {} MiB", now.memory >> 20)),
+            () => None,
+        };
+        match reason {
+            Some(reason) => self.end(worker, &reason),
+            None => self.idle().push(worker),
+        }
+        self.thin_out();
+    }
+
+    /// Ends those that were idle longest, as long as there are too many.
+    fn thin_out(&self) {
+        let Limits { size, warm, budget, .. } = self.0.limits;
+        loop {
+            let (count, used) = {
+                let seen = self.seen();
+                (seen.len(), seen.values().map(|worker| worker.memory).sum::<u64>())
+            };
+            if count <= size + warm && used <= budget {
+                return;
+            }
+            let mut idle = self.idle();
+            // The last one is wanted again at once, more likely than not.
+            if idle.len() < 2 {
+                return;
+            }
+            let oldest = idle.remove(0);
+            drop(idle);
+            self.end(oldest, "others need its place");
         }
     }
 
-    fn end(&self, worker: Worker) {
-        self.0.events.append(EventKind::WorkerStopped { id: worker.id });
+    /// Takes down how a worker is; `wanted` is what it has loaded now.
+    fn see(&self, worker: &Worker, wanted: Option<&Wanted>, is_busy: bool) -> Seen {
+        let mut seen = self.seen();
+        let scene = wanted.map(|wanted| wanted.scene.clone());
+        let before = seen.get(&worker.id).and_then(|seen| seen.scene.clone());
+        let now = Seen {
+            id: worker.id,
+            blender: worker.hello.blender_version.clone(),
+            scene: scene.or(before),
+            is_busy,
+            renders: worker.renders.load(Ordering::Relaxed),
+            memory: worker.memory(),
+        };
+        seen.insert(worker.id, now.clone());
+        now
+    }
+
+    fn end(&self, worker: Worker, reason: &str) {
+        self.forget(worker.id, reason);
         // Dropping it closes its life line.
         drop(worker);
+    }
+
+    fn forget(&self, id: u32, reason: &str) {
+        self.seen().remove(&id);
+        self.0.store.append_soon(EventKind::WorkerStopped { id, reason: reason.to_owned() });
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
         self.0.idle.lock().expect("no code panics under this lock")
     }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, Seen>> {
+        self.0.seen.lock().expect("no code panics under this lock")
+    }
 }
 
 impl Held {
+    /// Says what the worker has loaded, now that it is known.
+    pub fn holds(&self, wanted: Wanted) {
+        *self.loaded.lock().expect("no code panics under this lock") = Some(wanted.name());
+    }
+
     /// Ends the worker instead of giving it back, and waits until it is gone.
     pub async fn end(mut self) {
         if let Some(worker) = self.worker.take() {
-            self.pool.0.events.append(EventKind::WorkerStopped { id: worker.id });
+            self.pool.forget(worker.id, "its work was canceled");
             worker.stop().await;
         }
     }

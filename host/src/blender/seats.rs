@@ -38,9 +38,9 @@ impl Seats {
         Self(Arc::new(Mutex::new(divide(&processors(), parallelism, workers))))
     }
 
-    /// Takes a seat; there is one for every worker of the pool.
+    /// Takes a seat; there is one for everyone who has a permit of the pool.
     pub fn take(&self) -> Seat {
-        let share = self.free().pop().expect("a pool starts no more workers than it has seats");
+        let share = self.free().pop().expect("a pool gives no more permits than it has seats");
         Seat { share, from: Some(self.clone()) }
     }
 
@@ -50,6 +50,16 @@ impl Seats {
 }
 
 impl Seat {
+    /// Returns the same place, for somebody who only remembers it.
+    pub(super) fn same(&self) -> Self {
+        Self { share: self.share.clone(), from: None }
+    }
+
+    /// Whether it is the same place.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.share == other.share
+    }
+
     /// The threads to render with; as many as the scene says if absent.
     pub(super) fn threads(&self) -> Option<u32> {
         self.share.threads

@@ -25,6 +25,9 @@ pub struct Progress {
     pub seconds: f64,
     /// Samples done and wanted, as far as Blender says.
     pub samples: Option<(u32, u32)>,
+    /// Grows whenever Blender tells that it goes on.
+    #[serde(default)]
+    pub activity: u64,
 }
 
 /// `scene.open`
@@ -32,6 +35,8 @@ pub struct Progress {
 pub struct Open<'a> {
     /// The scene file.
     pub path: &'a Path,
+    /// Whether to load it even if it is loaded already.
+    pub anew: bool,
     /// Threads to render with; all that the scene says if absent.
     pub threads: Option<u32>,
     /// Whether a scene that asks for a GPU may render on the CPU.
@@ -74,6 +79,13 @@ pub struct Write<'a> {
     pub name: Option<&'a str>,
     /// Where all its files go.
     pub directory: &'a Path,
+}
+
+/// The answer to `scene.write`.
+#[derive(Debug, Default, Deserialize)]
+pub struct Written {
+    /// OpenEXR files of several layers, which the worker cannot read again.
+    pub unread: Vec<PathBuf>,
 }
 
 /// `scene.shot`
@@ -142,6 +154,8 @@ pub struct SceneInfo {
     pub is_movie: bool,
     pub post_processing: bool,
     pub missing_files: Vec<PathBuf>,
+    #[serde(default)]
+    pub dependencies: Vec<PathBuf>,
     pub blocked_scripts: Vec<String>,
     pub warnings: Vec<String>,
 }

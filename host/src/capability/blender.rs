@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
-use serde_json::Value;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 
-use super::image::Image;
-use super::output::{self, File, Staging};
-use super::{Attempt, CapabilityError, Code, Report, Result, SCENE};
+use super::image::{self, Image};
+use super::output::{self, File};
+use super::{Attempt, CapabilityError, Code, Report, Result, SCENE, blocking};
+use crate::blender::BlenderError;
 use crate::blender::pool::Held;
 use crate::blender::wire::{self, Region, Samples};
 use crate::blender::worker::Worker;
@@ -41,6 +43,16 @@ pub struct Shot {
     pub samples: Option<Samples>,
 }
 
+/// How the files of a frame came to be there.
+enum Done {
+    /// They were rendered just now, from this step.
+    Now { paths: Vec<PathBuf>, step: String },
+    /// An earlier attempt, or an earlier job, had rendered them from the same.
+    Before(Vec<File>),
+    /// They were there, and the person or the scene says that they stay.
+    Kept(Vec<File>),
+}
+
 /// Opens a scene of the job, waiting for a worker to come free.
 pub async fn open(attempt: &Arc<Attempt>, scene: &str) -> Result<Scene> {
     if scene != SCENE {
@@ -64,6 +76,14 @@ impl Drop for Inner {
 }
 
 impl Inner {
+    /// Names what a frame is rendered from: equal names, equal pixels.
+    fn step(&self, frame: i32, name: Option<&str>) -> String {
+        let job = &self.attempt.job;
+        let (content, blender) = (job.content.digest(), job.pool.version());
+        let from = json!([content, blender, job.cpu, frame, name, self.settings]);
+        Sha256::digest(from.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Returns a worker with the scene as it was set; a new one if the last is gone.
     async fn worker(&mut self) -> Result<&Held> {
         let attempt = &self.attempt;
@@ -73,7 +93,7 @@ impl Inner {
         let held = match self.held.take() {
             Some(held) => held,
             None => {
-                let held = attempt.job.pool.open(&attempt.job.scene, attempt.job.cpu).await?;
+                let held = heard(attempt, attempt.job.pool.open(attempt.job.wanted()).await).await?;
                 for (path, value) in &self.settings {
                     held.set(path, value).await?;
                 }
@@ -87,7 +107,10 @@ impl Inner {
 impl Scene {
     /// Says what the scene is.
     pub async fn inspect(&self) -> Result<wire::SceneInfo> {
-        let inspect = async { Ok(self.inner.lock().await.worker().await?.inspect().await?) };
+        let inspect = async {
+            let info = self.inner.lock().await.worker().await?.inspect().await;
+            heard(&self.attempt, info).await
+        };
         self.or_canceled(inspect).await
     }
 
@@ -114,17 +137,27 @@ impl Scene {
         let directory = staging.folder();
         let write = async {
             let mut inner = self.inner.lock().await;
+            let step = inner.step(frame, name);
+            if let Some(files) = output::finished(&step, &self.attempt).await? {
+                return Ok(Done::Before(files));
+            }
             let worker = inner.worker().await?;
             let paths = worker.paths(&wire::Paths { frame, name }).await?;
             if let Some(files) = output.existing(&paths, worker.opened.overwrite) {
-                return Ok(Err(files));
+                return Ok(Done::Kept(files));
             }
-            self.watched(worker, worker.write(&wire::Write { frame, name, directory })).await?;
-            Ok(Ok(paths))
+            let written = self.watched(worker, worker.write(&wire::Write { frame, name, directory })).await?;
+            let unread = written.unread.iter().map(|name| directory.join(name)).collect();
+            blocking(move || image::check_all(unread)).await?;
+            Ok(Done::Now { paths, step })
         };
         match self.or_canceled(write).await? {
-            Ok(paths) => self.publish(staging, paths).await,
-            Err(kept) => self.written(kept).await,
+            Done::Now { paths, step } => staging.publish(paths, step, &self.attempt).await,
+            Done::Before(files) => Ok(files),
+            Done::Kept(files) => {
+                output::keep(&files, &self.attempt).await?;
+                Ok(files)
+            }
         }
     }
 
@@ -179,41 +212,32 @@ impl Scene {
             let source = worker.home().join("develop.exr");
             let (pixels, file) = (image.clone(), source.clone());
             blocking(move || pixels.write_exr(&file)).await?;
-            Ok(worker.develop(&wire::Develop { image: &source, frame, name, directory }).await?)
+            let step = format!("develop {}", uuid::Uuid::now_v7());
+            let file = worker.develop(&wire::Develop { image: &source, frame, name, directory }).await;
+            let file = heard(&self.attempt, file).await?;
+            Ok((file, step))
         };
-        let file = self.or_canceled(develop).await?;
-        let files = self.publish(staging, vec![file]).await?;
+        let (file, step) = self.or_canceled(develop).await?;
+        let files = staging.publish(vec![file], step, &self.attempt).await?;
         files.into_iter().next().ok_or_else(|| CapabilityError::new(Code::Blender, "Blender wrote no file"))
-    }
-
-    async fn publish(&self, staging: Staging, expected: Vec<PathBuf>) -> Result<Vec<File>> {
-        let files = blocking(move || staging.publish(&expected)).await?;
-        self.written(files).await
-    }
-
-    async fn written(&self, files: Vec<File>) -> Result<Vec<File>> {
-        for file in &files {
-            self.attempt.report(Report::File(file.clone())).await;
-        }
-        Ok(files)
     }
 
     /// Reports how far the worker is while it works.
     async fn watched<T>(
         &self,
         worker: &Worker,
-        work: impl Future<Output = Result<T, crate::blender::BlenderError>>,
+        work: impl Future<Output = Result<T, BlenderError>>,
     ) -> Result<T> {
-        let mut progress = worker.progress();
-        progress.mark_unchanged();
+        let mut signs = worker.signs();
+        signs.mark_unchanged();
         let rendering = |progress| Report::Rendering { worker: worker.id, progress };
         self.attempt.report(rendering(wire::Progress::default())).await;
         tokio::pin!(work);
         loop {
             tokio::select! {
-                result = &mut work => return Ok(result?),
-                Ok(()) = progress.changed() => {
-                    let now = *progress.borrow_and_update();
+                result = &mut work => return heard(&self.attempt, result).await,
+                Ok(()) = signs.changed() => {
+                    let now = signs.borrow_and_update().progress;
                     self.attempt.report(rendering(now)).await;
                 }
             }
@@ -233,6 +257,25 @@ impl Scene {
         }
         Err(error)
     }
+}
+
+/// Tells the scheduler of a crash of Blender, and keeps a report of it.
+async fn heard<T>(attempt: &Attempt, result: Result<T, BlenderError>) -> Result<T> {
+    let Err(BlenderError::Died { status, log, crash: Some(crash) }) = &result else { return Ok(result?) };
+    let report = crash.report(&attempt.job.scene, status, log);
+    let (folder, job) = (attempt.job.crashes.clone(), attempt.job.id);
+    let kept = report.clone();
+    let keep = blocking(move || {
+        let file = folder.join(format!("{job}-{}.txt", uuid::Uuid::now_v7().simple()));
+        let write = crate::config::create_private(&folder).and_then(|()| std::fs::write(&file, kept));
+        write.map(|()| file).map_err(CapabilityError::io("keep a crash report"))
+    });
+    let place = match keep.await {
+        Ok(file) => format!("\nthe report: {}", file.display()),
+        Err(error) => format!("\n{error}"),
+    };
+    attempt.report(Report::Crashed { report: format!("{report}{place}") }).await;
+    Ok(result?)
 }
 
 /// A shot on its way. Dropping it cancels it, and ends a worker that renders it.
@@ -289,11 +332,6 @@ fn check(frame: i32, name: Option<&str>) -> Result<()> {
         return Err(CapabilityError::new(Code::InvalidArgument, message));
     }
     name.map_or(Ok(()), output::check_name)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let panicked = |_| CapabilityError::new(Code::Host, "the host failed while it worked on an image");
-    tokio::task::spawn_blocking(work).await.map_err(panicked)?
 }
 
 async fn wait(mut finished: watch::Receiver<bool>) {

@@ -1,6 +1,6 @@
 //! `image`: scene-linear pixels that the host keeps.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -8,6 +8,32 @@ use exr::prelude::*;
 
 use super::{Attempt, CapabilityError, Code, JobContext, Result, check_key};
 use crate::blender::wire::Region;
+
+/// Fails if one of the OpenEXR files cannot be decoded whole. Keeps no pixels.
+pub fn check_all(files: Vec<PathBuf>) -> Result<()> {
+    files.into_iter().try_for_each(|file| {
+        check_exr(&file).map_err(|error| {
+            let name = file.file_name().unwrap_or_default().display();
+            CapabilityError::new(
+                Code::Blender,
+                format!("the rendered file {name} cannot be read again: {error}"),
+            )
+        })
+    })
+}
+
+fn check_exr(file: &Path) -> exr::error::UnitResult {
+    let reader = exr::block::read(std::io::BufReader::new(std::fs::File::open(file)?), false)?;
+    let metadata = reader.meta_data().clone();
+    for chunk in reader.all_chunks(false)? {
+        match exr::block::UncompressedBlock::decompress_chunk(chunk?, &metadata, false) {
+            // DWAA and DWAB: that the chunk is there is all that can be known.
+            Err(exr::error::Error::NotSupported(_)) => {}
+            block => drop(block?),
+        }
+    }
+    Ok(())
+}
 
 /// The longest side of an image, in pixels.
 pub const MAX_SIDE: u32 = 65_536;

@@ -1,8 +1,10 @@
 //! Output: finished files, whole or not at all.
 //!
 //! Owns the job's output folder. A render writes into a staging folder inside
-//! it; what is finished is renamed to its place, what is not goes with the
-//! staging folder. Nothing outside the folder can be named.
+//! it. What is finished is written to the disk, recorded with its hash, and only
+//! then renamed to its place; what is not goes with the staging folder. A host
+//! that dies in between leaves a record and a file aside: the next one brings
+//! them together ([`reconcile`]). Nothing outside the folder can be named.
 
 use std::fs;
 use std::io::{self, Read, Seek};
@@ -11,10 +13,15 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 
-use super::{CapabilityError, Code, Result};
+use super::{Attempt, CapabilityError, Code, JobContext, Result};
+use crate::blender::content::sha256;
+use crate::store::outputs::Output as Recorded;
 
 /// Names of staging folders begin with this; the next job removes stale ones.
 const STAGING: &str = ".hotshoe-";
+
+/// A disk with less than this, in bytes, and less than a 20th of its size, is full.
+const ROOM: u64 = 64 * 1024 * 1024;
 
 /// The folder that a job's files go to.
 #[derive(Debug, Clone)]
@@ -70,6 +77,15 @@ impl Output {
         let made = staging_in(&self.folder).map_err(CapabilityError::io("write to the output folder"))?;
         let (folder, lock) = made;
         Ok(Staging { folder, output: self.clone(), _lock: lock })
+    }
+
+    /// Whether there is room for more.
+    pub fn has_room(&self) -> bool {
+        nix::sys::statvfs::statvfs(&self.folder).is_ok_and(|disk| {
+            let (free, all) =
+                (disk.blocks_available() * disk.fragment_size(), disk.blocks() * disk.fragment_size());
+            free >= ROOM.min(all / 20)
+        })
     }
 
     fn file(&self, name: &Path, kept: bool) -> io::Result<File> {
@@ -133,43 +149,144 @@ impl Staging {
         self.folder.path()
     }
 
-    /// Moves all files to their places, each of them whole on disk first.
+    /// Moves all files to their places, each of them whole on disk and recorded first.
     ///
     /// Fails if one of the `expected` files is missing or empty.
-    pub fn publish(self, expected: &[PathBuf]) -> Result<Vec<File>> {
+    pub async fn publish(self, expected: Vec<PathBuf>, step: String, attempt: &Attempt) -> Result<Vec<File>> {
+        let task = attempt.of.as_ref().map(|(name, _)| name.clone());
+        let (staging, recorded) = super::blocking(move || self.prepare(&expected, &step, task)).await?;
+        record(&attempt.job, recorded.clone()).await?;
+        crate::crash_point!("recorded");
+        let files = super::blocking(move || recorded.iter().map(|file| staging.place(file)).collect()).await;
+        crate::crash_point!("placed");
+        files
+    }
+
+    /// Makes sure that all files are whole and on disk. Blocks.
+    fn prepare(
+        self,
+        expected: &[PathBuf],
+        step: &str,
+        task: Option<String>,
+    ) -> Result<(Self, Vec<Recorded>)> {
+        let folder = self.folder.path();
         for name in expected {
-            let there = self.folder.path().join(name).metadata().is_ok_and(|info| info.len() > 0);
+            let there = folder.join(name).metadata().is_ok_and(|info| info.len() > 0);
             if !there {
                 let message = format!("Blender says that it rendered, but wrote no {}", name.display());
                 return Err(CapabilityError::new(Code::Blender, message));
             }
         }
         let mut names = Vec::new();
-        files_below(self.folder.path(), Path::new(""), &mut names)
+        files_below(folder, Path::new(""), &mut names)
             .map_err(CapabilityError::io("list the rendered files"))?;
         names.sort();
-        for name in &names {
-            if !is_whole(&self.folder.path().join(name))
-                .map_err(CapabilityError::io("read a rendered file"))?
-            {
+        let mut recorded = Vec::with_capacity(names.len());
+        for name in names {
+            let aside = folder.join(&name);
+            let whole = is_whole(&aside).map_err(CapabilityError::io("read a rendered file"))?;
+            if !whole {
                 let message = format!("{} is cut off: is the disk full?", name.display());
                 return Err(CapabilityError::new(Code::Host, message));
             }
+            let path = self.output.folder.join(&name);
+            recorded.push(
+                record_of(path, aside, step, task.clone())
+                    .map_err(CapabilityError::io("write a file to the disk"))?,
+            );
         }
-        names.iter().map(|name| self.place(name)).collect()
+        fs::File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(CapabilityError::io("write a folder to the disk"))?;
+        Ok((self, recorded))
     }
 
-    fn place(&self, name: &Path) -> Result<File> {
-        let (from, to) = (self.folder.path().join(name), self.output.folder.join(name));
-        let moved = || -> io::Result<File> {
-            fs::File::open(&from)?.sync_all()?;
-            fs::create_dir_all(to.parent().unwrap_or(&self.output.folder))?;
-            fs::rename(&from, &to)?;
-            self.output.file(name, false)
+    fn place(&self, recorded: &Recorded) -> Result<File> {
+        let failed = |error| {
+            CapabilityError::new(Code::Host, format!("cannot write {}: {error}", recorded.path.display()))
         };
-        moved().map_err(|error| {
-            CapabilityError::new(Code::Host, format!("cannot write {}: {error}", to.display()))
-        })
+        put(recorded).map_err(failed)?;
+        let name = recorded.path.strip_prefix(&self.output.folder).unwrap_or(&recorded.path);
+        self.output.file(name, false).map_err(failed)
+    }
+}
+
+/// Writes a file to the disk, and says what it is.
+fn record_of(path: PathBuf, aside: PathBuf, step: &str, task: Option<String>) -> io::Result<Recorded> {
+    let file = fs::File::open(&aside)?;
+    file.sync_all()?;
+    let (size, sha256) = (file.metadata()?.len(), Some(sha256(&aside)?));
+    Ok(Recorded { path, task, step: Some(step.to_owned()), size, sha256, aside: Some(aside) })
+}
+
+/// Renames a recorded file to its place.
+fn put(recorded: &Recorded) -> io::Result<()> {
+    let Some(aside) = &recorded.aside else { return Ok(()) };
+    let folder = recorded.path.parent().ok_or_else(|| io::Error::other("it has no folder"))?;
+    fs::create_dir_all(folder)?;
+    fs::rename(aside, &recorded.path)
+}
+
+async fn record(job: &JobContext, files: Vec<Recorded>) -> Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let id = job.id;
+    let write = job.store.write(move |writing| files.iter().try_for_each(|file| writing.record(id, file)));
+    Ok(write.await?)
+}
+
+/// Records files that were there before and are kept, and tells of them.
+pub async fn keep(files: &[File], attempt: &Attempt) -> Result<()> {
+    let task = attempt.of.as_ref().map(|(name, _)| name.clone());
+    let kept = |file: &File| {
+        let (path, task) = (file.path.clone(), task.clone());
+        Recorded { path, task, step: None, size: file.size, sha256: None, aside: None }
+    };
+    record(&attempt.job, files.iter().map(kept).collect()).await
+}
+
+/// Returns the files that were rendered from the same before, if all of them are
+/// as they were recorded.
+pub async fn finished(step: &str, attempt: &Attempt) -> Result<Option<Vec<File>>> {
+    if !attempt.may_be_done() {
+        return Ok(None);
+    }
+    let recorded = attempt.job.store.outputs_of_step(step.to_owned()).await?;
+    let output = attempt.job.output.clone();
+    super::blocking(move || {
+        let file = |recorded: &Recorded| {
+            let name = recorded.path.strip_prefix(&output.folder).ok()?;
+            is_as_recorded(recorded).then(|| output.file(name, true).ok()).flatten()
+        };
+        let here = |recorded: &&Recorded| recorded.path.starts_with(&output.folder);
+        let files: Option<Vec<File>> = recorded.iter().filter(here).map(file).collect();
+        Ok(files.filter(|files| !files.is_empty()))
+    })
+    .await
+}
+
+/// Whether a file is in its place with the size and hash that were recorded. Blocks.
+pub fn is_as_recorded(recorded: &Recorded) -> bool {
+    let size = recorded.path.metadata().is_ok_and(|info| info.is_file() && info.len() == recorded.size);
+    size && match &recorded.sha256 {
+        Some(known) => sha256(&recorded.path).is_ok_and(|found| found == *known),
+        None => true,
+    }
+}
+
+/// Renames what a host that died had recorded and not yet renamed. Blocks.
+pub fn reconcile(recorded: &[Recorded]) {
+    for file in recorded {
+        let is_aside = |aside: &PathBuf| {
+            let known = file.sha256.as_ref();
+            aside.is_file() && sha256(aside).is_ok_and(|found| Some(&found) == known)
+        };
+        if file.aside.as_ref().is_some_and(is_aside)
+            && let Err(error) = put(file)
+        {
+            tracing::warn!(file = %file.path.display(), %error, "cannot be put in its place; it is rendered again");
+        }
     }
 }
 
@@ -230,6 +347,12 @@ mod tests {
         (temp, output)
     }
 
+    /// Publishes without a record.
+    fn publish(staging: Staging, expected: &[PathBuf]) -> Result<Vec<File>> {
+        let (staging, recorded) = staging.prepare(expected, "step", None)?;
+        recorded.iter().map(|file| staging.place(file)).collect()
+    }
+
     fn left(output: &Output) -> Vec<PathBuf> {
         let mut names = Vec::new();
         files_below(output.folder(), Path::new(""), &mut names).unwrap();
@@ -244,12 +367,32 @@ mod tests {
         fs::create_dir(staging.folder().join("passes")).unwrap();
         fs::write(staging.folder().join("a_0001.tga"), "pixels").unwrap();
         fs::write(staging.folder().join("passes/z.exr"), "depth").unwrap();
-        let files = staging.publish(&["a_0001.tga".into()]).unwrap();
+        let files = publish(staging, &["a_0001.tga".into()]).unwrap();
         assert_eq!(
             files.iter().map(|f| (f.name.as_str(), f.size)).collect::<Vec<_>>(),
             [("a_0001.tga", 6), ("passes/z.exr", 5)]
         );
         assert_eq!(left(&output), ["a_0001.tga", "passes/z.exr"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn what_was_recorded_and_not_yet_renamed_is_put_in_its_place_if_it_is_whole() {
+        for (spoil, expected) in [(false, vec![PathBuf::from("a.tga")]), (true, Vec::new())] {
+            let (_temp, output) = output(false);
+            let staging = output.stage().unwrap();
+            let aside = staging.folder().join("a.tga");
+            fs::write(&aside, "pixels").unwrap();
+            let (staging, recorded) = staging.prepare(&["a.tga".into()], "step", None).unwrap();
+            assert!(!is_as_recorded(&recorded[0]));
+            if spoil {
+                fs::write(&aside, "pixelt").unwrap();
+            }
+            reconcile(&recorded);
+            drop(staging);
+            assert_eq!(left(&output), expected);
+            assert_eq!(is_as_recorded(&recorded[0]), !spoil);
+            reconcile(&recorded);
+        }
     }
 
     #[test]
@@ -278,7 +421,7 @@ mod tests {
         let staging = output.stage().unwrap();
         fs::write(staging.folder().join("a.tga"), "").unwrap();
         fs::write(staging.folder().join("b.tga"), "pixels").unwrap();
-        assert_eq!(staging.publish(&["a.tga".into()]).unwrap_err().code, Code::Blender);
+        assert_eq!(publish(staging, &["a.tga".into()]).unwrap_err().code, Code::Blender);
         assert!(left(&output).is_empty());
     }
 
@@ -290,7 +433,7 @@ mod tests {
             let staging = output.stage().unwrap();
             fs::write(staging.folder().join("a.png"), bytes).unwrap();
             fs::write(staging.folder().join("b.exr"), "pass").unwrap();
-            assert_eq!(staging.publish(&["a.png".into()]).is_ok(), expected);
+            assert_eq!(publish(staging, &["a.png".into()]).is_ok(), expected);
             assert_eq!(left(&output).is_empty(), !expected);
         }
     }
@@ -312,7 +455,7 @@ mod tests {
         let (_temp, output) = output(false);
         let staging = output.stage().unwrap();
         std::os::unix::fs::symlink("/etc/passwd", staging.folder().join("link.png")).unwrap();
-        assert!(staging.publish(&[]).unwrap().is_empty());
+        assert!(publish(staging, &[]).unwrap().is_empty());
         assert!(left(&output).is_empty());
     }
 

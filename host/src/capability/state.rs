@@ -1,11 +1,8 @@
-//! `state`: a few bytes that outlive an attempt.
-//!
-//! Kept in memory, for one plugin and one job.
-
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+//! `state`: a few bytes that outlive an attempt, and the host.
 
 use super::{CapabilityError, Code, Result, check_key};
+use crate::store::Store;
+use crate::terms::JobId;
 
 /// The largest value, in bytes.
 pub const MAX_VALUE: usize = 1024 * 1024;
@@ -13,21 +10,28 @@ pub const MAX_VALUE: usize = 1024 * 1024;
 pub const MAX_TOTAL: usize = 64 * 1024 * 1024;
 
 /// The values of one plugin in one job; clones share them.
-#[derive(Debug, Clone, Default)]
-pub struct State(Arc<Mutex<HashMap<String, Vec<u8>>>>);
+#[derive(Debug, Clone)]
+pub struct State {
+    store: Store,
+    job: JobId,
+    release: String,
+}
 
 impl State {
+    /// Makes the state of a job; `release` stands beside what is written.
+    pub fn new(store: Store, job: JobId, release: String) -> Self {
+        Self { store, job, release }
+    }
+
     /// Returns what was set under a key.
-    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        check_key(key)?;
-        Ok(self.values().get(key).cloned())
+    pub async fn get(&self, key: String) -> Result<Option<Vec<u8>>> {
+        check_key(&key)?;
+        Ok(self.store.state(self.job, key).await?)
     }
 
     /// Keeps a value under a key.
-    pub fn set(&self, key: &str, value: Vec<u8>) -> Result<()> {
-        check_key(key)?;
-        let mut values = self.values();
-        let others: usize = values.iter().filter(|(k, _)| *k != key).map(|(_, v)| v.len()).sum();
+    pub async fn set(&self, key: String, value: Vec<u8>) -> Result<()> {
+        check_key(&key)?;
         let limit = |what, limit, size| {
             let message = format!("{what} takes at most {limit} bytes of state, not {size}");
             Err(CapabilityError::new(Code::Limit, message))
@@ -35,59 +39,79 @@ impl State {
         if value.len() > MAX_VALUE {
             return limit("a key", MAX_VALUE, value.len());
         }
-        if others + value.len() > MAX_TOTAL {
-            return limit("a job", MAX_TOTAL, others + value.len());
+        let (job, release) = (self.job, self.release.clone());
+        let sum = self.store.write(move |writing| {
+            let sum = writing.state_beside(job, &key)? + value.len();
+            if sum <= MAX_TOTAL {
+                writing.set_state(job, &key, &value, &release)?;
+            }
+            Ok(sum)
+        });
+        match sum.await? {
+            sum if sum > MAX_TOTAL => limit("a job", MAX_TOTAL, sum),
+            _ => Ok(()),
         }
-        values.insert(key.to_owned(), value);
-        Ok(())
     }
 
     /// Forgets a key.
-    pub fn delete(&self, key: &str) -> Result<()> {
-        check_key(key)?;
-        self.values().remove(key);
-        Ok(())
-    }
-
-    fn values(&self) -> std::sync::MutexGuard<'_, HashMap<String, Vec<u8>>> {
-        self.0.lock().expect("no code panics under this lock")
+    pub async fn delete(&self, key: String) -> Result<()> {
+        check_key(&key)?;
+        let job = self.job;
+        Ok(self.store.write(move |writing| writing.delete_state(job, &key)).await?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::jobs::tests::row;
 
-    #[test]
-    fn values_are_set_replaced_and_forgotten() {
-        let state = State::default();
-        assert_eq!(state.get("a").unwrap(), None);
-        state.set("a", vec![1]).unwrap();
-        state.set("a", vec![2]).unwrap();
-        assert_eq!(state.get("a").unwrap(), Some(vec![2]));
-        state.delete("a").unwrap();
-        state.delete("a").unwrap();
-        assert_eq!(state.get("a").unwrap(), None);
+    async fn state() -> (tempfile::TempDir, State) {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(&temp.path().join("a.db")).unwrap();
+        let job = row();
+        let id = job.id;
+        store.write(move |writing| writing.insert_job(&job, &[])).await.unwrap();
+        (temp, State::new(store, id, "probe@1.0.0".to_owned()))
     }
 
-    #[test]
-    fn both_limits_are_kept_and_named() {
-        let state = State::default();
-        let error = state.set("a", vec![0; MAX_VALUE + 1]).unwrap_err();
+    async fn set(state: &State, key: &str, value: Vec<u8>) -> Result<()> {
+        state.set(key.to_owned(), value).await
+    }
+
+    #[tokio::test]
+    async fn values_are_set_replaced_and_forgotten() {
+        let (_temp, state) = state().await;
+        let get = async || state.get("a".to_owned()).await.unwrap();
+        assert_eq!(get().await, None);
+        set(&state, "a", vec![1]).await.unwrap();
+        set(&state, "a", vec![2]).await.unwrap();
+        assert_eq!(get().await, Some(vec![2]));
+        state.delete("a".to_owned()).await.unwrap();
+        state.delete("a".to_owned()).await.unwrap();
+        assert_eq!(get().await, None);
+    }
+
+    #[tokio::test]
+    async fn both_limits_are_kept_and_named() {
+        let (_temp, state) = state().await;
+        let error = set(&state, "a", vec![0; MAX_VALUE + 1]).await.unwrap_err();
         assert_eq!(error.code, Code::Limit);
         assert!(error.message.contains("1048576"), "{error}");
         for n in 0..MAX_TOTAL / MAX_VALUE {
-            state.set(&format!("k{n}"), vec![0; MAX_VALUE]).unwrap();
+            set(&state, &format!("k{n}"), vec![0; MAX_VALUE]).await.unwrap();
         }
-        assert_eq!(state.set("more", vec![0]).unwrap_err().code, Code::Limit);
-        state.set("k0", vec![0; MAX_VALUE]).unwrap();
+        assert_eq!(set(&state, "more", vec![0]).await.unwrap_err().code, Code::Limit);
+        set(&state, "k0", vec![0; MAX_VALUE]).await.unwrap();
     }
 
-    #[test]
-    fn keys_are_names_and_never_paths() {
+    #[tokio::test]
+    async fn keys_are_names_and_never_paths() {
+        let (_temp, state) = state().await;
         let long = "x".repeat(129);
         for key in ["", ".", "..", "../a", "a/b", "a\\b", "a\0b", ".hidden", "ä", &long] {
-            assert_eq!(State::default().get(key).unwrap_err().code, Code::InvalidArgument, "{key}");
+            let error = state.get(key.to_owned()).await.unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument, "{key}");
         }
     }
 }

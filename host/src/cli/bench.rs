@@ -3,6 +3,7 @@
 mod blender;
 mod calls;
 mod echo;
+pub mod fake;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -12,7 +12,7 @@ use super::{Failure, Result, table};
 use crate::blender::find::{self, Found};
 use crate::blender::install::{self, Step};
 use crate::blender::seats::Seat;
-use crate::blender::worker::{Launch, Worker};
+use crate::blender::worker::{Launch, Patience, Worker};
 use crate::blender::{Blender, BlenderError};
 use crate::config::{DataDir, RunDir};
 
@@ -122,9 +122,10 @@ pub(super) async fn version(blender: &Blender, data: &DataDir) -> Result<String,
         blender: blender.clone(),
         guard,
         folder: run.path().to_owned(),
+        patience: Patience::default(),
         processes: TaskTracker::new(),
     };
-    let worker = Worker::start(&launch, 1, Seat::default()).await?;
+    let worker = Worker::start(&launch, 1, &Seat::default()).await?;
     let version = worker.hello.blender_version.clone();
     worker.stop().await;
     Ok(version)

@@ -86,7 +86,7 @@ fn data_directory(data: &DataDir) -> Finding {
 async fn renderers(data: &DataDir) -> Finding {
     let load = async {
         let components = Components::new(Limits::default()).map_err(|error| error.to_string())?;
-        let releases = Releases::new(components, data.clone());
+        let releases = Releases::new(components, data.clone(), None);
         let mut names = Vec::new();
         for release in Release::shipped() {
             names.push(release.to_string());

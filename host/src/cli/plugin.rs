@@ -31,7 +31,7 @@ enum Command {
 }
 
 pub(super) async fn run(args: Args, data: &DataDir) -> Result {
-    let releases = super::releases(data)?;
+    let releases = super::releases(data, None)?;
     match args.command {
         Command::List { json } => list(&releases, json).await,
         Command::Show { renderer, json } => show(&releases, &renderer, json).await,
@@ -62,7 +62,7 @@ async fn list(releases: &Releases, json: bool) -> Result {
 }
 
 async fn show(releases: &Releases, renderer: &str, json: bool) -> Result {
-    let release = Releases::find(renderer).map_err(Failure::bad_input)?;
+    let release = releases.find(renderer).map_err(Failure::bad_input)?;
     let loaded = releases.load(release).await.map_err(Failure::bad_input)?;
     let (release, schema) = (&loaded.release, &loaded.schema);
     if json {

@@ -5,45 +5,91 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::json;
 
-use crate::events::{Event, EventKind};
-use crate::jobs::Summary;
-use crate::jobs::model::JobState;
+use crate::events::{Event, EventKind, Progress};
+use crate::service::types::Job;
+use crate::terms::{JobState, TaskState};
 
-/// A way to show a render.
-pub(super) trait View: Send {
+/// A way to show a job.
+pub(super) enum View {
+    /// Events for a script.
+    Json,
+    /// Lines for a pipe.
+    Lines(Lines),
+    /// Bars for a person.
+    Bars(Bars),
+}
+
+impl View {
+    /// Chooses: events for a script, bars for a terminal, lines for everything else.
+    pub(super) fn choose(json: bool, workers: usize) -> Self {
+        if json {
+            Self::Json
+        } else if std::io::stderr().is_terminal() {
+            Self::Bars(Bars::new(workers))
+        } else {
+            Self::Lines(Lines::default())
+        }
+    }
+
+    /// Takes up a job that others have begun.
+    pub(super) fn begin(&mut self, job: &Job) {
+        match self {
+            Self::Json => {}
+            Self::Lines(lines) => lines.tally.begin(job),
+            Self::Bars(bars) => {
+                bars.tally.begin(job);
+                bars.count();
+            }
+        }
+    }
+
     /// Shows what happened.
-    fn show(&mut self, event: &Event);
+    pub(super) fn show(&mut self, event: &Event) {
+        match self {
+            Self::Json => say!("{}", json!(event)),
+            Self::Lines(lines) => lines.show(event),
+            Self::Bars(bars) => bars.show(event),
+        }
+    }
+
+    /// Shows how far an attempt is.
+    pub(super) fn progress(&mut self, progress: &Progress) {
+        match self {
+            Self::Json => {
+                let mut line = json!(progress);
+                line["event"] = json!("task_progress");
+                say!("{line}");
+            }
+            Self::Lines(_) => {}
+            Self::Bars(bars) => bars.progress(progress),
+        }
+    }
+
     /// Shows a word of the program itself.
-    fn note(&mut self, text: &str);
+    pub(super) fn note(&mut self, text: &str) {
+        match self {
+            Self::Json | Self::Lines(_) => eprintln!("{text}"),
+            Self::Bars(bars) => bars.say(text),
+        }
+    }
+
     /// Shows how it ended.
-    fn end(&mut self, summary: Option<&Summary>, took: Duration);
-}
-
-/// Chooses: events for a script, bars for a terminal, lines for everything else.
-pub(super) fn view(json: bool, workers: usize) -> Box<dyn View> {
-    if json {
-        Box::new(Json)
-    } else if std::io::stderr().is_terminal() {
-        Box::new(Bars::new(workers))
-    } else {
-        Box::new(Lines::default())
-    }
-}
-
-struct Json;
-
-impl View for Json {
-    fn show(&mut self, event: &Event) {
-        let line = serde_json::to_string(event).expect("events are plain data");
-        say!("{line}");
+    pub(super) fn end(&mut self, job: &Job, took: Duration) {
+        self.leave();
+        match self {
+            Self::Json => {}
+            Self::Lines(_) | Self::Bars(_) => ending(job, took).iter().for_each(|ending| say!("{ending}")),
+        }
     }
 
-    fn note(&mut self, text: &str) {
-        eprintln!("{text}");
+    /// Leaves the terminal as it is to stay.
+    pub(super) fn leave(&mut self) {
+        if let Self::Bars(bars) = self {
+            bars.leave();
+        }
     }
-
-    fn end(&mut self, _summary: Option<&Summary>, _took: Duration) {}
 }
 
 /// Counts tasks, and guesses how long the rest takes.
@@ -51,25 +97,35 @@ impl View for Json {
 struct Tally {
     total: usize,
     ended: usize,
+    /// How many had ended before this began to count.
+    before: usize,
     began: Option<Instant>,
 }
 
 impl Tally {
+    fn begin(&mut self, job: &Job) {
+        let ended = job.done + job.failed;
+        (self.total, self.ended, self.before) = (job.tasks, ended, ended);
+        self.began = Some(Instant::now());
+    }
+
     fn take(&mut self, event: &Event) {
         match &event.kind {
             EventKind::JobState { tasks, state, .. } => {
                 self.total = *tasks;
-                if *state == "running" {
+                if *state == JobState::Running {
                     self.began = Some(Instant::now());
+                    self.before = self.ended;
                 }
             }
-            EventKind::TaskState { state: "done" | "failed", .. } => self.ended += 1,
+            EventKind::TaskState { state: TaskState::Done | TaskState::Failed, .. } => self.ended += 1,
+            EventKind::TasksCanceled { count, .. } => self.ended += count,
             _ => {}
         }
     }
 
     fn left(&self) -> Option<Duration> {
-        let ended = u32::try_from(self.ended).ok().filter(|ended| *ended > 0)?;
+        let ended = u32::try_from(self.ended - self.before).ok().filter(|ended| *ended > 0)?;
         let left = u32::try_from(self.total.saturating_sub(self.ended)).ok().filter(|left| *left > 0)?;
         Some(self.began?.elapsed() / ended * left)
     }
@@ -81,36 +137,39 @@ fn title(id: &str, frame: Option<i32>) -> String {
 }
 
 /// The sentence for an event that deserves a line of its own.
-fn line(event: &Event) -> Option<String> {
+pub(super) fn line(event: &Event) -> Option<String> {
     Some(match &event.kind {
         EventKind::Warning { message, .. } => format!("warning: {message}"),
-        EventKind::Log { level: level @ ("warn" | "error" | "info"), message, .. } => {
-            format!("{level}: {message}")
-        }
+        EventKind::Log { level, message, .. } if level != "debug" => format!("{level}: {message}"),
         EventKind::TaskState { id, frame, state, error: Some(error), .. } => {
-            let end = if *state == "ready" { "failed and is tried again" } else { *state };
+            let end = if *state == TaskState::Ready { "failed and is tried again" } else { state.as_str() };
             format!("{} {end}: {}", title(id, *frame), error.message)
+        }
+        EventKind::TasksCanceled { after, count, .. } => {
+            let tasks = if *count == 1 { "1 task".to_owned() } else { format!("{count} tasks") };
+            format!("{tasks} canceled: a task that comes before was not done: {after}")
         }
         _ => return None,
     })
 }
 
-fn ending(summary: Option<&Summary>, took: Duration) -> Option<String> {
-    let summary = summary.filter(|summary| summary.files > 0 || summary.state == JobState::Succeeded)?;
-    let files = match summary.files {
-        0 => return Some("the renderer left no file".to_owned()),
+fn ending(job: &Job, took: Duration) -> Option<String> {
+    let files = match job.files.unwrap_or_default() {
+        0 if job.state == JobState::Succeeded => return Some("the renderer left no file".to_owned()),
+        0 => return None,
         1 => "1 file".to_owned(),
         files => format!("{files} files"),
     };
-    Some(format!("{files} in {} ({:.1} s)", summary.folder.display(), took.as_secs_f64()))
+    let took = if took.is_zero() { String::new() } else { format!(" ({:.1} s)", took.as_secs_f64()) };
+    Some(format!("{files} in {}{took}", job.out.display()))
 }
 
 #[derive(Default)]
-struct Lines {
+pub(super) struct Lines {
     tally: Tally,
 }
 
-impl View for Lines {
+impl Lines {
     fn show(&mut self, event: &Event) {
         self.tally.take(event);
         if let Some(line) = line(event) {
@@ -120,7 +179,7 @@ impl View for Lines {
             EventKind::WorkerStarted { id, blender, seconds } => {
                 eprintln!("worker {id}: Blender {blender} is up ({seconds:.1} s)");
             }
-            EventKind::TaskState { id, frame, state: "done", seconds, .. } => {
+            EventKind::TaskState { id, frame, state: TaskState::Done, seconds, .. } => {
                 let Tally { ended, total, .. } = self.tally;
                 let left = self.tally.left().map(|left| format!(", about {} s left", left.as_secs() + 1));
                 let title = title(id, *frame);
@@ -130,19 +189,9 @@ impl View for Lines {
             _ => {}
         }
     }
-
-    fn note(&mut self, text: &str) {
-        eprintln!("{text}");
-    }
-
-    fn end(&mut self, summary: Option<&Summary>, took: Duration) {
-        if let Some(ending) = ending(summary, took) {
-            say!("{ending}");
-        }
-    }
 }
 
-struct Bars {
+pub(super) struct Bars {
     tally: Tally,
     all: MultiProgress,
     total: ProgressBar,
@@ -178,19 +227,23 @@ impl Bars {
     }
 
     fn bar(&self, worker: u32) -> Option<(usize, &ProgressBar)> {
-        let index = (worker as usize).checked_sub(1)? % self.workers.len();
+        let index = (worker as usize).checked_sub(1)?.checked_rem(self.workers.len())?;
         Some((index, &self.workers[index]))
     }
 }
 
-impl View for Bars {
-    fn show(&mut self, event: &Event) {
-        self.tally.take(event);
+impl Bars {
+    fn count(&self) {
         self.total.set_length(self.tally.total as u64);
         self.total.set_position(self.tally.ended as u64);
         if let Some(left) = self.tally.left() {
             self.total.set_message(format!(", about {} left", indicatif::HumanDuration(left)));
         }
+    }
+
+    fn show(&mut self, event: &Event) {
+        self.tally.take(event);
+        self.count();
         if let Some(line) = line(event) {
             self.say(&line);
         }
@@ -199,20 +252,6 @@ impl View for Bars {
                 if let Some((_, bar)) = self.bar(*id) {
                     bar.set_message(format!("Blender {blender}, loading the scene"));
                 }
-            }
-            EventKind::TaskProgress { id, frame, worker: Some(worker), seconds, samples, .. } => {
-                let Some((index, bar)) = self.bar(*worker) else { return };
-                let samples = samples.map(|(done, all)| format!("  sample {done}/{all}")).unwrap_or_default();
-                let seconds = seconds.unwrap_or_default();
-                bar.set_message(format!("{}{samples}  {seconds:.0} s", title(id, *frame)));
-                self.tasks.insert(id.clone(), index);
-            }
-            EventKind::TaskProgress {
-                id, frame, fraction: Some(fraction), message: Some(message), ..
-            } => {
-                let Some(&index) = self.tasks.get(id) else { return };
-                let percent = fraction * 100.0;
-                self.workers[index].set_message(format!("{}  {percent:.0} %  {message}", title(id, *frame)));
             }
             EventKind::TaskState { id, .. } => {
                 if let Some(index) = self.tasks.remove(id) {
@@ -223,19 +262,26 @@ impl View for Bars {
         }
     }
 
-    fn note(&mut self, text: &str) {
-        self.say(text);
+    fn progress(&mut self, progress: &Progress) {
+        let Progress { id, frame, worker, seconds, samples, fraction, message, .. } = progress;
+        if let Some((index, bar)) = worker.and_then(|worker| self.bar(worker)) {
+            let samples = samples.map(|(done, all)| format!("  sample {done}/{all}")).unwrap_or_default();
+            let seconds = seconds.unwrap_or_default();
+            bar.set_message(format!("{}{samples}  {seconds:.0} s", title(id, *frame)));
+            self.tasks.insert(id.clone(), index);
+        }
+        if let (Some(fraction), Some(message), Some(&index)) = (fraction, message, self.tasks.get(id)) {
+            let percent = fraction * 100.0;
+            self.workers[index].set_message(format!("{}  {percent:.0} %  {message}", title(id, *frame)));
+        }
     }
 
-    fn end(&mut self, summary: Option<&Summary>, took: Duration) {
-        for bar in &self.workers {
+    fn leave(&mut self) {
+        for bar in self.workers.drain(..) {
             bar.finish_and_clear();
-            self.all.remove(bar);
+            self.all.remove(&bar);
         }
         self.total.set_message("");
         self.total.abandon();
-        if let Some(ending) = ending(summary, took) {
-            say!("{ending}");
-        }
     }
 }

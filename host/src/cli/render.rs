@@ -1,22 +1,26 @@
-//! `hotshoe render`: a host of its own, one job, and its frames.
+//! `hotshoe render`: one job and its frames, by a running host or one of its own.
 
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use serde_json::json;
 
-use super::progress::{self, View};
+use super::client::{At, Client};
+use super::follow::{Leaving, follow};
+use super::progress::View;
 use super::stopping::Stopping;
-use super::{BAD_INPUT, FAILED, Failure, INTERRUPTED, Result};
+use super::{Failure, INTERRUPTED, Result};
 use crate::blender::{Blender, find, install};
 use crate::config::DataDir;
+use crate::config::file::Config;
 use crate::daemon::{Host, Options};
-use crate::events::EventKind;
 use crate::frames::Frames;
-use crate::service::{self, Checked, RenderRequest};
+use crate::service::check::check;
+use crate::service::types::{Job, Settings, Submission};
 
+/// What is to be rendered.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct Wish {
     /// The .blend file to render.
     scene: PathBuf,
     /// The frames, such as 7 or 1-4,10,20-30x2.
@@ -31,24 +35,41 @@ pub(super) struct Args {
     /// Where the pictures go [default: SCENE-frames beside the scene].
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Blenders that render at the same time; each holds the scene in memory.
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    workers: u16,
     /// The device to render on [default: as the scene says].
     #[arg(long, value_enum)]
     device: Option<Device>,
-    /// The Blender to use: a program, its folder, or a Python with bpy.
-    #[arg(long, value_name = "PATH")]
-    blender: Option<PathBuf>,
     /// Keep pictures that are there already.
     #[arg(long)]
     skip_existing: bool,
+    /// Keep frames that were rendered before from the same scene with the same
+    /// settings, if their files are still whole.
+    #[arg(long)]
+    resume: bool,
     /// Fail if the scene misses files, instead of warning.
     #[arg(long)]
     strict: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    wish: Wish,
+    /// Blenders that render at the same time; each holds the scene in memory [default: 1].
+    /// A running host has its own number.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// The Blender to use: a program, its folder, or a Python with bpy. A running
+    /// host has its own.
+    #[arg(long, value_name = "PATH")]
+    blender: Option<PathBuf>,
+    /// Render here, even if a host is running.
+    #[arg(long)]
+    alone: bool,
     /// Print an event a line as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    at: At,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -56,39 +77,94 @@ enum Device {
     Cpu,
 }
 
-pub(super) async fn run(args: Args, data: &DataDir) -> Result {
-    let (blender, workers, json) = (args.blender.clone(), usize::from(args.workers), args.json);
-    let checked = check(args, data).await?;
+impl Wish {
+    /// Makes a submission of it; a host does not know where this program stands.
+    pub(super) fn submission(&self) -> Result<Submission> {
+        let absolute = |path: &Path| std::path::absolute(path).map_err(Failure::bad_input);
+        let is_path = self.renderer.contains('/') || self.renderer.ends_with(".wasm");
+        let renderer = match is_path {
+            true => absolute(Path::new(&self.renderer))?.display().to_string(),
+            false => self.renderer.clone(),
+        };
+        Ok(Submission {
+            scene: absolute(&self.scene)?,
+            frames: self.frames.to_string(),
+            renderer,
+            settings: Settings::Texts(self.settings.clone()),
+            out: self.out.as_deref().map(absolute).transpose()?,
+            skip_existing: self.skip_existing,
+            resume: self.resume,
+            strict: self.strict,
+            cpu: self.device.is_some(),
+            priority: 0,
+            after: Vec::new(),
+            key: None,
+        })
+    }
+}
+
+pub(super) async fn run(args: Args, data: Option<PathBuf>) -> Result {
+    let submission = args.wish.submission()?;
+    let running = match args.alone {
+        true => None,
+        false => Client::connect(&args.at.path(data.as_deref())?).await?,
+    };
+    match running {
+        Some(client) => by_host(client, &args, &submission).await,
+        None if args.at.socket.is_some() && !args.alone => args.at.connect(data.as_deref()).await.map(drop),
+        None => alone(&args, submission, &super::open(data)?).await,
+    }
+}
+
+/// Lets a running host do it.
+async fn by_host(mut client: Client, args: &Args, submission: &Submission) -> Result {
+    let blender = args.blender.as_ref().map(|_| "--blender");
+    let workers = args.workers.map(|_| "--workers");
+    if let Some(option) = blender.or(workers) {
+        return Err(Failure::bad_input(format!(
+            "a host is running, and {option} is for it to decide\n\
+             leave it out, or render without that host with --alone"
+        )));
+    }
     let mut stopping = Stopping::listen()?;
-    let blender = stopping.cuts(choose_blender(blender, data, json)).await?;
+    let status = client.status().await?;
+    let job: Job = client.call("jobs.submit", submission).await?;
+    client.subscribe(status.last_event, Some(job.id), true).await?;
+    let mut view = View::choose(args.json, status.slots);
+    follow(&mut client, job.id, &mut view, Leaving::Cancels, &mut stopping).await
+}
+
+/// Runs a host for this one job.
+async fn alone(args: &Args, submission: Submission, data: &DataDir) -> Result {
+    let (mut config, _) = Config::read(None).map_err(Failure::bad_input)?;
+    config.workers.count = args.workers.unwrap_or(1);
+    let releases = super::releases(data, config.plugins.clone())?;
+    // Before a Blender is looked for, or even installed.
+    check(&releases, submission.clone()).await.map_err(Failure::bad_input)?;
+    let mut stopping = Stopping::listen()?;
+    let given = args.blender.as_deref().or(config.blender.as_deref());
+    let blender = stopping.cuts(choose_blender(given, data, args.json)).await?;
     tracing::info!(blender = %blender.path().display(), "using this Blender");
     let program = std::env::current_exe().map_err(Failure::failed)?;
-    let host = Host::start(data, Options { blender, program, workers }).map_err(Failure::failed)?;
-    let result = follow(&host, checked, progress::view(json, workers), &mut stopping).await;
+    let mut view = View::choose(args.json, config.workers.count.into());
+    let options = Options { blender, program, releases, config, alone: true };
+    let host = Host::start(data, options).await.map_err(Failure::failed)?;
+    let render = async {
+        let mut client = Client::greet(host.connect().map_err(Failure::failed)?, None).await?;
+        client.subscribe(0, None, true).await?;
+        let job: Job = client.call("jobs.submit", &json!(submission)).await?;
+        follow(&mut client, job.id, &mut view, Leaving::Cancels, &mut stopping).await
+    };
+    let result = render.await;
     tokio::select! {
-        () = host.stop() => result,
+        stopped = host.stop() => result.and(stopped.map_err(Failure::failed)),
         () = stopping.asked() => std::process::exit(INTERRUPTED.into()),
     }
 }
 
-async fn check(args: Args, data: &DataDir) -> Result<Checked> {
-    let releases = super::releases(data)?;
-    let request = RenderRequest {
-        scene: args.scene,
-        frames: args.frames,
-        renderer: args.renderer,
-        settings: args.settings,
-        out: args.out,
-        skip_existing: args.skip_existing,
-        strict: args.strict,
-        cpu: args.device.is_some(),
-    };
-    service::check(&releases, request).await.map_err(Failure::bad_input)
-}
-
 /// Takes the first Blender there is; installs one if there is none.
-async fn choose_blender(given: Option<PathBuf>, data: &DataDir, quiet: bool) -> Result<Blender> {
-    let found = find::all(given.as_deref(), data).map_err(Failure::bad_input)?;
+pub(super) async fn choose_blender(given: Option<&Path>, data: &DataDir, quiet: bool) -> Result<Blender> {
+    let found = find::all(given, data).map_err(Failure::bad_input)?;
     if let Some(first) = found.into_iter().next() {
         return Ok(first.blender);
     }
@@ -96,62 +172,4 @@ async fn choose_blender(given: Option<PathBuf>, data: &DataDir, quiet: bool) -> 
         eprintln!("There is no Blender on this machine yet; installing one for Hotshoe.");
     }
     super::blender::install(&install::Request::default(), data, quiet).await
-}
-
-/// Submits the job and shows what happens until it ends.
-async fn follow(host: &Host, checked: Checked, mut view: Box<dyn View>, stopping: &mut Stopping) -> Result {
-    let began = Instant::now();
-    let mut events = host.service().events.subscribe(0);
-    let id = host.service().submit(checked).await;
-    let mut interrupts = 0;
-    let mut rendering = false;
-    let (state, error) = loop {
-        let event = tokio::select! {
-            biased;
-            () = stopping.asked() => {
-                interrupts += 1;
-                if interrupts > 1 {
-                    // Whatever runs dies with us.
-                    std::process::exit(INTERRUPTED.into());
-                }
-                view.note("stopping; press Ctrl-C again to stop at once");
-                host.service().cancel(&id).await;
-                continue;
-            }
-            event = events.next() => event,
-        };
-        let event = match event {
-            Ok(event) => event,
-            Err(missed) => {
-                view.note(&missed.to_string());
-                continue;
-            }
-        };
-        view.show(&event);
-        rendering |= matches!(event.kind, EventKind::TaskStarted { .. });
-        if let EventKind::JobState { state: state @ ("succeeded" | "failed" | "canceled"), error, .. } =
-            &event.kind
-        {
-            break (*state, error.clone());
-        }
-    };
-    let summary = host.service().summary(&id).await;
-    view.end(summary.as_ref(), began.elapsed());
-    match (state, error) {
-        ("succeeded", _) => Ok(()),
-        ("canceled", _) => {
-            Err(Failure { code: INTERRUPTED, message: "stopped before all was rendered".to_owned() })
-        }
-        (_, Some(error)) if !rendering && matches!(error.blame, "client" | "blender") => {
-            Err(Failure { code: BAD_INPUT, message: error.message })
-        }
-        (_, Some(error)) => Err(Failure { code: FAILED, message: error.message }),
-        (_, None) => {
-            let (failed, tasks) = summary.map_or((0, 0), |summary| (summary.failed, summary.tasks));
-            Err(Failure {
-                code: FAILED,
-                message: format!("{failed} of {tasks} tasks failed; the reasons stand above"),
-            })
-        }
-    }
 }

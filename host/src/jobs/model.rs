@@ -2,91 +2,50 @@
 //!
 //! ```text
 //! job   queued ─► planning ─► running ─► succeeded | failed | canceled
+//!          ▲─────────┴── paused ─┘ ▲          retried ─┘──────┘
 //! task  blocked ─► ready ─► running ─► done | failed | canceled
-//!                    ▲─────────┘ retried or yielded
+//!          ▲         ▲─────────┘        │       └ retried, with its job
+//!          │         └──────────────────┘ its files are gone
 //! ```
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::plugin::PlannedTask;
+use crate::store::jobs::TaskRow;
+use crate::terms::{Failure, JobState, TaskState};
 
-/// The state of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "drawn above")]
-pub enum JobState {
-    Queued,
-    Planning,
-    Running,
-    Succeeded,
-    Failed,
-    Canceled,
-}
-
-impl JobState {
-    /// Returns its name in events.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Planning => "planning",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Canceled => "canceled",
-        }
-    }
-
-    /// Whether nothing happens to the job any more.
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
+/// Whether a job may go from one state to another.
+pub fn job_may_become(from: JobState, next: JobState) -> bool {
+    use JobState::{Canceled, Failed, Paused, Planning, Queued, Running, Succeeded};
+    match from {
+        Queued => matches!(next, Planning | Running | Paused | Failed | Canceled),
+        Planning => matches!(next, Queued | Running | Paused | Succeeded | Failed | Canceled),
+        Running => matches!(next, Paused | Succeeded | Failed | Canceled),
+        Paused => matches!(next, Queued | Running | Paused | Succeeded | Failed | Canceled),
+        Failed | Canceled => matches!(next, Queued),
+        Succeeded => false,
     }
 }
 
-/// The state of a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "drawn above")]
-pub enum TaskState {
-    Blocked,
-    Ready,
-    Running,
-    Done,
-    Failed,
-    Canceled,
-}
-
-impl TaskState {
-    /// Returns its name in events.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Blocked => "blocked",
-            Self::Ready => "ready",
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Canceled => "canceled",
-        }
-    }
-
-    fn may_become(self, next: Self) -> bool {
-        match self {
-            Self::Blocked => matches!(next, Self::Ready | Self::Canceled),
-            Self::Ready => matches!(next, Self::Running | Self::Canceled),
-            Self::Running => matches!(next, Self::Ready | Self::Done | Self::Failed | Self::Canceled),
-            Self::Done | Self::Failed | Self::Canceled => false,
-        }
+/// Whether a task may go from one state to another.
+pub fn task_may_become(from: TaskState, next: TaskState) -> bool {
+    use TaskState::{Blocked, Canceled, Done, Failed, Ready, Running};
+    match from {
+        Blocked => matches!(next, Ready | Canceled),
+        Ready => matches!(next, Running | Canceled),
+        Running => matches!(next, Ready | Done | Failed | Canceled),
+        Done => matches!(next, Ready),
+        Failed | Canceled => matches!(next, Blocked),
     }
 }
 
 /// A task and where it stands.
 #[derive(Debug)]
 pub struct Task {
-    /// As the plugin planned it.
-    pub planned: PlannedTask,
-    /// Its state.
-    pub state: TaskState,
-    /// Attempts begun.
-    pub attempts: u32,
-    /// Attempts that failed.
-    pub failures: u32,
+    /// As it is stored, or is about to be.
+    pub row: TaskRow,
+    /// The version that is stored; 0 if none is.
+    pub stored: u32,
     blocked_by: usize,
     dependents: Vec<usize>,
 }
@@ -125,99 +84,206 @@ pub struct Plan {
     by_name: HashMap<String, usize>,
     ready: VecDeque<usize>,
     open: usize,
+    done: usize,
     failed: usize,
     bytes: usize,
+    changed: Vec<usize>,
 }
 
 impl Plan {
+    /// Takes up tasks as they are stored. An attempt that was under way is none any more.
+    pub fn restore(rows: Vec<TaskRow>) -> Result<Self, PlanError> {
+        let mut plan = Self::default();
+        for row in rows {
+            let state = row.state;
+            let index = plan.insert(row)?;
+            if state == TaskState::Running {
+                plan.change(index, TaskState::Ready);
+            }
+        }
+        Ok(plan)
+    }
+
     /// Adds a task. Since it can only come after tasks named before it, a plan
     /// has no cycles.
     pub fn add(&mut self, planned: PlannedTask) -> Result<usize, PlanError> {
+        let PlannedTask { name, frame, after, payload } = planned;
+        self.insert(TaskRow {
+            position: self.tasks.len(),
+            version: 0,
+            name,
+            state: TaskState::Blocked,
+            frame,
+            after,
+            payload,
+            attempts: 0,
+            failures: 0,
+            seconds: None,
+            failure: None,
+        })
+    }
+
+    fn insert(&mut self, row: TaskRow) -> Result<usize, PlanError> {
         if self.tasks.len() == MAX_TASKS {
             return Err(PlanError::TooMany(MAX_TASKS));
         }
-        let after: usize = planned.after.iter().map(|name| name.len() + size_of::<String>()).sum();
-        self.bytes += planned.name.len() + planned.payload.len() + after;
+        let after: usize = row.after.iter().map(|name| name.len() + size_of::<String>()).sum();
+        self.bytes += row.name.len() + row.payload.len() + after;
         if self.bytes > MAX_BYTES {
             return Err(PlanError::TooLarge(MAX_BYTES));
         }
+        let unknown =
+            |after: &String| PlanError::UnknownAfter { task: row.name.clone(), after: after.clone() };
+        if let Some(after) = row.after.iter().find(|name| !self.by_name.contains_key(*name)) {
+            return Err(unknown(after));
+        }
+        if self.by_name.contains_key(&row.name) {
+            return Err(PlanError::Twice(row.name));
+        }
         let index = self.tasks.len();
-        let mut before = Vec::new();
-        for after in &planned.after {
-            let unknown = || PlanError::UnknownAfter { task: planned.name.clone(), after: after.clone() };
-            before.push(*self.by_name.get(after).ok_or_else(unknown)?);
+        self.by_name.insert(row.name.clone(), index);
+        match row.state {
+            TaskState::Done => self.done += 1,
+            TaskState::Failed => self.failed += 1,
+            TaskState::Canceled => {}
+            _ => self.open += 1,
         }
-        if self.by_name.contains_key(&planned.name) {
-            return Err(PlanError::Twice(planned.name));
+        if row.state == TaskState::Ready {
+            self.ready.push_back(index);
         }
-        self.by_name.insert(planned.name.clone(), index);
-        let fate = before.iter().map(|&i| self.tasks[i].state).find(|state| is_lost(*state));
-        before.retain(|&i| self.tasks[i].state != TaskState::Done);
-        before.iter().for_each(|&i| self.tasks[i].dependents.push(index));
-        let blocked_by = before.len();
-        self.tasks.push(Task {
-            planned,
-            state: TaskState::Blocked,
-            attempts: 0,
-            failures: 0,
-            blocked_by,
-            dependents: Vec::new(),
-        });
-        self.open += 1;
-        match fate {
-            Some(_) => self.change(index, TaskState::Canceled),
-            None if blocked_by == 0 => self.change(index, TaskState::Ready),
-            None => {}
+        let stored = row.version;
+        self.tasks.push(Task { row, stored, blocked_by: 0, dependents: Vec::new() });
+        if stored == 0 {
+            self.changed.push(index);
+            self.tasks[index].row.version = 1;
+        }
+        if self.tasks[index].row.state == TaskState::Blocked {
+            self.link(index);
         }
         Ok(index)
+    }
+
+    /// Counts what a blocked task waits for, and unblocks it if that is nothing.
+    fn link(&mut self, index: usize) {
+        let names = std::mem::take(&mut self.tasks[index].row.after);
+        let before: Vec<usize> = names.iter().map(|name| self.by_name[name]).collect();
+        self.tasks[index].row.after = names;
+        let is_lost = before.iter().any(|&i| is_lost(self.tasks[i].row.state));
+        let waits: Vec<usize> =
+            before.into_iter().filter(|&i| self.tasks[i].row.state != TaskState::Done).collect();
+        self.tasks[index].blocked_by = waits.len();
+        waits.iter().for_each(|&i| self.tasks[i].dependents.push(index));
+        match is_lost {
+            true => self.change(index, TaskState::Canceled),
+            false if waits.is_empty() => self.change(index, TaskState::Ready),
+            false => {}
+        }
     }
 
     /// Begins an attempt at the next task that is ready.
     pub fn start(&mut self) -> Option<usize> {
         let index = self.ready.pop_front()?;
         self.change(index, TaskState::Running);
-        self.tasks[index].attempts += 1;
+        self.tasks[index].row.attempts += 1;
         Some(index)
     }
 
-    /// Counts an attempt that failed, and returns how many have.
-    pub fn fail(&mut self, index: usize) -> u32 {
-        self.tasks[index].failures += 1;
-        self.tasks[index].failures
+    /// Whether a task could be begun at once.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
     }
 
-    /// Ends an attempt; returns the tasks that are lost with it.
-    pub fn finish(&mut self, index: usize, state: TaskState) -> Vec<usize> {
+    /// Notes how an attempt went; returns how many have failed.
+    pub fn note(&mut self, index: usize, seconds: f64, failure: Option<Failure>) -> u32 {
+        let row = &mut self.tasks[index].row;
+        row.failures += u32::from(failure.is_some());
+        (row.seconds, row.failure) = (Some(seconds), failure);
+        row.failures
+    }
+
+    /// Ends an attempt; returns how many tasks are lost with it. A task that is
+    /// ready again waits until [`due`](Self::due) if it is to come `later`.
+    pub fn finish(&mut self, index: usize, state: TaskState, later: bool) -> usize {
         self.change(index, state);
         match state {
             TaskState::Done => {
                 for dependent in std::mem::take(&mut self.tasks[index].dependents) {
                     self.tasks[dependent].blocked_by -= 1;
                     if self.tasks[dependent].blocked_by == 0
-                        && self.tasks[dependent].state == TaskState::Blocked
+                        && self.tasks[dependent].row.state == TaskState::Blocked
                     {
                         self.change(dependent, TaskState::Ready);
                     }
                 }
             }
+            TaskState::Ready if later => drop(self.ready.pop_back()),
             state if is_lost(state) => return self.lose_dependents(index),
             _ => {}
         }
-        Vec::new()
+        0
     }
 
-    /// Cancels every task that does not run; returns them.
-    pub fn cancel(&mut self) -> Vec<usize> {
+    /// Lets a task that was to come later be begun; false if it is not wanted any more.
+    pub fn due(&mut self, index: usize) -> bool {
+        let is_wanted = self.tasks.get(index).is_some_and(|task| task.row.state == TaskState::Ready);
+        if is_wanted {
+            self.ready.push_back(index);
+        }
+        is_wanted
+    }
+
+    /// Makes a task that was done ready again, since what it made is gone.
+    pub fn undo(&mut self, name: &str) {
+        if let Some(&index) = self.by_name.get(name)
+            && self.tasks[index].row.state == TaskState::Done
+        {
+            self.change(index, TaskState::Ready);
+        }
+    }
+
+    /// Cancels every task that does not run.
+    pub fn cancel(&mut self) {
         self.ready.clear();
-        let waits = |task: &Task| matches!(task.state, TaskState::Blocked | TaskState::Ready);
-        let waiting: Vec<usize> = (0..self.tasks.len()).filter(|&i| waits(&self.tasks[i])).collect();
-        waiting.iter().for_each(|&index| self.change(index, TaskState::Canceled));
-        waiting
+        for index in 0..self.tasks.len() {
+            if matches!(self.tasks[index].row.state, TaskState::Blocked | TaskState::Ready) {
+                self.change(index, TaskState::Canceled);
+            }
+        }
+    }
+
+    /// Gives every task that failed or was canceled another chance; nothing may be
+    /// blocked or under way.
+    pub fn retry(&mut self) {
+        let lost: Vec<usize> =
+            (0..self.tasks.len()).filter(|&index| is_lost(self.tasks[index].row.state)).collect();
+        // What waited for what is counted anew.
+        self.tasks.iter_mut().for_each(|task| task.dependents.clear());
+        for &index in &lost {
+            self.change(index, TaskState::Blocked);
+            let row = &mut self.tasks[index].row;
+            (row.failures, row.failure) = (0, None);
+        }
+        lost.into_iter().for_each(|index| self.link(index));
     }
 
     /// Returns a task.
     pub fn task(&self, index: usize) -> &Task {
         &self.tasks[index]
+    }
+
+    /// Takes the tasks that are not as they are stored, each once.
+    pub fn take_changed(&mut self) -> Vec<usize> {
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.sort_unstable();
+        changed.dedup();
+        changed
+    }
+
+    /// Notes that a task is about to be stored as it is; returns what is stored of it.
+    pub fn store(&mut self, index: usize) -> (TaskRow, u32) {
+        let task = &mut self.tasks[index];
+        let known = std::mem::replace(&mut task.stored, task.row.version);
+        (task.row.clone(), known)
     }
 
     /// Counts the tasks.
@@ -235,34 +301,50 @@ impl Plan {
         self.open
     }
 
+    /// Counts the tasks that are done.
+    pub fn done(&self) -> usize {
+        self.done
+    }
+
     /// Counts the tasks that failed.
     pub fn failed(&self) -> usize {
         self.failed
     }
 
-    /// Cancels all that comes after a task. Chains may be long: no recursion.
-    fn lose_dependents(&mut self, index: usize) -> Vec<usize> {
+    /// Cancels all that comes after a task, and counts it. Chains may be long: no recursion.
+    fn lose_dependents(&mut self, index: usize) -> usize {
         let (mut lost, mut next) = (vec![index], 0);
         while let Some(&index) = lost.get(next) {
             for dependent in std::mem::take(&mut self.tasks[index].dependents) {
-                if self.tasks[dependent].state == TaskState::Blocked {
+                if self.tasks[dependent].row.state == TaskState::Blocked {
                     self.change(dependent, TaskState::Canceled);
                     lost.push(dependent);
                 }
             }
             next += 1;
         }
-        lost.split_off(1)
+        lost.len() - 1
     }
 
     fn change(&mut self, index: usize, next: TaskState) {
-        let task = &mut self.tasks[index];
-        assert!(task.state.may_become(next), "{} -> {}", task.state.as_str(), next.as_str());
-        task.state = next;
+        let row = &mut self.tasks[index].row;
+        assert!(task_may_become(row.state, next), "{} -> {next}", row.state);
+        let before = std::mem::replace(&mut row.state, next);
+        if row.version == self.tasks[index].stored {
+            self.tasks[index].row.version += 1;
+        }
+        self.changed.push(index);
+        match before {
+            TaskState::Done => (self.open, self.done) = (self.open + 1, self.done - 1),
+            TaskState::Failed => (self.open, self.failed) = (self.open + 1, self.failed - 1),
+            TaskState::Canceled => self.open += 1,
+            TaskState::Blocked | TaskState::Ready | TaskState::Running => {}
+        }
         match next {
             TaskState::Ready => self.ready.push_back(index),
             TaskState::Failed => (self.open, self.failed) = (self.open - 1, self.failed + 1),
-            TaskState::Done | TaskState::Canceled => self.open -= 1,
+            TaskState::Done => (self.open, self.done) = (self.open - 1, self.done + 1),
+            TaskState::Canceled => self.open -= 1,
             TaskState::Blocked | TaskState::Running => {}
         }
     }
@@ -295,9 +377,9 @@ mod tests {
         let mut plan = plan(&[("a", &[]), ("b", &[]), ("merge", &["a", "b"])]);
         let (a, b) = (plan.start().unwrap(), plan.start().unwrap());
         assert!(plan.start().is_none());
-        plan.finish(a, TaskState::Done);
+        plan.finish(a, TaskState::Done, false);
         assert!(plan.start().is_none());
-        plan.finish(b, TaskState::Done);
+        plan.finish(b, TaskState::Done, false);
         assert_eq!(plan.start(), Some(2));
     }
 
@@ -305,10 +387,10 @@ mod tests {
     fn a_failed_task_takes_those_after_it_along_and_no_others() {
         let mut plan = plan(&[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("d", &[])]);
         let a = plan.start().unwrap();
-        assert_eq!(plan.finish(a, TaskState::Failed), [1, 2]);
+        assert_eq!(plan.finish(a, TaskState::Failed, false), 2);
         assert_eq!((plan.open(), plan.failed()), (1, 1));
         let late = plan.add(task("late", &["c"])).unwrap();
-        assert_eq!(plan.task(late).state, TaskState::Canceled);
+        assert_eq!(plan.task(late).row.state, TaskState::Canceled);
     }
 
     #[test]
@@ -327,7 +409,7 @@ mod tests {
             plan.add(task(&index.to_string(), &[&(index - 1).to_string()])).unwrap();
         }
         let first = plan.start().unwrap();
-        assert_eq!(plan.finish(first, TaskState::Failed).len(), 199_999);
+        assert_eq!(plan.finish(first, TaskState::Failed, false), 199_999);
         assert_eq!(plan.open(), 0);
     }
 
@@ -343,9 +425,9 @@ mod tests {
     fn a_retried_task_is_ready_again_and_counts_its_attempts() {
         let mut plan = plan(&[("a", &[])]);
         let a = plan.start().unwrap();
-        plan.finish(a, TaskState::Ready);
+        plan.finish(a, TaskState::Ready, false);
         assert_eq!(plan.start(), Some(a));
-        assert_eq!(plan.task(a).attempts, 2);
+        assert_eq!(plan.task(a).row.attempts, 2);
     }
 
     proptest! {
@@ -368,15 +450,27 @@ mod tests {
             }
             for end in ends {
                 let Some(index) = plan.start() else { break };
-                for name in &plan.task(index).planned.after {
+                for name in &plan.task(index).row.after {
                     let before: usize = name.parse().unwrap();
-                    prop_assert_eq!(plan.task(before).state, TaskState::Done);
+                    prop_assert_eq!(plan.task(before).row.state, TaskState::Done);
                 }
                 let state = [TaskState::Done, TaskState::Done, TaskState::Failed, TaskState::Ready][end as usize];
-                plan.finish(index, state);
+                plan.finish(index, state, false);
+                // A host that dies at any point and comes back finds the same plan.
+                let mut rows: Vec<_> = (0..plan.len()).map(|i| plan.task(i).row.clone()).collect();
+                rows.iter_mut().for_each(|row| row.version = 1);
+                let back = Plan::restore(rows).unwrap();
+                prop_assert_eq!((back.open(), back.done(), back.failed()), (plan.open(), plan.done(), plan.failed()));
+                prop_assert_eq!(back.has_ready(), plan.has_ready());
             }
             plan.cancel();
             prop_assert_eq!(plan.open(), 0);
+            // Another chance for all that was lost: the plan can be done whole.
+            plan.retry();
+            while let Some(index) = plan.start() {
+                plan.finish(index, TaskState::Done, false);
+            }
+            prop_assert_eq!(plan.done(), plan.len());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One plan or one attempt: call the plugin, pass on what it tells, report the end.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::JobSpec;
 use super::scheduler::Message;
+use crate::blender::content::Changed;
 use crate::blender::wire::SceneInfo;
 use crate::capability::{Attempt, CapabilityError, Code, Directive, Report, SCENE};
-use crate::events::{EventKind, Events, Failure};
-use crate::plugin::{self, PlannedTask, PluginError};
+use crate::events::EventKind;
+use crate::plugin::{self, Outcome, PlannedTask, PluginError};
+use crate::store::Store;
+use crate::terms::{Blame, JobId, Pause, PauseCode};
 
 /// How long a canceled plugin may take to return by itself.
 const GRACE: Duration = Duration::from_secs(2);
@@ -22,10 +26,34 @@ const REPORTS: usize = 64;
 /// Which attempt to make.
 #[derive(Debug)]
 pub(super) struct Start {
-    pub job: String,
     pub task: usize,
     pub planned: PlannedTask,
     pub attempt: u32,
+}
+
+/// How a plan or an attempt ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The plugin came to an end.
+    Outcome(Outcome),
+    /// It did not.
+    Failed(PluginError),
+    /// It was not begun: a file is not as it was when the job was submitted.
+    Changed(PathBuf),
+    /// It failed where there is no room for its pictures.
+    NoRoom(Pause),
+}
+
+impl From<PluginError> for End {
+    fn from(error: PluginError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Changed> for End {
+    fn from(Changed(path): Changed) -> Self {
+        Self::Changed(path)
+    }
 }
 
 /// Looks at the scene, then asks the plugin for its plan, page by page.
@@ -33,23 +61,22 @@ pub(super) async fn plan(
     spec: Arc<JobSpec>,
     directive: watch::Receiver<Directive>,
     mailbox: Option<mpsc::Sender<Message>>,
-    events: Events,
+    store: Store,
 ) {
     let Some(mailbox) = mailbox else { return };
-    let job = spec.context.id.clone();
+    let job = spec.context.id;
     let (reports, received) = mpsc::channel(REPORTS);
-    let attempt = Arc::new(Attempt::new(spec.context.clone(), directive, reports));
-    let forwarding = tokio::spawn(forward(received, job.clone(), None, mailbox.clone()));
+    let attempt = Arc::new(Attempt::new(spec.context.clone(), None, directive, reports));
+    let forwarding = tokio::spawn(forward(received, job, None, mailbox.clone()));
     let planning = async {
-        look(&spec, &events).await?;
-        pages(&spec, &attempt, &mailbox).await
+        check(&spec, &mailbox).await?;
+        look(&spec, &mailbox, &store).await?;
+        Ok(pages(&spec, &attempt, &mailbox).await?)
     };
-    let result = until_canceled(&attempt, planning).await;
+    let end = until_canceled(&attempt, planning).await.map_err(|end| no_room(end, &spec));
     drop(attempt);
     let _ = forwarding.await;
-    let result =
-        result.map_err(|error| Failure { blame: error.blame().as_str(), message: error.to_string() });
-    let _ = mailbox.send(Message::PlanEnded { job, result }).await;
+    let _ = mailbox.send(Message::PlanEnded { job, end }).await;
 }
 
 /// Makes an attempt at a task.
@@ -60,48 +87,51 @@ pub(super) async fn attempt(
     mailbox: Option<mpsc::Sender<Message>>,
 ) {
     let Some(mailbox) = mailbox else { return };
-    let Start { job, task, planned, attempt: number } = start;
+    let Start { task, planned, attempt: number } = start;
+    let job = spec.context.id;
     let (reports, received) = mpsc::channel(REPORTS);
-    let attempt = Arc::new(Attempt::new(spec.context.clone(), directive, reports));
-    let forwarding = tokio::spawn(forward(received, job.clone(), Some(task), mailbox.clone()));
+    let of = Some((planned.name.clone(), number));
+    let attempt = Arc::new(Attempt::new(spec.context.clone(), of, directive, reports));
+    let forwarding = tokio::spawn(forward(received, job, Some(task), mailbox.clone()));
     let described = described(&spec);
-    let work = spec.pin.plugin.render(attempt.clone(), &described, &planned, number);
+    let work = async {
+        check(&spec, &mailbox).await?;
+        Ok(spec.pin.plugin.render(attempt.clone(), &described, &planned, number).await?)
+    };
     let began = Instant::now();
-    let result = until_canceled(&attempt, work).await;
+    let end = until_canceled(&attempt, work).await.map_or_else(|end| end, End::Outcome);
     let took = began.elapsed();
+    let end = no_room(end, &spec);
     // All reports are in before the end is: the attempt holds the last sender.
     drop(attempt);
     let _ = forwarding.await;
-    let _ = mailbox.send(Message::AttemptEnded { job, task, took, result }).await;
+    let _ = mailbox.send(Message::AttemptEnded { job, task, took, end }).await;
 }
 
 /// Passes on what a plugin tells, until the last sender is gone.
 async fn forward(
     mut reports: mpsc::Receiver<Report>,
-    job: String,
+    job: JobId,
     task: Option<usize>,
     mailbox: mpsc::Sender<Message>,
 ) {
     while let Some(report) = reports.recv().await {
-        let _ = mailbox.send(Message::Reported { job: job.clone(), task, report }).await;
+        let _ = mailbox.send(Message::Reported { job, task, report }).await;
     }
 }
 
 /// Cuts a call that does not end by itself after its job was canceled.
-async fn until_canceled<T>(
-    attempt: &Attempt,
-    work: impl Future<Output = Result<T, PluginError>>,
-) -> Result<T, PluginError> {
-    let mut directive = attempt.directive.clone();
+async fn until_canceled<T>(attempt: &Attempt, work: impl Future<Output = Result<T, End>>) -> Result<T, End> {
     let cut = async {
-        let _ = directive.wait_for(|directive| *directive == Directive::Cancel).await;
+        attempt.canceled().await;
         tokio::time::sleep(GRACE).await;
     };
     // A job must hear of the end of its work, even of one that is our own fault.
     let work = AssertUnwindSafe(work).catch_unwind();
+    let host = |what: &str| End::Failed(PluginError::Host(what.to_owned()));
     tokio::select! {
-        result = work => result.unwrap_or_else(|_| Err(PluginError::Host("it panicked; see the log".to_owned()))),
-        () = cut => Err(PluginError::Answer(CapabilityError::new(Code::Canceled, "the job was canceled"))),
+        result = work => result.unwrap_or_else(|_| Err(host("it panicked; see the log"))),
+        () = cut => Err(PluginError::Answer(CapabilityError::new(Code::Canceled, "the job was canceled")).into()),
     }
 }
 
@@ -115,7 +145,7 @@ async fn pages(
     loop {
         let page = spec.pin.plugin.plan(attempt.clone(), &job, cursor.as_deref()).await?;
         let (accepted, acceptance) = oneshot::channel();
-        let message = Message::Planned { job: job.id.clone(), tasks: page.tasks, accepted };
+        let message = Message::Planned { job: spec.context.id, tasks: page.tasks, accepted };
         let _ = mailbox.send(message).await;
         // A scheduler that refuses a page knows why, and no more pages are wanted.
         if acceptance.await.is_err() {
@@ -131,22 +161,52 @@ async fn pages(
     }
 }
 
-/// Finds what is wrong with the scene before anything is rendered.
-async fn look(spec: &JobSpec, events: &Events) -> Result<(), PluginError> {
+/// Finds out whether a failure is that of a disk that is full.
+fn no_room(end: End, spec: &JobSpec) -> End {
+    let output = &spec.context.output;
+    match end {
+        End::Failed(error) if matches!(error.blame(), Blame::Host | Blame::Blender) && !output.has_room() => {
+            let folder = output.folder().display();
+            let message =
+                format!("the disk of {folder} is full\nit goes on by itself once there is room\n{error}");
+            End::NoRoom(Pause { code: PauseCode::DiskFull, message })
+        }
+        end => end,
+    }
+}
+
+/// Fails if a file is not as it was, unless that was accepted.
+async fn check(spec: &JobSpec, mailbox: &mpsc::Sender<Message>) -> Result<(), End> {
+    let job = spec.context.id;
+    if let Some(content) = spec.context.content.check().await? {
+        let _ = mailbox.send(Message::Looked { job, content }).await;
+    }
+    Ok(())
+}
+
+/// Finds what is wrong with the scene before anything is rendered, and takes
+/// down the files that it needs.
+async fn look(spec: &JobSpec, mailbox: &mpsc::Sender<Message>, store: &Store) -> Result<(), End> {
     let failed = |error: crate::blender::BlenderError| PluginError::Answer(error.into());
     let context = &spec.context;
     // The workers that are wanted later come up meanwhile.
     let others = context.pool.size().min(spec.frames.len()).saturating_sub(1);
-    let scene = context.pool.open(&context.scene, context.cpu);
+    let scene = context.pool.open(context.wanted());
     let pool = context.pool.clone();
     tokio::spawn(async move {
         if let Err(error) = pool.warm_up(others).await {
             tracing::warn!(%error, "a worker did not start; the frame that wants it tries again");
         }
     });
-    let info = scene.await.map_err(failed)?.inspect().await.map_err(failed)?;
+    let scene = scene.await.map_err(failed)?;
+    let info = scene.inspect().await.map_err(failed)?;
+    let folder = context.output.folder();
+    let content = context.content.depends_on(info.dependencies.clone(), folder).await;
+    let content = content.map_err(PluginError::Answer)??;
+    scene.holds(context.wanted());
+    let _ = mailbox.send(Message::Looked { job: context.id, content }).await;
     for message in warnings(&info) {
-        events.append(EventKind::Warning { job: context.id.clone(), message });
+        store.append_soon(EventKind::Warning { job: context.id, message });
     }
     if spec.strict && !info.missing_files.is_empty() {
         let message = format!(
@@ -154,7 +214,7 @@ async fn look(spec: &JobSpec, events: &Events) -> Result<(), PluginError> {
              put them where the scene wants them, or render without --strict",
             info.missing_files.len()
         );
-        return Err(PluginError::Answer(CapabilityError::new(Code::NotFound, message)));
+        return Err(PluginError::Answer(CapabilityError::new(Code::NotFound, message)).into());
     }
     Ok(())
 }
@@ -167,7 +227,7 @@ fn warnings(info: &SceneInfo) -> Vec<String> {
 
 fn described(spec: &JobSpec) -> plugin::Job {
     plugin::Job {
-        id: spec.context.id.clone(),
+        id: spec.context.id.to_string(),
         scene: SCENE.to_owned(),
         frames: spec.frames.ranges().to_vec(),
         settings: spec.settings.clone(),

@@ -1,268 +1,497 @@
 //! The task that owns all job state: one mailbox, one match.
 //!
-//! Awaits nothing but its mailbox. Plans and attempts run in tasks that it
-//! spawns and that report back as messages.
+//! Takes all messages that wait, changes its memory, writes what changed in one
+//! transaction, and only then lets anyone know: answers, events, new attempts.
+//! Awaits nothing but its mailbox and that write.
 
-use std::collections::BTreeMap;
+mod commit;
+mod work;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
-use super::model::{JobState, Plan, PlanError, TaskState};
-use super::{JobSpec, Summary, runner};
+use super::job::{Job, changed};
+use super::model::{Plan, PlanError};
+use super::runner::End;
+use super::{Entry, Order, OrderError, Policy, Standing};
+use crate::blender::content::Content;
 use crate::capability::{Directive, Report};
-use crate::events::{EventKind, Events, Failure};
-use crate::plugin::{Blame, Outcome, PlannedTask, PluginError};
+use crate::events::{EventKind, Progress};
+use crate::plugin::PlannedTask;
+use crate::store::{Store, StoreError};
+use crate::terms::{Blame, Failure, JobId, JobState, Pause, PauseCode, TaskState};
 
-/// How often a task may fail before it is given up.
-const MAX_FAILURES: u32 = 3;
-/// How often a task may be begun, however its attempts end.
-const MAX_ATTEMPTS: u32 = 1_000;
+/// How many messages share a transaction at most.
+const BATCH: usize = 512;
+/// How long to wait before what could not be written is written again, and
+/// before a job that waits for room looks for it again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How many jobs that ended are remembered for those that come after them.
+const REMEMBERED: usize = 10_000;
 
 /// What the scheduler is told. A report is of no task while the plugin plans.
 #[derive(Debug)]
 pub(super) enum Message {
-    Submit(Box<JobSpec>),
-    Cancel(String),
-    Summary(String, oneshot::Sender<Option<Summary>>),
-    Planned { job: String, tasks: Vec<PlannedTask>, accepted: oneshot::Sender<()> },
-    PlanEnded { job: String, result: Result<(), Failure> },
-    Reported { job: String, task: Option<usize>, report: Report },
-    AttemptEnded { job: String, task: usize, took: Duration, result: Result<Outcome, PluginError> },
+    Enter(Box<Entry>, oneshot::Sender<()>),
+    Order(JobId, Order, oneshot::Sender<Result<(), OrderError>>),
+    Looked {
+        job: JobId,
+        content: Content,
+    },
+    Planned {
+        job: JobId,
+        tasks: Vec<PlannedTask>,
+        accepted: oneshot::Sender<()>,
+    },
+    PlanEnded {
+        job: JobId,
+        end: Result<(), End>,
+    },
+    Reported {
+        job: JobId,
+        task: Option<usize>,
+        report: Report,
+    },
+    AttemptEnded {
+        job: JobId,
+        task: usize,
+        took: Duration,
+        end: End,
+    },
+    /// Tasks that were done and are not: their files are not as they were recorded.
+    Lost {
+        job: JobId,
+        tasks: Vec<String>,
+    },
+    Drain(bool, oneshot::Sender<()>),
+    Stop,
 }
 
 /// Owns all job state.
-#[derive(Debug)]
 pub(super) struct Scheduler {
-    events: Events,
-    free: usize,
+    store: Store,
+    policy: Policy,
     mailbox: mpsc::WeakSender<Message>,
-    jobs: BTreeMap<String, Job>,
+    progress: broadcast::Sender<Arc<Progress>>,
+    standing: watch::Sender<Standing>,
+    jobs: BTreeMap<JobId, Job>,
+    /// The jobs that could begin something, most urgent first.
+    wanting: BTreeSet<(Reverse<i32>, JobId)>,
+    /// Tasks that are to be tried again, by the time at which.
+    /// No task: a job that looks for room again.
+    later: BTreeSet<(Instant, JobId, Option<usize>)>,
+    /// The jobs that wait for another one.
+    after: BTreeMap<JobId, Vec<JobId>>,
+    /// How jobs ended that are not in memory any more.
+    ended: BTreeMap<JobId, JobState>,
+    running: usize,
+    draining: bool,
+    stopping: bool,
+    batch: Batch,
 }
 
-#[derive(Debug)]
-struct Job {
-    spec: Arc<JobSpec>,
-    state: JobState,
-    plan: Plan,
-    planned: bool,
-    running: usize,
-    files: usize,
-    directive: watch::Sender<Directive>,
-    failure: Option<Failure>,
+/// What is to be written, and what happens once it is.
+#[derive(Default)]
+struct Batch {
+    jobs: BTreeSet<JobId>,
+    events: Vec<EventKind>,
+    then: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl Scheduler {
-    pub(super) fn new(events: Events, slots: usize, mailbox: mpsc::WeakSender<Message>) -> Self {
-        Self { events, free: slots, mailbox, jobs: BTreeMap::new() }
+    pub(super) fn new(
+        store: Store,
+        policy: Policy,
+        mailbox: mpsc::WeakSender<Message>,
+        progress: broadcast::Sender<Arc<Progress>>,
+        standing: watch::Sender<Standing>,
+    ) -> Self {
+        Self {
+            store,
+            policy,
+            mailbox,
+            progress,
+            standing,
+            jobs: BTreeMap::new(),
+            wanting: BTreeSet::new(),
+            later: BTreeSet::new(),
+            after: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            running: 0,
+            draining: false,
+            stopping: false,
+            batch: Batch::default(),
+        }
     }
 
-    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        while let Some(message) = messages.recv().await {
-            self.take(message);
-            self.start_attempts();
+    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<(), StoreError> {
+        let mut received = Vec::with_capacity(BATCH);
+        while !(self.stopping && self.running == 0) {
+            let due = self.later.first().map(|(due, ..)| *due);
+            tokio::select! {
+                count = messages.recv_many(&mut received, BATCH) => if count == 0 { break },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+            received.drain(..).for_each(|message| self.take(message));
+            self.wake();
+            self.start_work();
+            self.commit().await?;
+            self.stand(None);
         }
+        Ok(())
     }
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Submit(spec) => self.submit(*spec),
-            Message::Cancel(id) => self.cancel(&id),
-            Message::Summary(id, reply) => drop(reply.send(self.jobs.get(&id).map(Job::summary))),
+            Message::Enter(entry, reply) => self.enter(*entry, reply),
+            Message::Order(id, order, reply) => {
+                let answer = self.order(id, order);
+                self.then(move || drop(reply.send(answer)));
+            }
+            Message::Looked { job, content } => self.looked(job, &content),
             Message::Planned { job, tasks, accepted } => {
-                if self.planned(&job, tasks) {
-                    let _ = accepted.send(());
+                if self.planned(job, tasks) {
+                    self.then(move || accepted.send(()).unwrap_or_default());
                 }
             }
-            Message::PlanEnded { job, result } => self.plan_ended(&job, result),
+            Message::PlanEnded { job, end } => self.plan_ended(job, end),
             Message::Reported { job, task, report } => self.reported(job, task, report),
-            Message::AttemptEnded { job, task, took, result } => self.attempt_ended(&job, task, took, result),
+            Message::AttemptEnded { job, task, took, end } => self.attempt_ended(job, task, took, end),
+            Message::Lost { job, tasks } => self.lost(job, &tasks),
+            Message::Drain(draining, reply) => {
+                self.draining = draining;
+                self.then(move || reply.send(()).unwrap_or_default());
+            }
+            Message::Stop => self.stop(),
         }
     }
 
-    fn submit(&mut self, spec: JobSpec) {
-        let (spec, directive) = (Arc::new(spec), watch::Sender::new(Directive::Proceed));
-        let id = spec.context.id.clone();
-        self.events.append(EventKind::JobSubmitted {
-            id: id.clone(),
-            release: spec.pin.release.to_string(),
-            scene: spec.context.scene.clone(),
-            frames: spec.frames.len(),
-            out: spec.context.output.folder().to_owned(),
+    fn enter(&mut self, entry: Entry, reply: oneshot::Sender<()>) {
+        let (id, is_new) = (entry.row.id, entry.row.version == 0);
+        let after = entry.after.clone();
+        let submitted = is_new.then(|| EventKind::JobSubmitted {
+            id,
+            release: entry.spec.pin.release.to_string(),
+            scene: entry.spec.context.scene.clone(),
+            frames: entry.spec.frames.len(),
+            out: entry.spec.context.output.folder().to_owned(),
         });
-        let mailbox = self.mailbox.upgrade();
-        tokio::spawn(runner::plan(spec.clone(), directive.subscribe(), mailbox, self.events.clone()));
-        let plan = Plan::default();
-        let state = JobState::Queued;
-        let job = Job { spec, state, plan, planned: false, running: 0, files: 0, directive, failure: None };
-        self.jobs.insert(id.clone(), job);
-        self.set_state(&id, JobState::Planning);
-    }
-
-    fn cancel(&mut self, id: &str) {
-        let Some(job) = self.jobs.get_mut(id).filter(|job| !job.state.is_final()) else { return };
-        job.directive.send_replace(Directive::Cancel);
-        for task in job.plan.cancel() {
-            self.events.append(job.task_state(task, Duration::ZERO, None));
+        let mut job = match Job::new(entry, is_new) {
+            Ok(job) => job,
+            // Only a database that somebody else has changed holds such a plan.
+            Err(error) => return tracing::error!(job = %id, %error, "a job cannot be taken up"),
+        };
+        self.batch.events.extend(submitted);
+        let mut lost = None;
+        for (other, found) in after {
+            match self.jobs.contains_key(&other) {
+                true => {
+                    job.before.insert(other);
+                    self.after.entry(other).or_default().push(id);
+                }
+                false => {
+                    let state = self.ended.get(&other).copied().unwrap_or(found);
+                    lost = lost.or((state != JobState::Succeeded).then_some((other, state)));
+                }
+            }
+        }
+        let state = job.row.state;
+        self.jobs.insert(id, job);
+        self.batch.jobs.insert(id);
+        match state {
+            JobState::Failed | JobState::Canceled => self.retried(id),
+            JobState::Planning => self.become_(id, JobState::Queued, None),
+            _ => {}
+        }
+        if let Some((other, state)) = lost {
+            self.fail_after(id, other, state);
         }
         self.settle(id);
+        self.then(move || reply.send(()).unwrap_or_default());
+    }
+
+    /// Begins a job anew that had failed or was canceled: only what is not done.
+    fn retried(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        (job.row.failure, job.row.retries) = (None, 0);
+        job.plan.retry();
+        self.become_(id, JobState::Queued, None);
+    }
+
+    fn order(&mut self, id: JobId, order: Order) -> Result<(), OrderError> {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            let state = self.ended.get(&id).copied().unwrap_or(JobState::Succeeded);
+            return Err(OrderError::State { id, state, why: "nothing happens to it any more" });
+        };
+        let refused = |why| Err(OrderError::State { id, state: job.row.state, why });
+        match order {
+            Order::Cancel => self.cancel(id),
+            Order::Pin(pinned) => {
+                job.row.pinned = pinned;
+                self.batch.jobs.insert(id);
+            }
+            Order::Pause if job.row.state == JobState::Paused => {}
+            Order::Pause => {
+                let message = "somebody asked for it; `hotshoe job resume` goes on".to_owned();
+                self.pause(id, Pause { code: PauseCode::Asked, message });
+            }
+            Order::Resume { .. } if job.row.state != JobState::Paused => {
+                return refused("only a paused job can be resumed");
+            }
+            Order::Resume { accept_changes } => {
+                let content = &job.spec.context.content;
+                if accept_changes {
+                    // The next attempt looks, and takes what it finds.
+                    content.accept();
+                }
+                self.resume(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.directive.send_replace(Directive::Cancel);
+        job.plan.cancel();
+        self.batch.jobs.insert(id);
+        self.settle(id);
+    }
+
+    fn pause(&mut self, id: JobId, pause: Pause) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.row.state.is_final()) else { return };
+        if job.is_canceled() || job.row.pause.as_ref() == Some(&pause) {
+            return;
+        }
+        job.directive.send_replace(Directive::Yield);
+        if pause.code == PauseCode::DiskFull {
+            self.later.insert((Instant::now() + AGAIN, id, None));
+        }
+        self.become_(id, JobState::Paused, Some(pause));
+    }
+
+    fn resume(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.row.state == JobState::Paused) else {
+            return;
+        };
+        job.directive.send_replace(Directive::Proceed);
+        let state = if job.row.planned { JobState::Running } else { JobState::Queued };
+        self.become_(id, state, None);
+        self.settle(id);
+    }
+
+    /// Takes down what a job renders from.
+    fn looked(&mut self, id: JobId, content: &Content) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.row.content = Some(serde_json::to_string(content).expect("content is plain data"));
+        self.batch.jobs.insert(id);
     }
 
     /// Takes a page of a plan; false ends the planning.
-    fn planned(&mut self, id: &str, tasks: Vec<PlannedTask>) -> bool {
-        let Some(job) = self.jobs.get_mut(id).filter(|job| !job.is_canceled()) else { return false };
-        let added = tasks.into_iter().try_for_each(|task| job.plan.add(task).map(drop));
-        if let Err(error) = added {
-            self.broken_plan(id, &error);
+    fn planned(&mut self, id: JobId, tasks: Vec<PlannedTask>) -> bool {
+        let Some(job) = self.jobs.get_mut(&id) else { return false };
+        if job.row.state != JobState::Planning || job.is_canceled() {
             return false;
         }
-        true
+        self.batch.jobs.insert(id);
+        let added = tasks.into_iter().try_for_each(|task| job.plan.add(task).map(drop));
+        if let Err(error) = added {
+            job.row.failure = Some(broken_plan(&error));
+        }
+        job.row.failure.is_none()
     }
 
-    fn broken_plan(&mut self, id: &str, error: &PlanError) {
-        let failure = Failure { blame: Blame::Plugin.as_str(), message: error.to_string() };
-        if let Some(job) = self.jobs.get_mut(id) {
-            job.failure = Some(failure);
-            job.plan.cancel();
+    fn plan_ended(&mut self, id: JobId, end: Result<(), End>) {
+        self.running -= 1;
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.planning = false;
+        self.batch.jobs.insert(id);
+        let failed = match end {
+            Ok(()) if job.row.state == JobState::Planning => job.row.failure.clone(),
+            // It was paused meanwhile, or the host stops: it will be planned anew.
+            _ if !job.is_canceled() && (self.stopping || job.row.state == JobState::Paused) => {
+                return self.plan_again(id, None);
+            }
+            Err(End::Changed(file)) => return self.plan_again(id, Some(changed(&file))),
+            Err(End::NoRoom(pause)) => return self.plan_again(id, Some(pause)),
+            Err(End::Failed(error)) => Some(Failure { blame: error.blame(), message: error.to_string() }),
+            Ok(()) | Err(End::Outcome(_)) => None,
+        };
+        if let Some(failure) = failed {
+            if failure.blame == Blame::Host && !job.is_canceled() {
+                let pause = Pause { code: PauseCode::Host, message: failure.message };
+                return self.plan_again(id, Some(pause));
+            }
+            job.row.failure.get_or_insert(failure);
+            (job.plan, job.forgets_tasks) = (Plan::default(), true);
+            return match job.is_canceled() {
+                true => self.end(id, JobState::Canceled),
+                false => self.end(id, JobState::Failed),
+            };
         }
-    }
-
-    fn plan_ended(&mut self, id: &str, result: Result<(), Failure>) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        job.planned = true;
-        if let Err(failure) = result {
-            job.failure.get_or_insert(failure);
-            job.plan.cancel();
-        }
-        if job.plan.open() > 0 {
-            self.set_state(id, JobState::Running);
+        if !job.is_canceled() {
+            job.row.planned = true;
+            if job.plan.open() > 0 {
+                self.become_(id, JobState::Running, None);
+            }
         }
         self.settle(id);
     }
 
-    /// Starts attempts while there is room and something is ready. A job's tasks
-    /// wait until its whole plan is known to be sound.
-    fn start_attempts(&mut self) {
-        let mut started = Vec::new();
-        for (id, job) in &mut self.jobs {
-            while self.free > 0 && job.state == JobState::Running {
-                let Some(task) = job.plan.start() else { break };
-                self.free -= 1;
-                job.running += 1;
-                started.push((id.clone(), task));
-            }
-        }
-        for (id, task) in started {
-            let job = &self.jobs[&id];
-            let planned = &job.plan.task(task).planned;
-            let attempt = job.plan.task(task).attempts;
-            self.events.append(EventKind::TaskStarted {
-                id: planned.name.clone(),
-                frame: planned.frame,
-                attempt,
-            });
-            let start = runner::Start { job: id, task, planned: planned.clone(), attempt };
-            let mailbox = self.mailbox.upgrade();
-            tokio::spawn(runner::attempt(job.spec.clone(), start, job.directive.subscribe(), mailbox));
+    /// Throws an unfinished plan away.
+    fn plan_again(&mut self, id: JobId, pause: Option<Pause>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        (job.plan, job.forgets_tasks, job.row.failure) = (Plan::default(), true, None);
+        match pause {
+            Some(pause) => self.pause(id, pause),
+            None if job.row.state == JobState::Planning => self.become_(id, JobState::Queued, None),
+            None => {}
         }
     }
 
-    fn reported(&mut self, job_id: String, task: Option<usize>, report: Report) {
-        let Some(job) = self.jobs.get_mut(&job_id) else { return };
-        let planned = task.map(|task| &job.plan.task(task).planned);
-        let task = planned.map(|planned| planned.name.clone());
+    fn reported(&mut self, id: JobId, task: Option<usize>, report: Report) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let row = task.map(|task| &job.plan.task(task).row);
+        let name = row.map(|row| row.name.clone());
         let (worker, seconds, samples, fraction, message) = match report {
             Report::Rendering { worker, progress } => {
                 (Some(worker), Some(progress.seconds), progress.samples, None, None)
             }
             Report::Progress { fraction, message } => (None, None, None, Some(fraction), Some(message)),
             Report::Log { level, message } => {
-                return self.events.append(EventKind::Log { job: job_id, task, level, message });
+                let level = level.to_owned();
+                return self.batch.events.push(EventKind::Log { job: id, task: name, level, message });
             }
-            Report::File(file) => {
-                job.files += 1;
-                let (path, size, kept) = (file.path, file.size, file.kept);
-                return self.events.append(EventKind::FileWritten { task, path, size, kept });
+            Report::Crashed { report } => {
+                if let Some(failure) = job.crashed(&report) {
+                    job.row.failure = Some(failure);
+                    job.plan.cancel();
+                    self.batch.jobs.insert(id);
+                }
+                return;
             }
         };
-        let Some((id, frame)) = task.zip(planned.map(|planned| planned.frame)) else { return };
-        let progress = EventKind::TaskProgress { id, frame, worker, seconds, samples, fraction, message };
-        self.events.append(progress);
+        let Some((name, frame)) = name.zip(row.map(|row| row.frame)) else { return };
+        let progress = Progress { id: name, job: id, frame, worker, seconds, samples, fraction, message };
+        // Nobody may be looking.
+        let _ = self.progress.send(Arc::new(progress));
     }
 
-    fn attempt_ended(&mut self, id: &str, task: usize, took: Duration, result: Result<Outcome, PluginError>) {
-        self.free += 1;
-        let Some(job) = self.jobs.get_mut(id) else { return };
+    fn attempt_ended(&mut self, id: JobId, task: usize, took: Duration, end: End) {
+        self.running -= 1;
+        let Some(job) = self.jobs.get_mut(&id) else { return };
         job.running -= 1;
-        let (state, failure) = job.judge(task, result);
-        let lost = job.plan.finish(task, state);
-        self.events.append(job.task_state(task, took, failure));
-        for task in lost {
-            let message = "a task that it comes after was not done".to_owned();
-            let failure = Failure { blame: Blame::Plugin.as_str(), message };
-            self.events.append(job.task_state(task, Duration::ZERO, Some(failure)));
+        let mut verdict = job.judge(task, took, end, &self.policy);
+        if verdict.state == TaskState::Ready && job.row.failure.is_some() {
+            verdict.state = TaskState::Canceled;
+        }
+        let lost = job.plan.finish(task, verdict.state, verdict.wait.is_some());
+        self.batch.jobs.insert(id);
+        self.batch.events.push(job.task_state(task, took, verdict.failure));
+        if lost > 0 {
+            let after = job.plan.task(task).row.name.clone();
+            self.batch.events.push(EventKind::TasksCanceled { job: id, after, count: lost });
+        }
+        if let Some(wait) = verdict.wait {
+            self.later.insert((Instant::now() + wait, id, Some(task)));
+        }
+        if let Some(pause) = verdict.pause {
+            self.pause(id, pause);
         }
         self.settle(id);
     }
 
-    /// Ends a job once nothing of it is open.
-    fn settle(&mut self, id: &str) {
-        let Some(job) = self.jobs.get(id) else { return };
-        if job.state.is_final() || !job.planned || job.running > 0 || job.plan.open() > 0 {
-            return;
-        }
-        let state = match job {
-            job if job.is_canceled() => JobState::Canceled,
-            job if job.failure.is_some() || job.plan.failed() > 0 => JobState::Failed,
-            _ => JobState::Succeeded,
-        };
-        let _ = std::fs::remove_dir_all(&job.spec.context.spool);
-        self.set_state(id, state);
+    fn lost(&mut self, id: JobId, tasks: &[String]) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.row.state.is_final()) else { return };
+        tasks.iter().for_each(|name| job.plan.undo(name));
+        job.verified = true;
+        self.batch.jobs.insert(id);
+        self.settle(id);
     }
 
-    fn set_state(&mut self, id: &str, state: JobState) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        job.state = state;
-        let (tasks, error) = (job.plan.len(), job.failure.clone());
-        self.events.append(EventKind::JobState { id: id.to_owned(), state: state.as_str(), tasks, error });
+    fn stop(&mut self) {
+        self.stopping = true;
+        for job in self.jobs.values() {
+            // Not a wish of anybody: what is cut is done again by the next host.
+            job.directive.send_if_modified(|directive| {
+                let proceeds = *directive == Directive::Proceed;
+                *directive = if proceeds { Directive::Yield } else { *directive };
+                proceeds
+            });
+            job.spec.context.cut.cancel();
+        }
+    }
+
+    /// Ends a job once nothing of it is open, and finds its place among those that wait.
+    fn settle(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let is_idle = job.running == 0 && !job.planning;
+        let is_over = job.row.planned && job.plan.open() == 0 && job.verified;
+        match job {
+            job if job.row.state.is_final() || !is_idle => {}
+            job if job.is_canceled() => return self.end(id, JobState::Canceled),
+            _ if !is_over => {}
+            job if job.row.failure.is_some() || job.plan.failed() > 0 => {
+                return self.end(id, JobState::Failed);
+            }
+            _ => return self.end(id, JobState::Succeeded),
+        }
+        self.place(id);
+    }
+
+    /// Ends a job; it is let go of once that is written.
+    fn end(&mut self, id: JobId, state: JobState) {
+        self.become_(id, state, None);
+        self.ended.insert(id, state);
+        if self.ended.len() > REMEMBERED {
+            self.ended.pop_first();
+        }
+        for next in self.after.remove(&id).unwrap_or_default() {
+            let Some(job) = self.jobs.get_mut(&next) else { continue };
+            job.before.remove(&id);
+            match state {
+                JobState::Succeeded => self.place(next),
+                state => self.fail_after(next, id, state),
+            }
+        }
+    }
+
+    /// Fails a job since one that it comes after did not succeed.
+    fn fail_after(&mut self, id: JobId, other: JobId, state: JobState) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.row.state.is_final()) else { return };
+        let message = format!("it comes after job {other}, which is {state}\nretry that one, then this one");
+        job.row.failure = Some(Failure { blame: Blame::Client, message });
+        self.end(id, JobState::Failed);
+    }
+
+    fn become_(&mut self, id: JobId, state: JobState, pause: Option<Pause>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let event = job.become_(state, pause);
+        self.batch.events.push(event);
+        self.batch.jobs.insert(id);
+        self.place(id);
+    }
+
+    /// Puts a job among those that could begin something, or takes it away from there.
+    fn place(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let place = (Reverse(job.row.priority), id);
+        match job.wants_a_slot() {
+            true => self.wanting.insert(place),
+            false => self.wanting.remove(&place),
+        };
+    }
+
+    fn then(&mut self, effect: impl FnOnce() + Send + 'static) {
+        self.batch.then.push(Box::new(effect));
     }
 }
 
-impl Job {
-    fn is_canceled(&self) -> bool {
-        *self.directive.borrow() == Directive::Cancel
-    }
-
-    /// Decides what becomes of a task after an attempt.
-    fn judge(&mut self, task: usize, result: Result<Outcome, PluginError>) -> (TaskState, Option<Failure>) {
-        let error = match result {
-            Ok(Outcome::Done) => return (TaskState::Done, None),
-            _ if self.is_canceled() => return (TaskState::Canceled, None),
-            Ok(Outcome::Yielded) if self.plan.task(task).attempts < MAX_ATTEMPTS => {
-                return (TaskState::Ready, None);
-            }
-            Ok(Outcome::Yielded) => PluginError::Limit(format!("{MAX_ATTEMPTS} attempts at one task")),
-            Err(error) => error,
-        };
-        let failure = Failure { blame: error.blame().as_str(), message: error.to_string() };
-        let again = self.plan.fail(task) < MAX_FAILURES && error.is_retryable();
-        (if again { TaskState::Ready } else { TaskState::Failed }, Some(failure))
-    }
-
-    fn task_state(&self, task: usize, took: Duration, error: Option<Failure>) -> EventKind {
-        let task = self.plan.task(task);
-        let (id, frame) = (task.planned.name.clone(), task.planned.frame);
-        EventKind::TaskState { id, frame, state: task.state.as_str(), seconds: took.as_secs_f64(), error }
-    }
-
-    fn summary(&self) -> Summary {
-        Summary {
-            state: self.state,
-            tasks: self.plan.len(),
-            failed: self.plan.failed(),
-            files: self.files,
-            folder: self.spec.context.output.folder().to_owned(),
-        }
-    }
+fn broken_plan(error: &PlanError) -> Failure {
+    Failure { blame: Blame::Plugin, message: error.to_string() }
 }

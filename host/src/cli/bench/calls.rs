@@ -60,7 +60,7 @@ async fn call(components: &Components) -> wasmtime::Result<Row> {
 /// process's start and end.
 async fn instance(components: &Components, data: &DataDir) -> wasmtime::Result<Row> {
     let release = Release::shipped().into_iter().next().context("a renderer is shipped")?;
-    let loaded = Releases::new(components.clone(), data.clone()).load(release).await?;
+    let loaded = Releases::new(components.clone(), data.clone(), None).load(release).await?;
     let Plugin::Component(direct) = &loaded.plugin;
     let frames = vec![FrameRange { first: 1, last: 1, step: 1 }];
     let [id, scene, settings] = ["bench", "scene", "{}"].map(str::to_owned);
@@ -93,7 +93,7 @@ async fn instance(components: &Components, data: &DataDir) -> wasmtime::Result<R
 /// Loading `direct` from its compiled form, against compiling it.
 fn load(components: &Components, data: &DataDir) -> wasmtime::Result<Row> {
     let release = Release::shipped().into_iter().next().context("a renderer is shipped")?;
-    let compiled = Releases::new(components.clone(), data.clone()).compiled(&release)?;
+    let compiled = Releases::new(components.clone(), data.clone(), None).compiled(&release)?;
     let mut ours = Vec::new();
     for _ in 0..ROUNDS {
         // SAFETY: `compiled` wrote the file, into a folder that is private to this user.

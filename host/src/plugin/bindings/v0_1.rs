@@ -283,17 +283,17 @@ impl host::Host for Data {
 impl state::Host for Data {
     async fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
         let attempt = attempt!(self);
-        answer(attempt.job.state.get(&key))
+        answer(attempt.job.state.get(key).await)
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>) -> Answer<()> {
         let attempt = attempt!(self);
-        answer(attempt.job.state.set(&key, value))
+        answer(attempt.job.state.set(key, value).await)
     }
 
     async fn delete(&mut self, key: String) -> Answer<()> {
         let attempt = attempt!(self);
-        answer(attempt.job.state.delete(&key))
+        answer(attempt.job.state.delete(key).await)
     }
 }
 

@@ -1,0 +1,219 @@
+//! One connection: hello first, then requests, each answered in its own time.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{PROTOCOL, wire};
+use crate::rpc::{self, Incoming, Peer, Request};
+use crate::service::Service;
+use crate::store::events::Subscription;
+use crate::terms::JobId;
+
+/// How long a client may take to say hello.
+const HELLO: std::time::Duration = std::time::Duration::from_secs(10);
+/// How many subscriptions one connection may have.
+const SUBSCRIPTIONS: usize = 16;
+
+/// What a client says first.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    /// What it is: `client`.
+    pub role: String,
+    /// The version of the messages that it speaks.
+    pub protocol: u32,
+    /// Optional features that it would like to use; none so far.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// The content of the token file beside the socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// What the host answers.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Welcome {
+    /// The version of the messages that it speaks.
+    pub protocol: u32,
+    /// The optional features that will be used.
+    pub features: Vec<String>,
+    /// The version of the host.
+    pub host: String,
+    /// Its data directory.
+    pub data: PathBuf,
+}
+
+/// What belongs to one connection.
+pub(super) struct Connection {
+    pub(super) service: Arc<Service>,
+    pub(super) session: OnceLock<String>,
+    peer: Arc<Peer>,
+    token: Option<Arc<str>>,
+    greeted: OnceLock<()>,
+    subscriptions: Mutex<HashMap<u64, AbortHandle>>,
+}
+
+/// Serves a connection until its end.
+pub(super) async fn serve(
+    reading: impl AsyncRead + Send + Unpin + 'static,
+    writing: impl AsyncWrite + Send + Unpin + 'static,
+    service: Arc<Service>,
+    token: Option<Arc<str>>,
+    limits: rpc::Limits,
+    stop: CancellationToken,
+) {
+    let (peer, incoming) = Peer::start(reading, writing, limits);
+    let connection = Arc::new(Connection {
+        service,
+        session: OnceLock::new(),
+        peer: Arc::new(peer),
+        token,
+        greeted: OnceLock::new(),
+        subscriptions: Mutex::default(),
+    });
+    tokio::select! {
+        () = connection.clone().answer_all(incoming) => {}
+        () = stop.cancelled() => {}
+    }
+    let subscriptions = connection.subscriptions.lock().expect("no code panics under this lock");
+    subscriptions.values().for_each(AbortHandle::abort);
+}
+
+impl Connection {
+    async fn answer_all(self: Arc<Self>, mut incoming: mpsc::Receiver<Incoming>) {
+        let mut answering = JoinSet::new();
+        let late = tokio::time::sleep(HELLO);
+        tokio::pin!(late);
+        loop {
+            let message = tokio::select! {
+                message = incoming.recv() => message,
+                () = &mut late, if self.greeted.get().is_none() => {
+                    tracing::warn!("closing a connection that never said hello");
+                    return;
+                }
+                // Those that are done are let go of.
+                Some(_) = answering.join_next() => continue,
+            };
+            match message {
+                Some(Incoming::Request(request)) => {
+                    // Hello decides on all that comes after it.
+                    match self.greeted.get() {
+                        None => self.clone().answer(request).await,
+                        Some(()) => drop(answering.spawn(self.clone().answer(request))),
+                    }
+                }
+                // A client has nothing to tell that nobody asked for.
+                Some(Incoming::Notification(_)) => {}
+                None => break,
+            }
+        }
+        // What was asked is done, even if nobody waits for the answer.
+        while answering.join_next().await.is_some() {}
+    }
+
+    async fn answer(self: Arc<Self>, mut request: Request) {
+        let params = std::mem::take(&mut request.params);
+        let canceled = request.canceled.clone();
+        let work = async {
+            match request.method.as_str() {
+                "hello" => Some(self.hello(params)),
+                _ if self.greeted.get().is_none() => Some(Err(wire::not_greeted())),
+                method => wire::dispatch(&self, method, params).await,
+            }
+        };
+        let answer = tokio::select! {
+            answer = work => answer,
+            // Dropping it says so.
+            () = canceled.cancelled() => return,
+        };
+        match answer {
+            Some(answer) => request.answer(answer).await,
+            None => request.refuse_method().await,
+        }
+    }
+
+    fn hello(&self, params: serde_json::Value) -> wire::Answer {
+        let hello: Hello = serde_json::from_value(params).map_err(|error| wire::bad_params(&error))?;
+        if hello.role != "client" {
+            return Err(wire::denied("this socket is for the role \"client\" only"));
+        }
+        if hello.protocol != PROTOCOL {
+            return Err(wire::denied(&format!(
+                "this host speaks protocol {PROTOCOL}, not {}",
+                hello.protocol
+            )));
+        }
+        if self.token.as_deref().is_some_and(|token| hello.token.as_deref() != Some(token)) {
+            return Err(wire::denied("the token is not the one in the token file beside the socket"));
+        }
+        let _ = self.greeted.set(());
+        let host = env!("CARGO_PKG_VERSION").to_owned();
+        let data = self.service.host().data;
+        let welcome = Welcome { protocol: PROTOCOL, features: Vec::new(), host, data };
+        Ok(serde_json::to_value(welcome).expect("a welcome is plain data"))
+    }
+
+    /// Sends events, and progress if it is wanted, until the client goes or does not want them.
+    pub(super) fn pump(
+        self: &Arc<Self>,
+        mut subscription: Subscription,
+        job: Option<JobId>,
+        progress: bool,
+    ) -> Result<u64, &'static str> {
+        let mut subscriptions = self.subscriptions.lock().expect("no code panics under this lock");
+        subscriptions.retain(|_, pump| !pump.is_finished());
+        if subscriptions.len() >= SUBSCRIPTIONS {
+            return Err("a connection has at most 16 subscriptions");
+        }
+        let id = (1..).find(|id| !subscriptions.contains_key(id)).unwrap_or_default();
+        let (peer, mut reports) = (self.peer.clone(), self.service.progress());
+        let wanted = move |of: Option<JobId>| job.is_none() || job == of;
+        let pump = tokio::spawn(async move {
+            loop {
+                let sent = tokio::select! {
+                    events = subscription.next() => match events {
+                        Ok(events) => {
+                            let events: Vec<_> =
+                                events.iter().map(|event| &**event).filter(|event| wanted(event.kind.job())).collect();
+                            match events.is_empty() {
+                                true => Ok(()),
+                                false => peer.notify("events", &json!({"subscription": id, "events": events})).await,
+                            }
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, "events cannot be read");
+                            return;
+                        }
+                    },
+                    report = reports.recv(), if progress => match report {
+                        Ok(report) if wanted(Some(report.job)) => {
+                            peer.notify("progress", &json!({"subscription": id, "progress": *report})).await
+                        }
+                        // Skipping some is what progress is for.
+                        _ => Ok(()),
+                    },
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        });
+        subscriptions.insert(id, pump.abort_handle());
+        Ok(id)
+    }
+
+    /// Ends a subscription; false if there is none.
+    pub(super) fn end_pump(&self, id: u64) -> bool {
+        let mut subscriptions = self.subscriptions.lock().expect("no code panics under this lock");
+        subscriptions.remove(&id).map(|pump| pump.abort()).is_some()
+    }
+}

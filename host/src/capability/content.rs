@@ -1,0 +1,112 @@
+//! What a job renders from, and whether it still is what it was.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::{CapabilityError, Result};
+use crate::blender::content::{Changed, Content, Hashes};
+
+/// The scene of a job and the files that the scene needs; clones share them.
+#[derive(Debug, Clone)]
+pub struct JobContent {
+    shared: Arc<Mutex<Known>>,
+    hashes: Hashes,
+    submitted_ms: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    content: Content,
+    digest: String,
+    /// Whether whatever is found from now on is taken as it is.
+    accepts: bool,
+}
+
+impl JobContent {
+    /// Takes what was found when the job was submitted, or what is stored of it.
+    pub fn new(content: Content, hashes: Hashes, submitted_ms: u64) -> Self {
+        let known = Known { digest: content.digest(), content, accepts: false };
+        Self { shared: Arc::new(Mutex::new(known)), hashes, submitted_ms }
+    }
+
+    /// Returns one hash that stands for all of it.
+    pub fn digest(&self) -> String {
+        self.known().digest.clone()
+    }
+
+    /// Takes what is found the next time as it is.
+    pub fn accept(&self) {
+        self.known().accepts = true;
+    }
+
+    /// Fails if a file is not as it was; returns what is to be recorded if that was accepted.
+    pub async fn check(&self) -> Result<Option<Content>, Changed> {
+        let (content, accepts) = {
+            let known = self.known();
+            (known.content.clone(), known.accepts)
+        };
+        if !accepts && content.is_untouched() {
+            return Ok(None);
+        }
+        let hashes = self.hashes.clone();
+        let scene = content.scene.path.clone();
+        let looked = tokio::task::spawn_blocking(move || match accepts {
+            true => content.again(&hashes).map(Some).map_err(|_| Changed(scene)),
+            false => content.check(&hashes).map(|()| None),
+        });
+        let found = looked.await.expect("looking at files does not panic")?;
+        if let Some(found) = &found {
+            self.keep(found.clone());
+        }
+        Ok(found)
+    }
+
+    /// Takes down the files that the scene needs; those below `except` are its own work.
+    ///
+    /// One that was written after the job was submitted has changed since.
+    pub async fn depends_on(
+        &self,
+        mut files: Vec<PathBuf>,
+        except: &Path,
+    ) -> Result<Result<Content, Changed>> {
+        files.retain(|file| !file.starts_with(except));
+        let (mut content, accepts) = {
+            let known = self.known();
+            (known.content.clone(), known.accepts)
+        };
+        if let Some(known) = &content.dependencies {
+            let known_file = |file: &PathBuf| known.iter().any(|hashed| hashed.path == *file);
+            if !accepts && files.iter().all(known_file) {
+                return Ok(Ok(content));
+            }
+        }
+        let (hashes, submitted) = (self.hashes.clone(), self.submitted_ms);
+        let hashing = tokio::task::spawn_blocking(move || -> io::Result<Result<Content, Changed>> {
+            let mut hashed = Vec::with_capacity(files.len());
+            for file in files {
+                let file = hashes.of(&file)?;
+                if !accepts && file.changed_ms() > submitted {
+                    return Ok(Err(Changed(file.path)));
+                }
+                hashed.push(file);
+            }
+            content.dependencies = Some(hashed);
+            Ok(Ok(content))
+        });
+        let found = hashing.await.expect("hashing files does not panic");
+        let found = found.map_err(CapabilityError::io("read a file that the scene needs"))?;
+        if let Ok(content) = &found {
+            self.keep(content.clone());
+        }
+        Ok(found)
+    }
+
+    fn keep(&self, content: Content) {
+        *self.known() = Known { digest: content.digest(), content, accepts: false };
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.shared.lock().expect("no code panics under this lock")
+    }
+}

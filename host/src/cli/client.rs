@@ -1,0 +1,147 @@
+//! A client of a host: over its socket, or over a socket pair to one in this process.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use super::{BAD_INPUT, FAILED, Failure, Result};
+use crate::api::{Hello, PROTOCOL, Welcome, token_file};
+use crate::config;
+use crate::events::{Event, Progress};
+use crate::rpc::{CallError, INVALID_PARAMS, Incoming, Limits, Peer};
+use crate::service::types::Host;
+use crate::terms::JobId;
+
+/// How long a host may take to answer a hello.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// Where the host is.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct At {
+    /// The socket of the host [default: where `hotshoe serve` listens].
+    #[arg(long, value_name = "PATH", env = "HOTSHOE_SOCKET")]
+    pub socket: Option<PathBuf>,
+}
+
+/// A connection to a host.
+pub(super) struct Client {
+    peer: Peer,
+    incoming: mpsc::Receiver<Incoming>,
+}
+
+/// What a host tells of itself.
+pub(super) enum News {
+    /// Things happened.
+    Events(Vec<Event>),
+    /// An attempt is under way.
+    Progress(Progress),
+}
+
+impl At {
+    /// Returns the path of the socket.
+    pub(super) fn path(&self, data: Option<&Path>) -> Result<PathBuf> {
+        match &self.socket {
+            Some(path) => Ok(path.clone()),
+            None => config::socket(data).map_err(Failure::failed),
+        }
+    }
+
+    /// Connects to the host; fails if there is none.
+    pub(super) async fn connect(&self, data: Option<&Path>) -> Result<Client> {
+        let path = self.path(data)?;
+        Client::connect(&path).await?.ok_or_else(|| {
+            let path = path.display();
+            Failure::failed(format!(
+                "no host listens at {path}\nstart one with `hotshoe serve`, or name its socket with --socket PATH"
+            ))
+        })
+    }
+}
+
+impl Client {
+    /// Connects to the host that listens at a socket; none if nobody does.
+    pub(super) async fn connect(socket: &Path) -> Result<Option<Self>> {
+        let stream = match UnixStream::connect(socket).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                use std::io::ErrorKind::{ConnectionRefused, NotFound};
+                let is_none = [ConnectionRefused, NotFound].contains(&error.kind());
+                let failed = || Failure::failed(format!("cannot connect to {}: {error}", socket.display()));
+                return is_none.then_some(None).ok_or_else(failed);
+            }
+        };
+        let file = token_file(socket);
+        let token = std::fs::read_to_string(&file).map_err(|error| {
+            Failure::failed(format!("cannot read the token of the host, {}: {error}", file.display()))
+        })?;
+        Self::greet(stream, Some(token)).await.map(Some)
+    }
+
+    /// Greets a host over a connection that is there already.
+    pub(super) async fn greet(stream: UnixStream, token: Option<String>) -> Result<Self> {
+        let (reading, writing) = stream.into_split();
+        let (peer, incoming) = Peer::start(reading, writing, Limits::of_a_child());
+        let client = Self { peer, incoming };
+        let hello = Hello { role: "client".to_owned(), protocol: PROTOCOL, features: Vec::new(), token };
+        match tokio::time::timeout(HELLO, client.call::<Welcome>("hello", &hello)).await {
+            Ok(welcome) => welcome.map(|_| client),
+            Err(_) => Err(Failure::failed("the host does not answer; is it stopped?")),
+        }
+    }
+
+    /// Calls a method of the host.
+    pub(super) async fn call<T: DeserializeOwned>(&self, method: &str, params: &impl Serialize) -> Result<T> {
+        self.peer.call(method, params).await.map_err(|error| match error {
+            CallError::Answer(error) => {
+                // Refused, not found, in the wrong state: the person asked for something else.
+                let is_theirs = (-32003..=-32001).contains(&error.code) || error.code == INVALID_PARAMS;
+                Failure { code: if is_theirs { BAD_INPUT } else { FAILED }, message: error.message }
+            }
+            CallError::Closed => Failure::failed("the host closed the connection"),
+            CallError::Malformed(error) => Failure::failed(format!("the host answers strangely: {error}")),
+        })
+    }
+
+    /// Asks how the host stands.
+    pub(super) async fn status(&self) -> Result<Host> {
+        self.call("host.status", &json!({})).await
+    }
+
+    /// Follows events after a number, of one job if one is given, and progress.
+    pub(super) async fn subscribe(
+        &self,
+        from: u64,
+        job: Option<JobId>,
+        progress: bool,
+    ) -> Result<Option<u64>> {
+        let params = json!({"from": from, "job": job, "progress": progress});
+        let subscribed: serde_json::Value = self.call("events.subscribe", &params).await?;
+        Ok(subscribed["missed"].as_u64())
+    }
+
+    /// Waits for news; none if the connection has ended.
+    pub(super) async fn news(&mut self) -> Option<News> {
+        loop {
+            let Incoming::Notification(mut news) = self.incoming.recv().await? else { continue };
+            let read = match news.method.as_str() {
+                "events" => serde_json::from_value(news.params["events"].take()).map(News::Events),
+                "progress" => serde_json::from_value(news.params["progress"].take()).map(News::Progress),
+                _ => continue,
+            };
+            match read {
+                Ok(news) => return Some(news),
+                Err(error) => tracing::warn!(%error, "news that cannot be understood"),
+            }
+        }
+    }
+
+    /// Waits until the host has closed the connection.
+    pub(super) async fn closed(&self) {
+        self.peer.closed().await;
+    }
+}

@@ -1,0 +1,95 @@
+//! Following a job to its end: what `render` and `job watch` have in common.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::client::{Client, News};
+use super::progress::View;
+use super::stopping::Stopping;
+use super::{BAD_INPUT, FAILED, Failure, INTERRUPTED, Result};
+use crate::events::EventKind;
+use crate::service::types::Job;
+use crate::terms::{Blame, JobId, JobState};
+
+/// What becomes of the job when the person does not want to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// It is theirs alone: it is canceled.
+    Cancels,
+    /// It goes on without them.
+    LetsItBe,
+}
+
+/// Shows what happens to a job until it ends, or is paused.
+pub(super) async fn follow(
+    client: &mut Client,
+    id: JobId,
+    view: &mut View,
+    leaving: Leaving,
+    stopping: &mut Stopping,
+) -> Result {
+    let began = Instant::now();
+    let mut interrupts = 0;
+    let mut rendering = false;
+    let mut ended = false;
+    while !ended {
+        let news = tokio::select! {
+            biased;
+            () = stopping.asked() => {
+                interrupts += 1;
+                if interrupts > 1 || leaving == Leaving::LetsItBe {
+                    view.leave();
+                    // Whatever runs in this process dies with it.
+                    std::process::exit(INTERRUPTED.into());
+                }
+                view.note("stopping; press Ctrl-C again to stop at once");
+                // It may just have ended by itself.
+                let _ = client.call::<Job>("jobs.cancel", &json!({"id": id})).await;
+                continue;
+            }
+            news = client.news() => news,
+        };
+        match news {
+            Some(News::Progress(progress)) => view.progress(&progress),
+            Some(News::Events(events)) => {
+                for event in events {
+                    view.show(&event);
+                    rendering |= matches!(event.kind, EventKind::TaskStarted { .. });
+                    if let EventKind::JobState { id: of, state, .. } = event.kind {
+                        ended |= of == id && (state.is_final() || state == JobState::Paused);
+                    }
+                }
+            }
+            None => {
+                view.leave();
+                let hint = "the job goes on once there is a host again; `hotshoe job watch` follows it";
+                return Err(Failure::failed(format!("the host is gone\n{hint}")));
+            }
+        }
+    }
+    let job: Job = client.call("jobs.get", &json!({"id": id})).await?;
+    view.end(&job, began.elapsed());
+    told(&job, rendering)
+}
+
+/// What the program's end says of the job's.
+pub(super) fn told(job: &Job, rendering: bool) -> Result {
+    match (&job.state, &job.error, &job.pause) {
+        (JobState::Succeeded, ..) => Ok(()),
+        (JobState::Canceled, ..) => {
+            Err(Failure { code: INTERRUPTED, message: "stopped before all was rendered".to_owned() })
+        }
+        (JobState::Paused, _, Some(pause)) => {
+            Err(Failure::failed(format!("job {} is paused: {}", job.id, pause.message)))
+        }
+        (_, Some(error), _) if !rendering && matches!(error.blame, Blame::Client | Blame::Blender) => {
+            Err(Failure { code: BAD_INPUT, message: error.message.clone() })
+        }
+        (_, Some(error), _) => Err(Failure { code: FAILED, message: error.message.clone() }),
+        (_, None, _) => {
+            let (failed, tasks) = (job.failed, job.tasks);
+            Err(Failure::failed(format!("{failed} of {tasks} tasks failed; the reasons stand above")))
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! `hotshoe host`, `worker`, `device` and `events`: a running host itself.
+
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::client::{At, News};
+use super::{Failure, Result, table};
+use crate::service::types::{Devices, EventPage, Host, HostState, Workers};
+use crate::terms::JobId;
+
+/// How often a host that drains is asked how it stands.
+const LOOK: Duration = Duration::from_millis(250);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How to ask.
+#[derive(Debug, clap::Args)]
+struct Ask {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Say how the host stands.
+    Status(Ask),
+    /// Finish what runs and begin nothing, and wait until it is so.
+    Drain {
+        #[command(flatten)]
+        ask: Ask,
+        /// Begin tasks again.
+        #[arg(long)]
+        off: bool,
+        /// Do not wait.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Stop the host, and wait until it is gone; what is not finished is done by the next one.
+    Shutdown {
+        #[command(flatten)]
+        ask: Ask,
+        /// Cut what runs.
+        #[arg(long)]
+        now: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    #[command(subcommand)]
+    command: List,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum List {
+    /// List them.
+    List(#[command(flatten)] Ask),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Events {
+    /// Begin after this event; 0 for all that are kept [default: from now on].
+    #[arg(long, value_name = "SEQ")]
+    from: Option<u64>,
+    /// Only those of this job.
+    #[arg(long, value_name = "ID")]
+    job: Option<JobId>,
+    /// End when all that is stored was printed.
+    #[arg(long)]
+    no_follow: bool,
+    /// Print JSON (always so; for symmetry with other commands).
+    #[arg(long, hide = true)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+pub(super) async fn run(args: Args, data: Option<&Path>) -> Result {
+    match args.command {
+        Command::Status(ask) => {
+            let host = ask.at.connect(data).await?.status().await?;
+            print(&host, ask.json);
+            Ok(())
+        }
+        Command::Drain { ask, off, no_wait } => drain(&ask, off, no_wait, data).await,
+        Command::Shutdown { ask, now } => {
+            let client = ask.at.connect(data).await?;
+            let host: Host = client.call("host.shutdown", &json!({"now": now})).await?;
+            if host.running > 0 && !now {
+                eprintln!("waiting for {} that run; `hotshoe host shutdown --now` cuts them", host.running);
+            }
+            client.closed().await;
+            Ok(())
+        }
+    }
+}
+
+async fn drain(ask: &Ask, off: bool, no_wait: bool, data: Option<&Path>) -> Result {
+    let client = ask.at.connect(data).await?;
+    let mut host: Host = client.call("host.drain", &json!({"off": off})).await?;
+    if off || no_wait {
+        print(&host, ask.json);
+        return Ok(());
+    }
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(
+        ProgressStyle::with_template("{spinner:.cyan} {msg}").expect("the template is well-formed"),
+    );
+    while host.running > 0 {
+        bar.set_message(format!("{} still run", host.running));
+        bar.tick();
+        tokio::time::sleep(LOOK).await;
+        host = client.status().await?;
+        if host.state == HostState::Running {
+            return Err(Failure::failed("somebody let the host begin tasks again"));
+        }
+    }
+    bar.finish_and_clear();
+    print(&host, ask.json);
+    Ok(())
+}
+
+fn print(host: &Host, json: bool) {
+    if json {
+        return say!("{:#}", json!(host));
+    }
+    let state = json!(host.state);
+    say!("host {}  {}", host.id, state.as_str().unwrap_or_default());
+    say!("  version   {}", host.version);
+    say!("  data      {}", host.data.display());
+    say!("  blender   {}", host.blender.display());
+    say!("  up        {}", indicatif::HumanDuration(Duration::from_secs_f64(host.uptime_seconds)));
+    say!("  jobs      {} open", host.open_jobs);
+    say!("  running   {} of {}", host.running, host.slots);
+    say!("  events    {}", host.last_event);
+    if let Some(trouble) = &host.trouble {
+        say!("  trouble   {trouble}");
+    }
+}
+
+pub(super) async fn workers(args: ListArgs, data: Option<&Path>) -> Result {
+    let List::List(ask) = args.command;
+    let found: Workers = ask.at.connect(data).await?.call("workers.list", &json!({})).await?;
+    if ask.json {
+        found.workers.iter().for_each(|worker| say!("{}", json!(worker)));
+        return Ok(());
+    }
+    let row = |worker: &crate::service::types::Worker| {
+        let scene = worker.scene.as_deref().and_then(Path::file_name).unwrap_or_default();
+        vec![
+            worker.id.to_string(),
+            json!(worker.state).as_str().unwrap_or_default().to_owned(),
+            worker.blender.clone(),
+            worker.renders.to_string(),
+            format!("{} MiB", worker.memory >> 20),
+            scene.to_string_lossy().into_owned(),
+        ]
+    };
+    let rows: Vec<_> = found.workers.iter().map(row).collect();
+    table::print(&["WORKER", "STATE", "BLENDER", "RENDERS", "MEMORY", "SCENE"], &rows);
+    Ok(())
+}
+
+pub(super) async fn devices(args: ListArgs, data: Option<&Path>) -> Result {
+    let List::List(ask) = args.command;
+    let found: Devices = ask.at.connect(data).await?.call("devices.list", &json!({})).await?;
+    if ask.json {
+        found.devices.iter().for_each(|device| say!("{}", json!(device)));
+        return Ok(());
+    }
+    let row = |device: &crate::service::types::Device| {
+        let memory = format!("{} MiB", device.memory >> 20);
+        vec![device.id.clone(), device.kind.clone(), device.units.to_string(), memory, device.name.clone()]
+    };
+    let rows: Vec<_> = found.devices.iter().map(row).collect();
+    table::print(&["DEVICE", "KIND", "UNITS", "MEMORY", "NAME"], &rows);
+    Ok(())
+}
+
+pub(super) async fn events(args: Events, data: Option<&Path>) -> Result {
+    let mut client = args.at.connect(data).await?;
+    let mut from = match args.from {
+        Some(from) => from,
+        None => client.status().await?.last_event,
+    };
+    if args.no_follow {
+        loop {
+            let params = json!({"from": from, "job": args.job, "limit": 1000});
+            let page: EventPage = client.call("events.list", &params).await?;
+            let Some(last) = page.events.last() else { return Ok(()) };
+            from = last.seq;
+            page.events.iter().for_each(|event| say!("{}", json!(event)));
+        }
+    }
+    if let Some(missed) = client.subscribe(from, args.job, false).await? {
+        eprintln!("some events up to {missed} are not kept any more");
+    }
+    while let Some(news) = client.news().await {
+        if let News::Events(events) = news {
+            events.iter().for_each(|event| say!("{}", json!(event)));
+        }
+    }
+    Err(Failure::failed("the host is gone"))
+}

@@ -1,0 +1,341 @@
+//! `hotshoe submit` and `hotshoe job`: jobs of a running host.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::client::{At, Client};
+use super::follow::{Leaving, follow};
+use super::progress::{View, line};
+use super::render::Wish;
+use super::stopping::Stopping;
+use super::{Failure, Result, table};
+use crate::service::types::{EventPage, Job, JobPage, TaskPage};
+use crate::terms::{JobId, JobState, TaskState};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Submit {
+    #[command(flatten)]
+    wish: Wish,
+    /// The larger, the sooner.
+    #[arg(short, long, default_value_t = 0, allow_negative_numbers = true)]
+    priority: i32,
+    /// Begin only after this job has succeeded.
+    #[arg(long, value_name = "ID")]
+    after: Vec<JobId>,
+    /// A second submission with the same key gives the job of the first.
+    #[arg(long)]
+    key: Option<String>,
+    /// Watch the job until it ends.
+    #[arg(short, long)]
+    watch: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which job.
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// The job [default: the newest].
+    id: Option<JobId>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List jobs, newest first.
+    List {
+        /// Only those in this state.
+        #[arg(long = "state")]
+        states: Vec<JobState>,
+        /// How many.
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Show a job, and the tasks that deserve a look.
+    Show(Which),
+    /// List the tasks of a job.
+    Tasks {
+        #[command(flatten)]
+        which: Which,
+        /// Only those in this state.
+        #[arg(long = "state")]
+        states: Vec<TaskState>,
+    },
+    /// Watch a job until it ends.
+    Watch(Which),
+    /// Cancel a job; what it has rendered stays.
+    Cancel(Which),
+    /// Begin nothing more of a job until it is resumed.
+    Pause(Which),
+    /// Go on with a paused job.
+    Resume {
+        #[command(flatten)]
+        which: Which,
+        /// Go on although files have changed since the job was submitted.
+        #[arg(long)]
+        accept_changes: bool,
+    },
+    /// Begin a job again that failed or was canceled: only what is not done.
+    Retry(Which),
+    /// Keep a job however old it is.
+    Pin(Which),
+    /// Keep a job no longer than others.
+    Unpin(Which),
+    /// Print what the renderer said, what went wrong and what was warned of.
+    Logs {
+        #[command(flatten)]
+        which: Which,
+        /// Go on as more is said, until the job ends.
+        #[arg(short, long)]
+        follow: bool,
+    },
+}
+
+pub(super) async fn submit(args: Submit, data: Option<&Path>) -> Result {
+    let mut submission = args.wish.submission()?;
+    (submission.priority, submission.after, submission.key) = (args.priority, args.after, args.key);
+    let mut client = args.at.connect(data).await?;
+    let job: Job = client.call("jobs.submit", &submission).await?;
+    if !args.watch {
+        match args.json {
+            true => say!("{}", json!(job)),
+            false => say!("{}", job.id),
+        }
+        return Ok(());
+    }
+    watch(&mut client, job.id, args.json).await
+}
+
+pub(super) async fn run(args: Args, data: Option<&Path>) -> Result {
+    match args.command {
+        Command::List { states, limit, json, at } => {
+            list(&at.connect(data).await?, &states, limit, json).await
+        }
+        Command::Show(which) => {
+            let (client, id) = find(&which, data).await?;
+            show(&client, id, which.json).await
+        }
+        Command::Tasks { which, states } => {
+            let (client, id) = find(&which, data).await?;
+            tasks(&client, id, &states, which.json).await
+        }
+        Command::Watch(which) => {
+            let (mut client, id) = find(&which, data).await?;
+            watch(&mut client, id, which.json).await
+        }
+        Command::Logs { which, follow } => {
+            let (client, id) = find(&which, data).await?;
+            logs(client, id, follow, which.json).await
+        }
+        Command::Cancel(which) => order(which, data, "jobs.cancel", json!({})).await,
+        Command::Pause(which) => order(which, data, "jobs.pause", json!({})).await,
+        Command::Resume { which, accept_changes } => {
+            order(which, data, "jobs.resume", json!({"accept_changes": accept_changes})).await
+        }
+        Command::Retry(which) => order(which, data, "jobs.retry", json!({})).await,
+        Command::Pin(which) => order(which, data, "jobs.pin", json!({"pinned": true})).await,
+        Command::Unpin(which) => order(which, data, "jobs.pin", json!({"pinned": false})).await,
+    }
+}
+
+/// Connects, and finds the job that is meant.
+async fn find(which: &Which, data: Option<&Path>) -> Result<(Client, JobId)> {
+    let client = which.at.connect(data).await?;
+    if let Some(id) = which.id {
+        return Ok((client, id));
+    }
+    let page: JobPage = client.call("jobs.list", &json!({"limit": 1})).await?;
+    let newest = page.jobs.first().map(|job| job.id);
+    newest
+        .map(|id| (client, id))
+        .ok_or_else(|| Failure::bad_input("this host has no jobs\nhotshoe submit SCENE --frames 1-24"))
+}
+
+async fn list(client: &Client, states: &[JobState], limit: usize, json: bool) -> Result {
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut cursor = None;
+    while jobs.len() < limit {
+        let wanted = (limit - jobs.len()).min(1000);
+        let params = json!({"states": states, "limit": wanted, "cursor": cursor});
+        let page: JobPage = client.call("jobs.list", &params).await?;
+        jobs.extend(page.jobs);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    if json {
+        jobs.iter().for_each(|job| say!("{}", json!(job)));
+        return Ok(());
+    }
+    let row = |job: &Job| {
+        let failed = if job.failed > 0 { format!(", {} failed", job.failed) } else { String::new() };
+        let scene = job.scene.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        vec![
+            job.id.to_string(),
+            job.state.to_string(),
+            format!("{}/{}{failed}", job.done, job.tasks),
+            job.release.name.clone(),
+            job.frames.clone(),
+            scene,
+        ]
+    };
+    let rows: Vec<_> = jobs.iter().map(row).collect();
+    table::print(&["JOB", "STATE", "TASKS", "RENDERER", "FRAMES", "SCENE"], &rows);
+    Ok(())
+}
+
+async fn show(client: &Client, id: JobId, json: bool) -> Result {
+    let job: Job = client.call("jobs.get", &json!({"id": id})).await?;
+    if json {
+        say!("{:#}", json!(job));
+        return Ok(());
+    }
+    let release = &job.release;
+    say!("{}  {}", job.id, job.state);
+    say!("  scene     {}", job.scene.display());
+    say!("  frames    {}", job.frames);
+    say!(
+        "  renderer  {} {} ({})",
+        release.name,
+        release.version,
+        release.digest.get(..12).unwrap_or_default()
+    );
+    say!("  out       {} ({} files)", job.out.display(), job.files.unwrap_or_default());
+    say!(
+        "  tasks     {} of {} done, {} failed, {} tried again",
+        job.done,
+        job.tasks,
+        job.failed,
+        job.retries
+    );
+    for other in &job.after {
+        say!("  after     {other}");
+    }
+    let reason = job.error.map(|error| error.message).or(job.pause.map(|pause| pause.message));
+    for (n, text) in reason.iter().flat_map(|reason| reason.lines()).enumerate() {
+        say!("  {:<9} {text}", if n == 0 { "because" } else { "" });
+    }
+    let params = json!({"job": id, "states": ["running", "failed"], "limit": 20});
+    let page: TaskPage = client.call("tasks.list", &params).await?;
+    if !page.tasks.is_empty() {
+        say!("");
+        print_tasks(&page);
+    }
+    Ok(())
+}
+
+async fn tasks(client: &Client, id: JobId, states: &[TaskState], json: bool) -> Result {
+    let mut cursor = None;
+    loop {
+        let params = json!({"job": id, "states": states, "limit": 1000, "cursor": cursor});
+        let page: TaskPage = client.call("tasks.list", &params).await?;
+        match json {
+            true => page.tasks.iter().for_each(|task| say!("{}", json!(task))),
+            false => print_tasks(&page),
+        }
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+fn print_tasks(page: &TaskPage) {
+    let row = |task: &crate::service::types::Task| {
+        let error = task.error.as_ref().and_then(|error| error.message.lines().next()).unwrap_or_default();
+        vec![
+            task.id.clone(),
+            task.state.to_string(),
+            task.attempts.to_string(),
+            task.seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default(),
+            error.to_owned(),
+        ]
+    };
+    let rows: Vec<_> = page.tasks.iter().map(row).collect();
+    table::print(&["TASK", "STATE", "ATTEMPTS", "TOOK", "LAST ERROR"], &rows);
+}
+
+async fn watch(client: &mut Client, id: JobId, json: bool) -> Result {
+    let mut stopping = Stopping::listen()?;
+    let (job, slots) = loop {
+        let before = client.status().await?;
+        let job: Job = client.call("jobs.get", &json!({"id": id})).await?;
+        // What happened between the two would be counted twice, or not at all.
+        if client.status().await?.last_event == before.last_event || job.state.is_final() {
+            client.subscribe(before.last_event, Some(id), true).await?;
+            break (job, before.slots);
+        }
+    };
+    let mut view = View::choose(json, slots);
+    if job.state.is_final() || job.state == JobState::Paused {
+        view.end(&job, std::time::Duration::ZERO);
+        return super::follow::told(&job, true);
+    }
+    view.begin(&job);
+    follow(client, id, &mut view, Leaving::LetsItBe, &mut stopping).await
+}
+
+async fn logs(mut client: Client, id: JobId, follow: bool, json: bool) -> Result {
+    let print = |event: &crate::events::Event| match (json, line(event)) {
+        (_, None) => {}
+        (true, Some(_)) => say!("{}", json!(event)),
+        (false, Some(line)) => say!("{line}"),
+    };
+    let mut from = 0;
+    loop {
+        let params = json!({"job": id, "from": from, "limit": 1000});
+        let page: EventPage = client.call("events.list", &params).await?;
+        page.events.iter().for_each(print);
+        match page.events.last() {
+            Some(last) => from = last.seq,
+            None => break,
+        }
+    }
+    let job: Job = client.call("jobs.get", &json!({"id": id})).await?;
+    if !follow || job.state.is_final() {
+        return Ok(());
+    }
+    client.subscribe(from, Some(id), false).await?;
+    while let Some(super::client::News::Events(events)) = client.news().await {
+        for event in &events {
+            print(event);
+            if let crate::events::EventKind::JobState { state, .. } = &event.kind
+                && state.is_final()
+            {
+                return Ok(());
+            }
+        }
+    }
+    Err(Failure::failed("the host is gone"))
+}
+
+async fn order(which: Which, data: Option<&Path>, method: &str, mut params: serde_json::Value) -> Result {
+    let (client, id) = find(&which, data).await?;
+    params["id"] = json!(id);
+    let job: Job = client.call(method, &params).await?;
+    match which.json {
+        true => say!("{}", json!(job)),
+        false => say!("{}  {}", job.id, job.state),
+    }
+    Ok(())
+}

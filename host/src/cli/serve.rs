@@ -1,0 +1,118 @@
+//! `hotshoe serve`: the host of a render node.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use super::client::At;
+use super::render::choose_blender;
+use super::stopping::Stopping;
+use super::{Failure, Result};
+use crate::api::Socket;
+use crate::config::DataDir;
+use crate::config::file::Config;
+use crate::daemon::{Host, Options};
+use crate::service::types::Shutdown;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    at: At,
+    /// A folder of renderers, beside those that come with Hotshoe.
+    #[arg(long, value_name = "DIR")]
+    plugins: Option<PathBuf>,
+    /// The configuration [default: ~/.config/hotshoe/config.toml if it is there].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The Blender to use: a program, its folder, or a Python with bpy.
+    #[arg(long, value_name = "PATH")]
+    blender: Option<PathBuf>,
+    /// Blenders that render at the same time; each holds its scene in memory.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+}
+
+pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
+    let data = super::open(given.clone())?;
+    let config = configuration(&args)?;
+    let _claim = match data.claim().map_err(Failure::failed)? {
+        Ok(claim) => claim,
+        Err(holder) => {
+            return Err(Failure::failed(format!(
+                "another host, process {holder}, serves {}\n\
+                 use that one, or give this one a directory of its own with --data DIR",
+                data.path().display()
+            )));
+        }
+    };
+    // What a client could ask from inside this process, nothing else can look into.
+    let _ = nix::sys::prctl::set_dumpable(false);
+    let mut stopping = Stopping::listen()?;
+    let path = match &config.socket {
+        Some(path) if args.at.socket.is_none() => path.clone(),
+        _ => args.at.path(given.as_deref())?,
+    };
+    let socket = Socket::open(&path).await.map_err(Failure::failed)?;
+    let host = start(&args, config, &data, &mut stopping).await?;
+    eprintln!("serving {} at {}", data.path().display(), path.display());
+    host.listen(socket);
+    notify(NotifyState::Ready);
+    let how = until_asked(&host, &mut stopping).await?;
+    notify(NotifyState::Stopping);
+    if !how.now {
+        eprintln!("finishing what runs; ask again to stop at once");
+    }
+    tokio::select! {
+        () = host.drain(how) => {}
+        () = stopping.asked() => {}
+    }
+    host.stop().await.map_err(Failure::failed)
+}
+
+fn configuration(args: &Args) -> Result<Config> {
+    let (mut config, _) = Config::read(args.config.as_deref()).map_err(Failure::bad_input)?;
+    config.workers.count = args.workers.unwrap_or(config.workers.count);
+    config.plugins = args.plugins.clone().or(config.plugins);
+    config.blender = args.blender.clone().or(config.blender);
+    if let Some(folder) = config.plugins.as_ref().filter(|folder| !folder.is_dir()) {
+        return Err(Failure::bad_input(format!("the folder of plugins, {}, is not there", folder.display())));
+    }
+    Ok(config)
+}
+
+async fn start(args: &Args, config: Config, data: &DataDir, stopping: &mut Stopping) -> Result<Host> {
+    let given = args.blender.as_deref().or(config.blender.as_deref());
+    let blender = stopping.cuts(choose_blender(given, data, false)).await?;
+    let releases = super::releases(data, config.plugins.clone())?;
+    let program = std::env::current_exe().map_err(Failure::failed)?;
+    let options = Options { blender, program, releases, config, alone: false };
+    Host::start(data, options).await.map_err(Failure::failed)
+}
+
+/// Waits until a signal or a client asks the host to stop; meanwhile tells systemd
+/// that it is well.
+async fn until_asked(host: &Host, stopping: &mut Stopping) -> Result<Shutdown> {
+    let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(5), |limit| limit / 2);
+    loop {
+        tokio::select! {
+            () = stopping.asked() => return Ok(Shutdown::default()),
+            how = host.service().asked_to_stop() => return Ok(how),
+            () = tokio::time::sleep(every) => {
+                if host.is_lost() {
+                    return Err(Failure::failed("the host lost its database; what it had begun is done by the next one"));
+                }
+                // Only who still answers is alive.
+                if host.service().jobs(Default::default()).await.is_ok() {
+                    notify(NotifyState::Watchdog);
+                }
+            }
+        }
+    }
+}
+
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "systemd does not listen");
+    }
+}

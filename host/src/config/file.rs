@@ -1,0 +1,237 @@
+//! The configuration file: what an operator decides, read and checked once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The configuration with every key, its meaning and its default.
+pub const TEMPLATE: &str = include_str!("template.toml");
+
+/// What an operator decides.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "in template.toml, which is what people read")]
+pub struct Config {
+    pub socket: Option<PathBuf>,
+    pub plugins: Option<PathBuf>,
+    pub blender: Option<PathBuf>,
+    pub workers: Workers,
+    pub jobs: JobRules,
+    pub keep: Keep,
+    pub clients: Clients,
+}
+
+/// `[workers]`
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "in template.toml, which is what people read")]
+pub struct Workers {
+    pub count: u16,
+    pub warm: u16,
+    pub memory_mib: u64,
+    pub replace_after_renders: u32,
+    pub replace_above_mib: u64,
+    pub kill_above_mib: u64,
+    pub frozen_seconds: f64,
+    pub stalled_seconds: f64,
+}
+
+/// `[jobs]`
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "in template.toml, which is what people read")]
+pub struct JobRules {
+    pub retries: u32,
+    pub backoff_seconds: f64,
+    pub drain_seconds: f64,
+}
+
+/// `[keep]`
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "in template.toml, which is what people read")]
+pub struct Keep {
+    pub jobs_days: f64,
+    pub jobs: usize,
+    pub events_days: f64,
+    pub events: u64,
+    pub crashes: usize,
+}
+
+/// `[clients]`
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "in template.toml, which is what people read")]
+pub struct Clients {
+    pub connections: usize,
+    pub requests: usize,
+    pub message_bytes: usize,
+    pub patience_seconds: f64,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            count: 1,
+            warm: 2,
+            memory_mib: 0,
+            replace_after_renders: 1000,
+            replace_above_mib: 0,
+            kill_above_mib: 0,
+            frozen_seconds: 120.0,
+            stalled_seconds: 1800.0,
+        }
+    }
+}
+
+impl Default for JobRules {
+    fn default() -> Self {
+        Self { retries: 100, backoff_seconds: 0.5, drain_seconds: 60.0 }
+    }
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { jobs_days: 30.0, jobs: 10_000, events_days: 30.0, events: 2_000_000, crashes: 100 }
+    }
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self { connections: 2000, requests: 64, message_bytes: 16 * 1024 * 1024, patience_seconds: 30.0 }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}\ncheck the path, or leave --config out", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no TOML, or has a key or a value that is not known.
+    #[error("the configuration {} does not fit:\n{what}\n`hotshoe config show --template` lists every key", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit, and where.
+        what: String,
+    },
+}
+
+impl Config {
+    /// Reads the file that was given; without one, the user's own if there is one.
+    pub fn read(given: Option<&Path>) -> Result<(Self, Option<PathBuf>), ConfigError> {
+        let users = || dirs::config_dir().map(|folder| folder.join("hotshoe/config.toml"));
+        let path = match given {
+            Some(path) => path.to_owned(),
+            None => match users().filter(|path| path.exists()) {
+                Some(path) => path,
+                None => return Ok((Self::default(), None)),
+            },
+        };
+        let text =
+            fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        let config = Self::parse(&text).map_err(|what| ConfigError::Parse { path: path.clone(), what })?;
+        Ok((config, Some(path)))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        config.check().map(|()| config)
+    }
+
+    /// Fails on a value that cannot be meant.
+    fn check(&self) -> Result<(), String> {
+        let Self { workers, jobs, keep, clients, .. } = self;
+        let positive = [
+            ("workers.frozen_seconds", workers.frozen_seconds),
+            ("workers.stalled_seconds", workers.stalled_seconds),
+            ("clients.patience_seconds", clients.patience_seconds),
+        ];
+        let not_negative = [
+            ("jobs.backoff_seconds", jobs.backoff_seconds),
+            ("jobs.drain_seconds", jobs.drain_seconds),
+            ("keep.jobs_days", keep.jobs_days),
+            ("keep.events_days", keep.events_days),
+        ];
+        for (key, value) in positive {
+            within(key, value, f64::MIN_POSITIVE)?;
+        }
+        for (key, value) in not_negative {
+            within(key, value, 0.0)?;
+        }
+        let counts = [
+            ("workers.count", usize::from(workers.count), 1..=256),
+            ("workers.warm", usize::from(workers.warm), 0..=256),
+            ("workers.replace_after_renders", workers.replace_after_renders as usize, 1..=u32::MAX as usize),
+            ("clients.connections", clients.connections, 1..=100_000),
+            ("clients.requests", clients.requests, 1..=10_000),
+            ("clients.message_bytes", clients.message_bytes, 1024..=64 * 1024 * 1024),
+        ];
+        for (key, value, range) in counts {
+            if !range.contains(&value) {
+                return Err(format!("{key} takes {} to {}, not {value}", range.start(), range.end()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The longest time that can be configured, in seconds or days.
+const LONGEST: f64 = 1e9;
+
+fn within(key: &str, value: f64, least: f64) -> Result<(), String> {
+    if (least..=LONGEST).contains(&value) {
+        return Ok(());
+    }
+    Err(format!(
+        "{key} takes a number {} and at most {LONGEST}, not {value}",
+        if least > 0.0 { "above 0" } else { "from 0" }
+    ))
+}
+
+/// Makes a duration of what the configuration says.
+pub fn seconds(value: f64) -> Duration {
+    Duration::from_secs_f64(value)
+}
+
+/// Makes a duration of what the configuration says.
+pub fn days(value: f64) -> Duration {
+    Duration::from_secs_f64((value * 86_400.0).min(1e12))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_says_what_the_defaults_are() {
+        assert_eq!(Config::parse(TEMPLATE).unwrap(), Config::default());
+        let keys = toml::to_string(&Config::default()).unwrap();
+        for line in keys.lines().filter(|line| !line.is_empty()) {
+            assert!(TEMPLATE.contains(line), "the template misses: {line}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_with_its_place() {
+        let check = |text: &str, expected: &str| {
+            let error = Config::parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        };
+        check("[workers]\ncuont = 2", "unknown field `cuont`");
+        check("[workers]\ncuont = 2", "line 2");
+        check("[workers]\ncount = \"two\"", "line 2");
+        check("[workers]\ncount = 0", "workers.count takes 1 to 256");
+        check("[workers]\nfrozen_seconds = 0", "workers.frozen_seconds takes a number above 0");
+        check("[jobs]\nbackoff_seconds = nan", "jobs.backoff_seconds");
+        check("[clients]\nmessage_bytes = 10", "clients.message_bytes takes 1024 to");
+    }
+}

@@ -1,0 +1,101 @@
+//! Writing what changed, before anyone hears of it.
+
+use std::sync::Arc;
+
+use super::{AGAIN, Scheduler};
+use crate::events::EventKind;
+use crate::jobs::Standing;
+use crate::store::jobs::{JobRow, TaskRow};
+use crate::store::{StoreError, Writing};
+use crate::terms::JobId;
+
+/// The rows of a batch.
+#[derive(Default)]
+struct Rows {
+    new_jobs: Vec<(JobRow, Vec<JobId>)>,
+    jobs: Vec<(JobRow, u32)>,
+    forgotten: Vec<JobId>,
+    tasks: Vec<(JobId, TaskRow, u32)>,
+    events: Vec<EventKind>,
+}
+
+impl Rows {
+    fn write(&self, writing: &mut Writing<'_>) -> Result<(), StoreError> {
+        self.new_jobs.iter().try_for_each(|(job, after)| writing.insert_job(job, after))?;
+        self.forgotten.iter().try_for_each(|job| writing.delete_tasks(*job))?;
+        for (job, task, known) in &self.tasks {
+            match known {
+                0 => writing.insert_task(*job, task)?,
+                known => writing.update_task(*job, task, *known)?,
+            }
+        }
+        self.jobs.iter().try_for_each(|(job, known)| writing.update_job(job, *known))?;
+        self.events.iter().try_for_each(|event| writing.append(event.clone()))
+    }
+}
+
+impl Rows {
+    fn is_empty(&self) -> bool {
+        self.new_jobs.is_empty()
+            && self.jobs.is_empty()
+            && self.forgotten.is_empty()
+            && self.tasks.is_empty()
+            && self.events.is_empty()
+    }
+}
+
+impl Scheduler {
+    /// Writes what changed, as often as it takes, and then lets it be known.
+    pub(super) async fn commit(&mut self) -> Result<(), StoreError> {
+        let batch = std::mem::take(&mut self.batch);
+        let mut rows = Rows { events: batch.events, ..Rows::default() };
+        for id in batch.jobs {
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            if std::mem::take(&mut job.forgets_tasks) {
+                rows.forgotten.push(id);
+            }
+            for task in job.plan.take_changed() {
+                let (row, known) = job.plan.store(task);
+                rows.tasks.push((id, row, known));
+            }
+            match job.store() {
+                (row, 0) => rows.new_jobs.push((row, job.after.clone())),
+                (row, known) => rows.jobs.push((row, known)),
+            }
+            if job.row.state.is_final() {
+                self.jobs.remove(&id);
+            }
+        }
+        if !rows.is_empty() {
+            self.write(Arc::new(rows)).await?;
+        }
+        batch.then.into_iter().for_each(|effect| effect());
+        Ok(())
+    }
+
+    async fn write(&mut self, rows: Arc<Rows>) -> Result<(), StoreError> {
+        loop {
+            let these = rows.clone();
+            match self.store.write(move |writing| these.write(writing)).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.may_pass() => {
+                    // Nothing was let known, so nothing is lost: all wait until there is room.
+                    tracing::error!(%error, "cannot write the database; trying again");
+                    self.stand(Some(error.to_string()));
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) fn stand(&self, trouble: Option<String>) {
+        let (open, running, draining) = (self.jobs.len(), self.running, self.draining);
+        let now = Standing { open, running, draining, trouble };
+        self.standing.send_if_modified(|known| {
+            let differs = *known != now;
+            *known = now;
+            differs
+        });
+    }
+}

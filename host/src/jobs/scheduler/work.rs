@@ -1,0 +1,75 @@
+//! Beginning things: which job is next, and what of it.
+
+use tokio::time::Instant;
+
+use super::{AGAIN, Scheduler};
+use crate::events::EventKind;
+use crate::jobs::runner;
+use crate::plugin::PlannedTask;
+use crate::terms::{JobId, JobState, PauseCode};
+
+impl Scheduler {
+    /// Lets what was to come later be begun now, if it is time.
+    pub(super) fn wake(&mut self) {
+        let now = Instant::now();
+        while let Some(&(due, id, task)) = self.later.first().filter(|(due, ..)| *due <= now) {
+            self.later.remove(&(due, id, task));
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            if let Some(task) = task {
+                job.plan.due(task);
+            } else if job.row.pause.as_ref().is_some_and(|pause| pause.code == PauseCode::DiskFull) {
+                match job.spec.context.output.has_room() {
+                    true => self.resume(id),
+                    false => drop(self.later.insert((now + AGAIN, id, task))),
+                }
+            }
+            self.place(id);
+        }
+    }
+
+    /// Starts plans and attempts while there is room, those of the most urgent job
+    /// first. A job's tasks wait until its whole plan is known to be sound.
+    pub(super) fn start_work(&mut self) {
+        while self.running < self.policy.slots && !self.draining && !self.stopping {
+            let Some(&(_, id)) = self.wanting.first() else { return };
+            self.running += 1;
+            match self.jobs[&id].row.state {
+                JobState::Queued if !self.jobs[&id].row.planned => self.start_plan(id),
+                JobState::Queued => {
+                    // It was retried.
+                    self.running -= 1;
+                    self.become_(id, JobState::Running, None);
+                    self.settle(id);
+                }
+                _ => self.start_attempt(id),
+            }
+            self.place(id);
+        }
+    }
+
+    fn start_plan(&mut self, id: JobId) {
+        self.become_(id, JobState::Planning, None);
+        let mailbox = self.mailbox.upgrade();
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.planning = true;
+        let (spec, directive) = (job.spec.clone(), job.directive.subscribe());
+        let store = self.store.clone();
+        self.then(move || drop(tokio::spawn(runner::plan(spec, directive, mailbox, store))));
+    }
+
+    fn start_attempt(&mut self, id: JobId) {
+        let mailbox = self.mailbox.upgrade();
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let task = job.plan.start().expect("a job that wants a slot has something to begin");
+        job.running += 1;
+        let row = &job.plan.task(task).row;
+        let (name, frame, attempt) = (row.name.clone(), row.frame, row.attempts);
+        let (after, payload) = (row.after.clone(), row.payload.clone());
+        let planned = PlannedTask { name: name.clone(), frame, after, payload };
+        let start = runner::Start { task, planned, attempt };
+        let (spec, directive) = (job.spec.clone(), job.directive.subscribe());
+        self.batch.jobs.insert(id);
+        self.batch.events.push(EventKind::TaskStarted { id: name, job: id, frame, attempt });
+        self.then(move || drop(tokio::spawn(runner::attempt(spec, start, directive, mailbox))));
+    }
+}

@@ -1,0 +1,210 @@
+//! The reading half of a peer: lines into messages, within limits.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Answer, ErrorObject, INVALID_PARAMS, INVALID_REQUEST, Incoming, Limits, Notification, Open, PARSE_ERROR,
+    Request, Waiting, answer_line,
+};
+
+/// What is allocated for a line and kept for the next one, in bytes.
+const KEPT: usize = 64 * 1024;
+
+/// Reads what the other side says.
+pub(super) struct Reader {
+    waiting: Waiting,
+    open: Open,
+    incoming: mpsc::Sender<Incoming>,
+    outgoing: mpsc::Sender<String>,
+    room: Arc<Semaphore>,
+    limits: Limits,
+    nonsense: Mutex<u32>,
+}
+
+/// What a line turned out to be.
+#[derive(Debug, PartialEq)]
+pub(super) enum Message {
+    /// Asks for an answer.
+    Request { id: Value, method: String, params: Value },
+    /// Asks for none.
+    Notification { method: String, params: Value },
+    /// Is an answer.
+    Answer { id: Value, answer: Result<Value, (i64, String, Value)> },
+}
+
+/// Why a line is no message: the code of the error, the words, and the id, if it has one.
+pub(super) type Refusal = (i64, &'static str, Value);
+
+/// Reads a line as a message.
+pub(super) fn parse(line: &[u8]) -> Result<Message, Refusal> {
+    let value: Value =
+        serde_json::from_slice(line).map_err(|_| (PARSE_ERROR, "this is no JSON", Value::Null))?;
+    let Value::Object(mut parts) = value else {
+        let what = if value.is_array() { "batches are not served" } else { "a message is an object" };
+        return Err((INVALID_REQUEST, what, Value::Null));
+    };
+    let id = parts.remove("id");
+    let refused = |code, what| Err((code, what, id.clone().unwrap_or_default()));
+    if parts.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
+        return refused(INVALID_REQUEST, "\"jsonrpc\" is not \"2.0\"");
+    }
+    if id.as_ref().is_some_and(|id| !id.is_string() && !id.is_number() && !id.is_null()) {
+        return Err((INVALID_REQUEST, "an id is a text or a number", Value::Null));
+    }
+    let method = match parts.remove("method") {
+        Some(Value::String(method)) => method,
+        Some(_) => return refused(INVALID_REQUEST, "\"method\" is not a text"),
+        None => return answer(id, parts),
+    };
+    let params = parts.remove("params").unwrap_or_else(|| json!({}));
+    if !params.is_object() {
+        return refused(INVALID_PARAMS, "\"params\" is not an object");
+    }
+    match id {
+        Some(Value::Null) => Err((INVALID_REQUEST, "a request needs an id that is not null", Value::Null)),
+        Some(id) => Ok(Message::Request { id, method, params }),
+        None => Ok(Message::Notification { method, params }),
+    }
+}
+
+fn answer(id: Option<Value>, mut parts: serde_json::Map<String, Value>) -> Result<Message, Refusal> {
+    let id = id.unwrap_or_default();
+    if let Some(error) = parts.remove("error") {
+        let error = serde_json::from_value::<ErrorObject>(error);
+        let error = error.map_err(|_| (INVALID_REQUEST, "\"error\" is no error", Value::Null))?;
+        return Ok(Message::Answer { id, answer: Err((error.code, error.message, error.data)) });
+    }
+    match parts.remove("result") {
+        Some(result) => Ok(Message::Answer { id, answer: Ok(result) }),
+        None => Err((INVALID_REQUEST, "neither \"method\" nor \"result\" nor \"error\"", id)),
+    }
+}
+
+impl Reader {
+    pub(super) fn new(
+        waiting: Waiting,
+        incoming: mpsc::Sender<Incoming>,
+        outgoing: mpsc::Sender<String>,
+        limits: Limits,
+    ) -> Self {
+        let room = Arc::new(Semaphore::new(limits.requests));
+        Self { waiting, open: Open::default(), incoming, outgoing, room, limits, nonsense: Mutex::default() }
+    }
+
+    pub(super) fn open(&self) -> Open {
+        self.open.clone()
+    }
+
+    /// Reads until the other side ends, or breaks the limits.
+    pub(super) async fn read(&self, reading: impl AsyncRead + Unpin) {
+        let mut reading = BufReader::new(reading);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            line.shrink_to(KEPT);
+            match self.line(&mut reading, &mut line).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(what) => {
+                    tracing::warn!(what, "closing a connection");
+                    return self.refuse((INVALID_REQUEST, what, Value::Null)).await;
+                }
+            }
+            match parse(&line) {
+                Ok(message) => self.take(message).await,
+                Err(refusal) => {
+                    self.refuse(refusal).await;
+                    let mut nonsense = self.nonsense.lock().expect("no code panics under this lock");
+                    *nonsense += 1;
+                    if *nonsense > self.limits.nonsense {
+                        return tracing::warn!("closing a connection that does not speak JSON-RPC");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads a line; false at the end, an error if it is too long or too slow.
+    async fn line(
+        &self,
+        reading: &mut BufReader<impl AsyncRead + Unpin>,
+        line: &mut Vec<u8>,
+    ) -> Result<bool, &'static str> {
+        // However long the other side has nothing to say.
+        if reading.fill_buf().await.map_or(true, <[u8]>::is_empty) {
+            return Ok(false);
+        }
+        let most = self.limits.line as u64 + 1;
+        let mut limited = (&mut *reading).take(most);
+        let read = tokio::time::timeout(self.limits.patience, limited.read_until(b'\n', line));
+        match read.await {
+            Err(_) => Err("a message did not end in time"),
+            Ok(Err(_)) => Ok(false),
+            Ok(Ok(_)) if line.last() == Some(&b'\n') => Ok(true),
+            Ok(Ok(count)) if count as u64 == most => Err("a message is too long"),
+            // The end came in the middle of a line.
+            Ok(Ok(_)) => Ok(false),
+        }
+    }
+
+    async fn take(&self, message: Message) {
+        match message {
+            Message::Notification { method, params } if method == "$/cancel" => {
+                let open = self.open.lock().expect("no code panics under this lock");
+                if let Some(request) = open.get(&params["id"].to_string()) {
+                    request.cancel();
+                }
+            }
+            Message::Notification { method, params } => {
+                let notification = Notification { method, params };
+                // A receiver that went away does not want to know.
+                let _ = self.incoming.send(Incoming::Notification(notification)).await;
+            }
+            Message::Request { id, method, params } => self.request(id, method, params).await,
+            Message::Answer { id, answer } => {
+                self.settle(&id, answer.map_err(|(code, message, data)| ErrorObject { code, message, data }));
+            }
+        }
+    }
+
+    async fn request(&self, id: Value, method: String, params: Value) {
+        // A flood waits here, in the other side's own buffers.
+        let permit = self.room.clone().acquire_owned().await.expect("the room is never closed");
+        let canceled = CancellationToken::new();
+        let is_new = {
+            let mut open = self.open.lock().expect("no code panics under this lock");
+            let is_new = !open.contains_key(&id.to_string());
+            if is_new {
+                open.insert(id.to_string(), canceled.clone());
+            }
+            is_new
+        };
+        if !is_new {
+            return self
+                .refuse((INVALID_REQUEST, "another request with this id has no answer yet", id))
+                .await;
+        }
+        let (open, outgoing) = (self.open.clone(), Some(self.outgoing.clone()));
+        let request = Request { method, params, canceled, id, open, outgoing, _permit: permit };
+        let _ = self.incoming.send(Incoming::Request(request)).await;
+    }
+
+    async fn refuse(&self, (code, what, id): Refusal) {
+        let line = answer_line(&id, Err(ErrorObject::new(code, what)));
+        let _ = self.outgoing.send(line).await;
+    }
+
+    fn settle(&self, id: &Value, answer: Answer) {
+        let mut waiting = self.waiting.lock().expect("no code panics under this lock");
+        match id.as_u64().and_then(|id| waiting.remove(&id)) {
+            // The caller may have given up.
+            Some(caller) => drop(caller.send(answer)),
+            None => tracing::debug!(%id, "an answer that nobody waits for"),
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Submissions: everything about them that can be known without Blender.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::types::{Job, Release as ReleaseName, Settings, Submission};
+use super::{Result, Service, ServiceError};
+use crate::blender::content::{Content, Hashed};
+use crate::blender::header::{self, HeaderError};
+use crate::capability::JobContext;
+use crate::capability::content::JobContent;
+use crate::capability::output::{self, Output};
+use crate::capability::state::State;
+use crate::frames::{Frames, FramesError};
+use crate::jobs::{Entry, JobSpec};
+use crate::plugin::settings::SettingsError;
+use crate::releases::{Loaded, ReleaseError, Releases};
+use crate::store::jobs::JobRow;
+use crate::store::now_ms;
+use crate::terms::{JobId, JobState};
+
+/// How many jobs one may come after.
+const MAX_AFTER: usize = 1000;
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The scene cannot be rendered.
+    #[error("{}: {what}\n{hint}", path.display())]
+    Scene {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// The frames are no frames.
+    #[error(transparent)]
+    Frames(#[from] FramesError),
+    /// The renderer cannot be used.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// The settings do not fit.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The output folder cannot be used.
+    #[error("cannot write to {}: {source}\nchoose another folder with --out DIR", path.display())]
+    Output {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A path depends on where somebody stands.
+    #[error("{}: a host takes absolute paths only", .0.display())]
+    Relative(PathBuf),
+    /// A job that it is to come after is not known.
+    #[error("there is no job {0} for it to come after")]
+    After(JobId),
+}
+
+/// A submission that was found to be sound.
+#[derive(Debug)]
+pub struct Checked {
+    submission: Submission,
+    frames: Frames,
+    pin: Arc<Loaded>,
+    output: Output,
+}
+
+/// Checks a submission: everything that can be known without Blender.
+pub async fn check(releases: &Releases, submission: Submission) -> Result<Checked, RequestError> {
+    let frames: Frames = submission.frames.parse()?;
+    let scene = check_scene(absolute(&submission.scene)?)?;
+    let pin = releases.load(releases.find(&submission.renderer)?).await?;
+    let settings = match &submission.settings {
+        Settings::Texts(texts) => pin.schema.read(texts)?,
+        Settings::Object(object) => pin.schema.check(object).map(|()| object.clone())?,
+    };
+    let out = match &submission.out {
+        Some(out) => absolute(out)?.to_owned(),
+        None => beside(&scene),
+    };
+    let output = open(&out, submission.skip_existing)?;
+    let (settings, out) = (Settings::Object(settings), Some(output.folder().to_owned()));
+    Ok(Checked { submission: Submission { scene, settings, out, ..submission }, frames, pin, output })
+}
+
+impl Service {
+    /// Checks a submission and queues it.
+    pub(super) async fn enter_new(&self, submission: Submission, session: Option<String>) -> Result<Job> {
+        let checked = check(&self.parts.releases, submission).await?;
+        let Checked { submission, frames, pin, output } = checked;
+        self.parts.releases.keep(&pin.release).map_err(RequestError::from)?;
+        let after = self.after(&submission.after).await?;
+        let (hashes, file) = (self.hashes.clone(), submission.scene.clone());
+        let hashed = tokio::task::spawn_blocking(move || hashes.of(&file)).await;
+        let hashed = hashed.expect("hashing does not panic");
+        let hashed = hashed.map_err(|error| unreadable(&submission.scene, &error.to_string()))?;
+        let row = new_row(&submission, &pin, &hashed, session);
+        let content = Content { scene: hashed, dependencies: None };
+        if submission.resume {
+            self.adopt(row.id, output.folder()).await?;
+        }
+        let spec = self.spec(&row, submission, pin, frames, output, content);
+        let view = Job::from(JobRow { version: 1, ..row.clone() });
+        self.parts.jobs.enter(Entry { row, tasks: Vec::new(), after, spec }).await?;
+        Ok(view)
+    }
+
+    /// Puts together how a job is run.
+    pub(super) fn spec(
+        &self,
+        row: &JobRow,
+        submission: Submission,
+        pin: Arc<Loaded>,
+        frames: Frames,
+        output: Output,
+        content: Content,
+    ) -> JobSpec {
+        let settings = serde_json::to_string(&submission.settings).expect("settings are plain data");
+        let (store, release) = (self.parts.store.clone(), pin.release.to_string());
+        let context = JobContext {
+            id: row.id,
+            scene: submission.scene,
+            output,
+            spool: self.parts.spool.join(row.id.to_string()),
+            crashes: self.parts.data.crashes(),
+            pool: self.parts.pool.clone(),
+            devices: self.devices.clone(),
+            state: State::new(store.clone(), row.id, release),
+            store,
+            cpu: submission.cpu,
+            content: JobContent::new(content, self.hashes.clone(), row.created_ms),
+            resumes: submission.resume,
+            cut: self.cut.child_token(),
+        };
+        JobSpec { pin, context: Arc::new(context), frames, settings, strict: submission.strict }
+    }
+
+    async fn after(&self, ids: &[JobId]) -> Result<Vec<(JobId, JobState)>> {
+        if ids.len() > MAX_AFTER {
+            return Err(ServiceError::Parameter(format!("a job comes after at most {MAX_AFTER} others")));
+        }
+        let mut after = Vec::with_capacity(ids.len());
+        for &id in ids {
+            let row = self.parts.store.job(id).await?.ok_or(RequestError::After(id))?;
+            after.push((id, row.state));
+        }
+        Ok(after)
+    }
+
+    /// Takes over what hosts of single renders have recorded of a folder.
+    async fn adopt(&self, id: JobId, folder: &Path) -> Result<()> {
+        let (journals, folder) = (self.parts.data.journals(), folder.to_owned());
+        let found = tokio::task::spawn_blocking(move || {
+            let mut found = Vec::new();
+            for journal in journals {
+                match crate::store::outputs::of_journal(&journal, &folder) {
+                    Ok(outputs) => found.extend(outputs),
+                    Err(error) => tracing::warn!(%error, journal = %journal.display(), "cannot be read"),
+                }
+            }
+            output::reconcile(&found);
+            found
+        });
+        let found = found.await.expect("reading journals does not panic");
+        Ok(self.parts.store.write(move |writing| writing.adopt(id, &found)).await?)
+    }
+}
+
+fn new_row(submission: &Submission, pin: &Loaded, scene: &Hashed, session: Option<String>) -> JobRow {
+    let release = ReleaseName {
+        name: pin.release.name.clone(),
+        version: pin.release.version.clone(),
+        digest: pin.release.digest.clone(),
+    };
+    let content = Content { scene: scene.clone(), dependencies: None };
+    JobRow {
+        id: JobId::new(),
+        version: 0,
+        state: JobState::Queued,
+        pause: None,
+        priority: submission.priority,
+        pinned: false,
+        key: submission.key.clone(),
+        session,
+        request: serde_json::to_string(submission).expect("submissions are plain data"),
+        release: serde_json::to_string(&release).expect("names are plain data"),
+        content: Some(serde_json::to_string(&content).expect("content is plain data")),
+        planned: false,
+        tasks: 0,
+        done: 0,
+        failed: 0,
+        retries: 0,
+        failure: None,
+        created_ms: now_ms(),
+        started_ms: None,
+        ended_ms: None,
+    }
+}
+
+impl From<JobRow> for Job {
+    fn from(row: JobRow) -> Self {
+        let request: Option<Submission> = serde_json::from_str(&row.request).ok();
+        let (scene, frames, out) = request
+            .map(|request| (request.scene, request.frames, request.out.unwrap_or_default()))
+            .unwrap_or_default();
+        let unknown = || ReleaseName { name: String::new(), version: String::new(), digest: String::new() };
+        Self {
+            id: row.id,
+            state: row.state,
+            pause: row.pause,
+            error: row.failure,
+            priority: row.priority,
+            pinned: row.pinned,
+            scene,
+            frames,
+            release: serde_json::from_str(&row.release).unwrap_or_else(|_| unknown()),
+            out,
+            tasks: row.tasks,
+            done: row.done,
+            failed: row.failed,
+            retries: row.retries,
+            files: None,
+            after: Vec::new(),
+            created_ms: row.created_ms,
+            started_ms: row.started_ms,
+            ended_ms: row.ended_ms,
+        }
+    }
+}
+
+/// Makes an output folder ready.
+pub(super) fn open(folder: &Path, keep: bool) -> Result<Output, RequestError> {
+    let failed = |source| RequestError::Output { path: folder.to_owned(), source };
+    Output::open(folder, keep).map_err(failed)
+}
+
+fn absolute(path: &Path) -> Result<&Path, RequestError> {
+    path.is_absolute().then_some(path).ok_or_else(|| RequestError::Relative(path.to_owned()))
+}
+
+fn unreadable(path: &Path, error: &str) -> RequestError {
+    let what = format!("cannot read the scene: {error}");
+    RequestError::Scene { path: path.to_owned(), what, hint: "check the path and its permissions" }
+}
+
+fn check_scene(path: &Path) -> Result<PathBuf, RequestError> {
+    match header::version(path) {
+        Ok(_) => {}
+        Err(HeaderError::NotBlend) => {
+            let what = "this is not a .blend file".to_owned();
+            return Err(RequestError::Scene {
+                path: path.to_owned(),
+                what,
+                hint: "give a scene saved by Blender",
+            });
+        }
+        Err(HeaderError::Io(error)) => return Err(unreadable(path, &error.to_string())),
+    }
+    let path = path.canonicalize().map_err(|error| unreadable(path, &error.to_string()))?;
+    match path.to_str() {
+        Some(_) => Ok(path),
+        None => {
+            let what = "the path is not UTF-8".to_owned();
+            Err(RequestError::Scene { path, what, hint: "rename the file or a folder above it" })
+        }
+    }
+}
+
+/// The folder for a scene's frames when none is given.
+fn beside(scene: &Path) -> PathBuf {
+    let stem = scene.file_stem().unwrap_or_default().to_string_lossy();
+    scene.with_file_name(format!("{stem}-frames"))
+}

@@ -1,0 +1,55 @@
+//! Letting go of what is old: finished jobs, events, images, crash reports.
+//!
+//! What is open or pinned loses nothing.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::{Result, Service};
+use crate::store::collect::{Collected, Keep};
+
+/// What is kept, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Of the database.
+    pub keep: Keep,
+    /// How many crash reports.
+    pub crashes: usize,
+}
+
+/// How much is let go of at once, so that nobody waits for long.
+const PORTION: usize = 500;
+
+impl Service {
+    /// Lets go of what is too old or too much.
+    pub async fn collect(&self, rules: Rules) -> Result<()> {
+        loop {
+            let keep = rules.keep;
+            let Collected { jobs, events } =
+                self.parts.store.write(move |writing| writing.collect(&keep, PORTION)).await?;
+            for id in &jobs {
+                let _ = tokio::fs::remove_dir_all(self.parts.spool.join(id.to_string())).await;
+            }
+            if jobs.len() < PORTION && events < PORTION {
+                break;
+            }
+        }
+        let (crashes, count) = (self.parts.data.crashes(), rules.crashes);
+        let _ = tokio::task::spawn_blocking(move || thin_out(&crashes, count)).await;
+        Ok(())
+    }
+}
+
+/// Removes all but the newest files of a folder. Blocks.
+fn thin_out(folder: &Path, count: usize) {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let age = |path: &Path| {
+        let written = path.metadata().and_then(|info| info.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        written.elapsed().unwrap_or(Duration::ZERO)
+    };
+    let mut files: Vec<_> = files.map(|file| file.path()).map(|path| (age(&path), path)).collect();
+    files.sort();
+    for (_, file) in files.into_iter().skip(count) {
+        let _ = std::fs::remove_file(file);
+    }
+}

@@ -1,0 +1,112 @@
+//! Finished files: what was rendered, from what, and how it looks on disk.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, Row};
+
+use super::{Result, Store, StoreError, Writing};
+use crate::events::EventKind;
+use crate::terms::JobId;
+
+/// A file that is whole on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Where it belongs.
+    pub path: PathBuf,
+    /// The task that wrote it; none while the plugin planned.
+    pub task: Option<String>,
+    /// What it was rendered from; none if it was there before and was kept.
+    pub step: Option<String>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The SHA-256 of its bytes; none if it was kept.
+    pub sha256: Option<String>,
+    /// Where it is until it has been renamed.
+    pub aside: Option<PathBuf>,
+}
+
+const OUTPUT: &str = "SELECT path, task, step, size, sha256, aside FROM outputs";
+
+fn output(row: &Row<'_>) -> rusqlite::Result<Output> {
+    Ok(Output {
+        path: row.get::<_, String>(0)?.into(),
+        task: row.get(1)?,
+        step: row.get(2)?,
+        size: row.get(3)?,
+        sha256: row.get(4)?,
+        aside: row.get::<_, Option<String>>(5)?.map(PathBuf::from),
+    })
+}
+
+fn text(path: &Path) -> Result<&str> {
+    let not_utf8 = || StoreError::Conflict(format!("{} is not UTF-8: it", path.display()));
+    path.to_str().ok_or_else(not_utf8)
+}
+
+impl Writing<'_> {
+    /// Records a file and tells of it; what was recorded of the same path before is gone.
+    pub fn record(&mut self, job: JobId, output: &Output) -> Result<()> {
+        let insert = "INSERT OR REPLACE INTO outputs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let aside = output.aside.as_deref().map(text).transpose()?;
+        let row = (text(&output.path)?, job, &output.task, &output.step, output.size, &output.sha256, aside);
+        self.db.prepare_cached(insert)?.execute(row)?;
+        self.append(EventKind::FileWritten {
+            job,
+            task: output.task.clone(),
+            path: output.path.clone(),
+            size: output.size,
+            kept: output.step.is_none(),
+        })
+    }
+
+    /// Takes over what earlier hosts recorded.
+    pub fn adopt(&mut self, job: JobId, outputs: &[Output]) -> Result<()> {
+        let insert = "INSERT OR IGNORE INTO outputs VALUES (?1, ?2, NULL, ?3, ?4, ?5, NULL)";
+        for output in outputs {
+            let row = (text(&output.path)?, job, &output.step, output.size, &output.sha256);
+            self.db.prepare_cached(insert)?.execute(row)?;
+        }
+        Ok(())
+    }
+}
+
+fn collect(db: &Connection, found: &str, parameters: impl rusqlite::Params) -> Result<Vec<Output>> {
+    let mut rows = db.prepare_cached(&format!("{OUTPUT} {found}"))?;
+    let found = rows.query_map(parameters, output)?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Returns all that was recorded below a folder.
+pub fn below(db: &Connection, folder: &Path) -> Result<Vec<Output>> {
+    let mut first = text(folder)?.to_owned();
+    first.push('/');
+    // The character after the slash: all that begins with the folder lies between.
+    let last = format!("{}0", text(folder)?);
+    collect(db, "WHERE path > ?1 AND path < ?2 AND step IS NOT NULL", (first, last))
+}
+
+impl Store {
+    /// Returns the files that were rendered from a step.
+    pub async fn outputs_of_step(&self, step: String) -> Result<Vec<Output>> {
+        self.read(move |db| collect(db, "WHERE step = ?1 ORDER BY path", [step])).await
+    }
+
+    /// Returns the files of a job.
+    pub async fn outputs_of_job(&self, job: JobId) -> Result<Vec<Output>> {
+        self.read(move |db| collect(db, "WHERE job = ?1 ORDER BY path", [job])).await
+    }
+
+    /// Counts the files of a job.
+    pub async fn count_outputs(&self, job: JobId) -> Result<usize> {
+        self.read(move |db| {
+            let mut rows = db.prepare_cached("SELECT count(*) FROM outputs WHERE job = ?1")?;
+            Ok(rows.query_row([job], |row| row.get(0))?)
+        })
+        .await
+    }
+}
+
+/// Reads what another host's database recorded below a folder. Blocks.
+pub fn of_journal(journal: &Path, folder: &Path) -> Result<Vec<Output>> {
+    below(&super::open_to_read(journal)?, folder)
+}

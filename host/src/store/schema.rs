@@ -1,0 +1,101 @@
+//! The form of the database, and how an older one becomes it.
+
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::{BUSY, Result, StoreError};
+
+/// Says that a file is ours: "HSHO".
+const APPLICATION: i64 = 0x4853_484f;
+
+/// Each brings the database from the format of its index to the next one.
+const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
+
+/// Opens a database for its one writer.
+pub(super) fn open(path: &Path) -> Result<Connection> {
+    let named = |error: StoreError| match &error {
+        StoreError::Sqlite(source) => match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+                StoreError::Damaged { path: path.to_owned(), what: source.to_string() }
+            }
+            _ => error,
+        },
+        _ => error,
+    };
+    prepare(path).map_err(named)
+}
+
+fn prepare(path: &Path) -> Result<Connection> {
+    let is_new = path.metadata().map_or(true, |info| info.len() == 0);
+    let mut db = Connection::open(path)?;
+    db.busy_timeout(BUSY)?;
+    db.set_prepared_statement_cache_capacity(64);
+    let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let known = MIGRATIONS.len() as i64;
+    let (application, found) = (pragma("application_id")?, pragma("user_version")?);
+    let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
+    if !is_new && application != APPLICATION {
+        return Err(damaged("it is not a database of Hotshoe".to_owned()));
+    }
+    if found > known {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
+    }
+    if !is_new {
+        let verdict: String = db.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+        if verdict != "ok" {
+            return Err(damaged(verdict));
+        }
+    }
+    db.pragma_update(None, "journal_mode", "wal")?;
+    db.pragma_update(None, "synchronous", "full")?;
+    db.pragma_update(None, "foreign_keys", "on")?;
+    let change = db.transaction()?;
+    for (format, migration) in MIGRATIONS.iter().enumerate().skip(found as usize) {
+        change.execute_batch(migration)?;
+        change.pragma_update(None, "user_version", format as i64 + 1)?;
+    }
+    change.pragma_update(None, "application_id", APPLICATION)?;
+    change.commit()?;
+    Ok(db)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_made_once_and_opened_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a.db");
+        for _ in 0..2 {
+            let db = open(&path).unwrap();
+            let mode: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+            assert_eq!(mode, "wal");
+        }
+    }
+
+    #[test]
+    fn a_newer_database_is_refused_and_left_as_it_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a.db");
+        open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let error = open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error}");
+        assert!(error.to_string().contains("from a newer Hotshoe"));
+    }
+
+    #[test]
+    fn garbage_and_other_databases_are_damaged_and_left_as_they_are() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a.db");
+        std::fs::write(&path, "this was never a database, and is long enough to be looked at").unwrap();
+        let before = std::fs::read(&path).unwrap();
+        assert!(matches!(open(&path), Err(StoreError::Damaged { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+
+        let other = temp.path().join("b.db");
+        Connection::open(&other).unwrap().execute_batch("CREATE TABLE other (a)").unwrap();
+        assert!(matches!(open(&other), Err(StoreError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,167 @@
+//! The words that all parts share: ids, states, and who is to blame.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The id of a job. Ids sort by the time at which they were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct JobId(Uuid);
+
+impl JobId {
+    /// Makes an id that no other job has.
+    #[expect(clippy::new_without_default, reason = "each one is another")]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// Makes a closed set of words that travel and are stored as text.
+macro_rules! words {
+    ($(#[$about:meta])* $name:ident { $($(#[$each:meta])* $word:ident = $text:literal,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$each])* $word,)* }
+
+        impl $name {
+            /// Returns the word itself.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$word => $text,)* }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($text => Ok(Self::$word),)*
+                    other => Err(format!("'{other}' is none of: {}", [$($text),*].join(", "))),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// The state of a job.
+    JobState {
+        /// Accepted, and waiting for its turn.
+        Queued = "queued",
+        /// Its renderer is being asked what to do.
+        Planning = "planning",
+        /// Its tasks are being done.
+        Running = "running",
+        /// Nothing of it is begun until it is resumed.
+        Paused = "paused",
+        /// All its tasks are done.
+        Succeeded = "succeeded",
+        /// Not all its tasks could be done.
+        Failed = "failed",
+        /// Somebody did not want it any more.
+        Canceled = "canceled",
+    }
+}
+
+words! {
+    /// The state of a task.
+    TaskState {
+        /// Another task comes first.
+        Blocked = "blocked",
+        /// It may be begun.
+        Ready = "ready",
+        /// An attempt is being made.
+        Running = "running",
+        /// Done.
+        Done = "done",
+        /// Given up.
+        Failed = "failed",
+        /// Not wanted any more, or not possible.
+        Canceled = "canceled",
+    }
+}
+
+words! {
+    /// Who is to blame for a failure.
+    Blame {
+        /// Whoever asked: the scene, the settings, the frames.
+        Client = "client",
+        /// The plugin.
+        Plugin = "plugin",
+        /// Blender.
+        Blender = "blender",
+        /// The host.
+        Host = "host",
+    }
+}
+
+words! {
+    /// Why a job is paused.
+    PauseCode {
+        /// Somebody asked for it.
+        Asked = "asked",
+        /// A file that it renders from is not as it was when the job was submitted.
+        Changed = "changed",
+        /// There is no room for its pictures.
+        DiskFull = "disk_full",
+        /// The host cannot go on with it.
+        Host = "host",
+    }
+}
+
+/// Why something failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Failure {
+    /// Who is to blame.
+    pub blame: Blame,
+    /// One sentence, and further lines of detail.
+    pub message: String,
+}
+
+/// Why a job is paused, and until when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Pause {
+    /// The reason in a word.
+    pub code: PauseCode,
+    /// One sentence, and what to do in the lines after it.
+    pub message: String,
+}
+
+impl JobState {
+    /// Whether nothing happens to the job any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
+    }
+}
+
+impl TaskState {
+    /// Whether nothing happens to the task any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Canceled)
+    }
+}
