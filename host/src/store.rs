@@ -12,6 +12,7 @@ pub mod collect;
 pub mod events;
 pub mod jobs;
 pub mod outputs;
+pub mod rescue;
 mod schema;
 pub mod sessions;
 pub mod state;
@@ -140,6 +141,11 @@ impl Store {
             })
             .map_err(|error| StoreError::from(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
         Ok(Self(Arc::new(shared)))
+    }
+
+    /// Looks whether a database can be used, and changes nothing. None if there is none.
+    pub fn look(path: &Path) -> Option<Result<()>> {
+        path.exists().then(|| schema::look(path))
     }
 
     /// Writes, and returns once it is on disk: all of it or nothing.

@@ -5,11 +5,15 @@
 mod bad_input;
 mod bench;
 mod contract;
+mod crash;
+mod daemon;
 mod death;
 mod direct;
 mod doctor;
+mod farm;
 mod harness;
 mod plugins;
+mod protocol;
 mod render;
 mod tidy;
 mod worker;

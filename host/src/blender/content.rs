@@ -50,7 +50,14 @@ pub struct Changed(pub PathBuf);
 
 /// Hashes that need not be computed again; clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Hashes(Arc<Mutex<HashMap<PathBuf, Hashed>>>);
+pub struct Hashes(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    files: HashMap<PathBuf, Hashed>,
+    /// What scenes that were opened before need, by their path and hash.
+    needs: HashMap<(PathBuf, String), Vec<PathBuf>>,
+}
 
 impl Stamp {
     fn of(path: &Path) -> io::Result<Self> {
@@ -76,20 +83,40 @@ impl Hashes {
     /// Hashes a file, unless it is as it was the last time. Blocks.
     pub fn of(&self, path: &Path) -> io::Result<Hashed> {
         let stamp = Stamp::of(path)?;
-        let known = self.known().get(path).filter(|known| known.stamp == stamp).cloned();
+        let known = self.known().files.get(path).filter(|known| known.stamp == stamp).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
         let hashed = Hashed { path: path.to_owned(), sha256: sha256(path)?, stamp };
-        let mut known = self.known();
-        if known.len() >= REMEMBERED {
-            known.clear();
+        let files = &mut self.known().files;
+        if files.len() >= REMEMBERED {
+            files.clear();
         }
-        known.insert(path.to_owned(), hashed.clone());
+        files.insert(path.to_owned(), hashed.clone());
         Ok(hashed)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Hashed>> {
+    /// Hashes a scene, and what it needs if it was opened before. Blocks.
+    pub fn scene(&self, path: &Path) -> io::Result<Content> {
+        let scene = self.of(path)?;
+        let needs = self.known().needs.get(&(scene.path.clone(), scene.sha256.clone())).cloned();
+        let needs = needs.map(|files| files.iter().map(|file| self.of(file)).collect());
+        // One that is gone is found missing when the scene is opened.
+        Ok(Content { scene, dependencies: needs.transpose().unwrap_or(None) })
+    }
+
+    /// Remembers what a scene needs.
+    pub fn remember(&self, content: &Content) {
+        let Some(files) = &content.dependencies else { return };
+        let needs = &mut self.known().needs;
+        if needs.len() >= REMEMBERED {
+            needs.clear();
+        }
+        let scene = (content.scene.path.clone(), content.scene.sha256.clone());
+        needs.insert(scene, files.iter().map(|file| file.path.clone()).collect());
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.0.lock().expect("no code panics under this lock")
     }
 }

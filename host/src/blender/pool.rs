@@ -169,24 +169,15 @@ impl Pool {
         worker.sit(&seat);
         let name = wanted.name();
         let is_loaded = worker.loaded.lock().expect("no code panics under this lock").as_ref() == Some(&name);
-        let opening = async {
-            header::check(&wanted.scene, &worker.hello)?;
-            worker.open(&wanted.scene, !is_loaded, wanted.cpu).await
-        };
-        match opening.await {
-            Ok(opened) => {
-                self.see(&worker, Some(&wanted), true);
-                let pool = self.clone();
-                let held = Held { opened, worker: Some(worker), pool, _seat: seat, _permit: permit };
-                held.holds(wanted);
-                Ok(held)
-            }
-            Err(error) => {
-                *worker.loaded.lock().expect("no code panics under this lock") = None;
-                self.keep(worker);
-                Err(error)
-            }
-        }
+        self.see(&worker, Some(&wanted), true);
+        *worker.loaded.lock().expect("no code panics under this lock") = None;
+        // From here on it comes back whatever happens to this call.
+        let (opened, pool) = (wire::Opened::default(), self.clone());
+        let mut held = Held { opened, worker: Some(worker), pool, _seat: seat, _permit: permit };
+        header::check(&wanted.scene, &held.hello)?;
+        held.opened = held.open(&wanted.scene, !is_loaded, wanted.cpu).await?;
+        held.holds(wanted);
+        Ok(held)
     }
 
     /// Ends all workers that nobody holds, and waits until they are gone.

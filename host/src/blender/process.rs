@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use regex::Regex;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::{ChildStdin, Command};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::seats::Seat;
 use super::worker::{Launch, PROGRAM, Signs};
@@ -37,7 +37,8 @@ const FAULTS: [Signal; 5] =
 /// A guarded process.
 #[derive(Debug)]
 pub(super) struct Process {
-    life_line: Option<ChildStdin>,
+    /// With what tells that it is not wanted any more.
+    life_line: Mutex<Option<(ChildStdin, oneshot::Sender<()>)>>,
     pid: Option<Pid>,
     ended: watch::Receiver<Option<Ended>>,
     pub(super) log: Log,
@@ -76,27 +77,34 @@ impl Process {
         let pid = child.id().map(|pid| Pid::from_raw(pid.cast_signed()));
         let output = pipe::Receiver::from_owned_fd(output.into()).map_err(BlenderError::io("use a pipe"))?;
         let (sender, ended) = watch::channel(None);
+        let (wanted, unwanted) = oneshot::channel();
         let lines = log.clone();
         launch.processes.spawn(async move {
-            follow_output(output, id, &lines, &signs).await;
-            let ended = child
-                .wait()
-                .await
-                .map_or_else(|error| Ended { status: error.to_string(), is_fault: false }, describe);
-            sender.send_replace(Some(ended));
+            let overdue = async {
+                let _ = unwanted.await;
+                tokio::time::sleep(END_LIMIT / 2).await;
+                tracing::warn!(worker = id, "a guard does not end; killing it");
+                pid.map(|pid| killpg(pid, Signal::SIGKILL));
+                std::future::pending().await
+            };
+            let end = async {
+                follow_output(output, id, &lines, &signs).await;
+                child.wait().await
+            };
+            let status = tokio::select! { status = end => status, never = overdue => never };
+            let failed = |error: std::io::Error| Ended { status: error.to_string(), is_fault: false };
+            sender.send_replace(Some(status.map_or_else(failed, describe)));
         });
+        let life_line = Mutex::new(life_line.map(|line| (line, wanted)));
         Ok(Self { life_line, pid, ended, log, home })
     }
 
     /// Closes the life line: all of it is killed.
-    pub(super) fn kill(&mut self) {
-        self.life_line = None;
-    }
-
-    /// Kills all of it although others still look at it.
-    pub(super) fn kill_guard(&self) {
+    pub(super) fn kill(&self) {
+        *self.life_line.lock().expect("no code panics under this lock") = None;
         if let Some(pid) = self.pid {
-            let _ = nix::sys::signal::killpg(pid, Signal::SIGKILL);
+            // A guard that was stopped does not see the end of its life line.
+            let _ = kill(pid, Signal::SIGCONT);
         }
     }
 
@@ -109,8 +117,6 @@ impl Process {
         {
             return ended.clone();
         }
-        tracing::warn!(pid = ?self.pid, "a guard does not end; killing it");
-        self.kill_guard();
         Ended { status: "did not end by itself".to_owned(), is_fault: false }
     }
 
@@ -176,6 +182,7 @@ fn page_size() -> u64 {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.kill();
         // What Blender left in its own temporary folder.
         let _ = fs::remove_dir_all(&self.home);
     }

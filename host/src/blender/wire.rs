@@ -44,7 +44,7 @@ pub struct Open<'a> {
 }
 
 /// The answer to `scene.open`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Opened {
     /// Whether the scene was loaded already.
     pub warm: bool,

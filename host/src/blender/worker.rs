@@ -120,20 +120,23 @@ impl Worker {
         let began = Instant::now();
         let signs = Arc::new(watch::Sender::new(Signs::new()));
         let (ours, theirs) = StdUnixStream::pair().map_err(BlenderError::io("make a socket pair"))?;
-        let mut process = Process::start(launch, id, seat, theirs.into(), signs.clone())?;
+        let process = Process::start(launch, id, seat, theirs.into(), signs.clone())?;
         ours.set_nonblocking(true).map_err(BlenderError::io("use a socket"))?;
         let stream = UnixStream::from_std(ours).map_err(BlenderError::io("use a socket"))?;
         let (reading, writing) = stream.into_split();
         let (peer, mut incoming) = Peer::start(reading, writing, rpc::Limits::of_a_child());
-        let hello = match tokio::time::timeout(START_LIMIT, hello(&mut incoming)).await {
+        let said = tokio::select! {
+            hello = hello(&mut incoming) => Ok(hello),
+            what = hangs(&process, &signs, launch.patience) => Err(format!("hangs: {what}")),
+            () = tokio::time::sleep(START_LIMIT) => Err(format!("said nothing in {} s", START_LIMIT.as_secs())),
+        };
+        let hello = match said {
             Ok(Some(hello)) => hello,
-            answer => {
-                let hung = format!("said nothing in {} s", START_LIMIT.as_secs());
-                let silent = answer.is_err().then_some(hung);
+            silent => {
                 process.kill();
                 let ended = process.ended().await;
                 let path = launch.blender.path().clone();
-                let (status, log) = (silent.unwrap_or(ended.status), process.log.tail());
+                let (status, log) = (silent.err().unwrap_or(ended.status), process.log.tail());
                 return Err(BlenderError::Start { path, status, log });
             }
         };
@@ -234,7 +237,7 @@ impl Worker {
     }
 
     /// Ends the process and waits until nothing of it is left.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
         self.process.kill();
         self.process.ended().await;
     }
@@ -253,7 +256,7 @@ impl Worker {
         });
         let result = tokio::select! {
             result = self.peer.call(method, params) => result,
-            what = self.hangs() => return Err(self.killed(what).await),
+            what = hangs(&self.process, &self.signs, self.patience) => return Err(self.killed(what).await),
         };
         self.busy.store(false, Ordering::Relaxed);
         match result {
@@ -267,41 +270,9 @@ impl Worker {
         }
     }
 
-    /// Waits until it shows no sign of life any more, or too great an appetite.
-    async fn hangs(&self) -> String {
-        let Patience { frozen, stalled, memory } = self.patience;
-        let mut ticks = self.process.processor_time();
-        let look = (frozen / 4).clamp(Duration::from_millis(100), Duration::from_secs(2));
-        loop {
-            tokio::time::sleep(look).await;
-            let signs = *self.signs.borrow();
-            if signs.alive.elapsed() > look {
-                let now = self.process.processor_time();
-                if now > ticks + 1 {
-                    // It says nothing, and yet it works: Blender is loading, say.
-                    self.signs.send_if_modified(|signs| {
-                        signs.alive = Instant::now();
-                        false
-                    });
-                }
-                ticks = now;
-            }
-            if signs.alive.elapsed() > frozen {
-                return format!("it showed no sign of life for {} s", frozen.as_secs_f64());
-            }
-            if signs.active.elapsed() > stalled {
-                return format!("it made no progress for {} s", stalled.as_secs_f64());
-            }
-            let used = self.memory();
-            if used > memory {
-                return format!("it took {used} bytes of memory, more than the {memory} that it may");
-            }
-        }
-    }
-
     async fn killed(&self, what: String) -> BlenderError {
         let log = self.process.log.tail();
-        self.process.kill_guard();
+        self.process.kill();
         self.process.ended().await;
         BlenderError::Hung { what, log }
     }
@@ -315,6 +286,38 @@ impl Worker {
             doing: method,
         });
         BlenderError::Died { status: ended.status, log, crash }
+    }
+}
+
+/// Waits until a process shows no sign of life any more, or too great an appetite.
+async fn hangs(process: &Process, shown: &watch::Sender<Signs>, patience: Patience) -> String {
+    let Patience { frozen, stalled, memory } = patience;
+    let mut ticks = process.processor_time();
+    let look = (frozen / 4).clamp(Duration::from_millis(100), Duration::from_secs(2));
+    loop {
+        tokio::time::sleep(look).await;
+        let signs = *shown.borrow();
+        if signs.alive.elapsed() > look {
+            let now = process.processor_time();
+            if now > ticks + 1 {
+                // It says nothing, and yet it works: Blender is loading, say.
+                shown.send_if_modified(|signs| {
+                    signs.alive = Instant::now();
+                    false
+                });
+            }
+            ticks = now;
+        }
+        if signs.alive.elapsed() > frozen {
+            return format!("it showed no sign of life for {} s", frozen.as_secs_f64());
+        }
+        if signs.active.elapsed() > stalled {
+            return format!("it made no progress for {} s", stalled.as_secs_f64());
+        }
+        let used = process.memory();
+        if used > memory {
+            return format!("it took {used} bytes of memory, more than the {memory} that it may");
+        }
     }
 }
 

@@ -77,7 +77,7 @@ impl JobContent {
         };
         if let Some(known) = &content.dependencies {
             let known_file = |file: &PathBuf| known.iter().any(|hashed| hashed.path == *file);
-            if !accepts && files.iter().all(known_file) {
+            if !accepts && files.len() == known.len() && files.iter().all(known_file) {
                 return Ok(Ok(content));
             }
         }
@@ -97,6 +97,7 @@ impl JobContent {
         let found = hashing.await.expect("hashing files does not panic");
         let found = found.map_err(CapabilityError::io("read a file that the scene needs"))?;
         if let Ok(content) = &found {
+            self.hashes.remember(content);
             self.keep(content.clone());
         }
         Ok(found)

@@ -4,6 +4,7 @@ mod blender;
 mod calls;
 mod echo;
 pub mod fake;
+mod jobs;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -28,6 +29,9 @@ pub(super) struct Args {
     /// Frames of each scene, from frame 1 on.
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u16).range(2..=10_000))]
     frames: u16,
+    /// Workers of the host that is measured with jobs.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    slots: u16,
     /// The Blender to use: a program, its folder, or a Python with bpy.
     #[arg(long, value_name = "PATH")]
     blender: Option<PathBuf>,
@@ -40,6 +44,8 @@ pub(super) struct Args {
 enum Name {
     /// Calls into a component, instances, loading.
     Calls,
+    /// A host with jobs, tasks and clients; its workers render nothing.
+    Jobs,
     /// Whole renders beside plain Blender.
     Blender,
 }
@@ -72,6 +78,7 @@ struct Reference {
 #[serde(rename_all = "snake_case")]
 enum Goal {
     MedianAtMost(f64),
+    MedianAtLeast(f64),
     RatioAtMost(f64),
     RatioAtLeast(f64),
 }
@@ -113,6 +120,7 @@ impl Row {
         let median = ours.median();
         let met = match goal {
             Goal::MedianAtMost(limit) => median <= limit,
+            Goal::MedianAtLeast(limit) => median >= limit,
             Goal::RatioAtMost(limit) => ratio <= limit,
             Goal::RatioAtLeast(limit) => ratio >= limit,
         };
@@ -128,6 +136,7 @@ impl Row {
         };
         let goal = match self.goal {
             Goal::MedianAtMost(limit) => format!("<= {limit} {}", self.unit),
+            Goal::MedianAtLeast(limit) => format!(">= {limit} {}", self.unit),
             Goal::RatioAtMost(limit) => format!("ratio <= {limit}"),
             Goal::RatioAtLeast(limit) => format!("ratio >= {limit}"),
         };
@@ -168,6 +177,14 @@ impl Samples {
     }
 }
 
+/// Lets this process have as many files and sockets open as it may at all.
+pub(super) fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
+
 /// Microseconds of one out of `batch` calls, each time from a fresh reading of the clock.
 fn micros(took: Duration, batch: u32) -> f64 {
     took.as_secs_f64() * 1e6 / f64::from(batch)
@@ -183,6 +200,9 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     let mut rows = Vec::new();
     if wanted(Name::Calls) {
         rows.extend(calls::run(data).await.map_err(Failure::failed)?);
+    }
+    if wanted(Name::Jobs) {
+        rows.extend(jobs::run(&args).await?);
     }
     if wanted(Name::Blender) {
         rows.extend(blender::run(&args, data).await?);

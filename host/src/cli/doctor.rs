@@ -12,12 +12,17 @@ use crate::config::{DataDir, RunDir};
 use crate::plugin::component::Components;
 use crate::plugin::limits::Limits;
 use crate::releases::{Release, Releases};
+use crate::store::rescue::{self, Saved};
+use crate::store::{Store, StoreError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Look at this Blender first, as `hotshoe render` would.
     #[arg(long, value_name = "PATH")]
     blender: Option<PathBuf>,
+    /// Copy what can still be read of a damaged database to a new FILE.
+    #[arg(long, value_name = "FILE")]
+    rescue: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -42,7 +47,11 @@ enum State {
 }
 
 pub(super) async fn run(args: Args, data: &DataDir) -> Result {
+    if let Some(file) = &args.rescue {
+        return save(data, file);
+    }
     let mut findings = vec![data_directory(data), renderers(data).await, pythons().await];
+    findings.extend(database(data));
     findings.extend(blenders(args.blender.as_deref(), data).await);
     for finding in &findings {
         if args.json {
@@ -81,6 +90,46 @@ fn data_directory(data: &DataDir) -> Finding {
         }
     };
     Finding { id: "data", state, found, hint }
+}
+
+/// Looks at the database of the daemon, if there is one.
+fn database(data: &DataDir) -> Option<Finding> {
+    let path = data.database();
+    let (state, found, hint) = match Store::look(&path)? {
+        Ok(()) => (State::Good, path.display().to_string(), None),
+        Err(error) => {
+            let text = error.to_string();
+            let found = text.lines().next().unwrap_or_default().to_owned();
+            let hint = matches!(error, StoreError::Damaged { .. }).then(|| {
+                let readable =
+                    rescue::rescue(&path, None).map_or_else(|error| error.to_string(), |all| told(&all));
+                format!(
+                    "can still be read: {readable}\n\
+                     with no host running: `hotshoe doctor --rescue saved.db`, then put saved.db in its place"
+                )
+            });
+            (State::Broken, found, hint)
+        }
+    };
+    Some(Finding { id: "database", state, found, hint })
+}
+
+fn told(saved: &[Saved]) -> String {
+    let named = saved.iter().filter(|saved| ["jobs", "tasks", "outputs", "events"].contains(&saved.table));
+    let parts = named.map(|saved| {
+        let cut = if saved.is_cut { " (not all)" } else { "" };
+        format!("{} {}{cut}", saved.rows, saved.table)
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn save(data: &DataDir, file: &Path) -> Result {
+    if file.exists() {
+        return Err(Failure::bad_input(format!("{} is there already; name a new file", file.display())));
+    }
+    let saved = rescue::rescue(&data.database(), Some(file)).map_err(Failure::failed)?;
+    say!("saved in {}: {}", file.display(), told(&saved));
+    Ok(())
 }
 
 async fn renderers(data: &DataDir) -> Finding {

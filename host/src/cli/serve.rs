@@ -48,6 +48,7 @@ pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
     };
     // What a client could ask from inside this process, nothing else can look into.
     let _ = nix::sys::prctl::set_dumpable(false);
+    super::bench::raise_file_limit();
     let mut stopping = Stopping::listen()?;
     let path = match &config.socket {
         Some(path) if args.at.socket.is_none() => path.clone(),

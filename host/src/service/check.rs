@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::types::{Job, Release as ReleaseName, Settings, Submission};
 use super::{Result, Service, ServiceError};
-use crate::blender::content::{Content, Hashed};
+use crate::blender::content::Content;
 use crate::blender::header::{self, HeaderError};
 use crate::capability::JobContext;
 use crate::capability::content::JobContent;
@@ -95,11 +95,10 @@ impl Service {
         self.parts.releases.keep(&pin.release).map_err(RequestError::from)?;
         let after = self.after(&submission.after).await?;
         let (hashes, file) = (self.hashes.clone(), submission.scene.clone());
-        let hashed = tokio::task::spawn_blocking(move || hashes.of(&file)).await;
-        let hashed = hashed.expect("hashing does not panic");
-        let hashed = hashed.map_err(|error| unreadable(&submission.scene, &error.to_string()))?;
-        let row = new_row(&submission, &pin, &hashed, session);
-        let content = Content { scene: hashed, dependencies: None };
+        let content = tokio::task::spawn_blocking(move || hashes.scene(&file)).await;
+        let content = content.expect("hashing does not panic");
+        let content = content.map_err(|error| unreadable(&submission.scene, &error.to_string()))?;
+        let row = new_row(&submission, &pin, &content, session);
         if submission.resume {
             self.adopt(row.id, output.folder()).await?;
         }
@@ -170,13 +169,12 @@ impl Service {
     }
 }
 
-fn new_row(submission: &Submission, pin: &Loaded, scene: &Hashed, session: Option<String>) -> JobRow {
+fn new_row(submission: &Submission, pin: &Loaded, content: &Content, session: Option<String>) -> JobRow {
     let release = ReleaseName {
         name: pin.release.name.clone(),
         version: pin.release.version.clone(),
         digest: pin.release.digest.clone(),
     };
-    let content = Content { scene: scene.clone(), dependencies: None };
     JobRow {
         id: JobId::new(),
         version: 0,
@@ -188,7 +186,7 @@ fn new_row(submission: &Submission, pin: &Loaded, scene: &Hashed, session: Optio
         session,
         request: serde_json::to_string(submission).expect("submissions are plain data"),
         release: serde_json::to_string(&release).expect("names are plain data"),
-        content: Some(serde_json::to_string(&content).expect("content is plain data")),
+        content: Some(serde_json::to_string(content).expect("content is plain data")),
         planned: false,
         tasks: 0,
         done: 0,

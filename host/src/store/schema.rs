@@ -14,16 +14,46 @@ const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
 
 /// Opens a database for its one writer.
 pub(super) fn open(path: &Path) -> Result<Connection> {
-    let named = |error: StoreError| match &error {
-        StoreError::Sqlite(source) => match source.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-                StoreError::Damaged { path: path.to_owned(), what: source.to_string() }
-            }
-            _ => error,
-        },
+    prepare(path).map_err(|error| named(error, path))
+}
+
+/// Looks whether a database could be opened, and changes nothing.
+pub(super) fn look(path: &Path) -> Result<()> {
+    let look = || check(&super::open_to_read(path)?, path, false).map(drop);
+    look().map_err(|error| named(error, path))
+}
+
+/// Says which file SQLite cannot read.
+fn named(error: StoreError, path: &Path) -> StoreError {
+    let StoreError::Sqlite(source) = &error else { return error };
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            StoreError::Damaged { path: path.to_owned(), what: source.to_string() }
+        }
         _ => error,
-    };
-    prepare(path).map_err(named)
+    }
+}
+
+/// Fails unless the database is ours, whole, and of a format that is known; returns its format.
+fn check(db: &Connection, path: &Path, is_new: bool) -> Result<usize> {
+    let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let known = MIGRATIONS.len() as i64;
+    let (application, found) = (pragma("application_id")?, pragma("user_version")?);
+    let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
+    if is_new {
+        return Ok(0);
+    }
+    if application != APPLICATION {
+        return Err(damaged("it is not a database of Hotshoe".to_owned()));
+    }
+    if found > known {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
+    }
+    let verdict: String = db.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+    match verdict.as_str() {
+        "ok" => Ok(found as usize),
+        _ => Err(damaged(verdict)),
+    }
 }
 
 fn prepare(path: &Path) -> Result<Connection> {
@@ -31,27 +61,12 @@ fn prepare(path: &Path) -> Result<Connection> {
     let mut db = Connection::open(path)?;
     db.busy_timeout(BUSY)?;
     db.set_prepared_statement_cache_capacity(64);
-    let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let known = MIGRATIONS.len() as i64;
-    let (application, found) = (pragma("application_id")?, pragma("user_version")?);
-    let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
-    if !is_new && application != APPLICATION {
-        return Err(damaged("it is not a database of Hotshoe".to_owned()));
-    }
-    if found > known {
-        return Err(StoreError::Newer { path: path.to_owned(), found, known });
-    }
-    if !is_new {
-        let verdict: String = db.pragma_query_value(None, "quick_check", |row| row.get(0))?;
-        if verdict != "ok" {
-            return Err(damaged(verdict));
-        }
-    }
+    let found = check(&db, path, is_new)?;
     db.pragma_update(None, "journal_mode", "wal")?;
     db.pragma_update(None, "synchronous", "full")?;
     db.pragma_update(None, "foreign_keys", "on")?;
     let change = db.transaction()?;
-    for (format, migration) in MIGRATIONS.iter().enumerate().skip(found as usize) {
+    for (format, migration) in MIGRATIONS.iter().enumerate().skip(found) {
         change.execute_batch(migration)?;
         change.pragma_update(None, "user_version", format as i64 + 1)?;
     }
