@@ -4,11 +4,12 @@
 //! is immutable: name, version and the SHA-256 of its bytes.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 
 use sha2::{Digest, Sha256};
 
@@ -89,7 +90,10 @@ pub enum ReleaseError {
 impl Release {
     /// Returns the releases that are part of this program.
     pub fn shipped() -> Vec<Self> {
-        SHIPPED.iter().map(|bytes| Self::new(Cow::Borrowed(*bytes), "unnamed")).collect()
+        static RELEASES: LazyLock<Vec<Release>> = LazyLock::new(|| {
+            SHIPPED.iter().map(|bytes| Release::new(Cow::Borrowed(*bytes), "unnamed")).collect()
+        });
+        RELEASES.clone()
     }
 
     /// Reads a component file.
@@ -137,12 +141,14 @@ pub struct Releases {
     components: Components,
     data: DataDir,
     plugins: Option<PathBuf>,
+    /// Those that somebody uses, by their digest.
+    loaded: Mutex<HashMap<String, Weak<Loaded>>>,
 }
 
 impl Releases {
     /// Makes the releases of a host; none is loaded yet.
     pub fn new(components: Components, data: DataDir, plugins: Option<PathBuf>) -> Self {
-        Self { components, data, plugins }
+        Self { components, data, plugins, loaded: Mutex::default() }
     }
 
     /// Lists the releases that have a name: those of the operator's folder, then the
@@ -195,6 +201,22 @@ impl Releases {
 
     /// Loads a release, compiling it only if that was never done before.
     pub async fn load(&self, release: Release) -> Result<Arc<Loaded>, ReleaseError> {
+        let in_use = |loaded: &HashMap<String, Weak<Loaded>>| loaded.get(&release.digest)?.upgrade();
+        if let Some(loaded) = in_use(&self.loaded()) {
+            return Ok(loaded);
+        }
+        let loaded = self.load_anew(release).await?;
+        let mut all = self.loaded();
+        all.retain(|_, loaded| loaded.strong_count() > 0);
+        all.insert(loaded.release.digest.clone(), Arc::downgrade(&loaded));
+        Ok(loaded)
+    }
+
+    fn loaded(&self) -> std::sync::MutexGuard<'_, HashMap<String, Weak<Loaded>>> {
+        self.loaded.lock().expect("no code panics under this lock")
+    }
+
+    async fn load_anew(&self, release: Release) -> Result<Arc<Loaded>, ReleaseError> {
         let name = release.name.clone();
         let failed = |source| ReleaseError::Load { name: name.clone(), source };
         let compiled = self.compiled(&release)?;

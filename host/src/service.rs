@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blender::content::Hashes;
 use crate::blender::pool::Pool;
 use crate::capability::gpu;
+use crate::capability::output::Folders;
 use crate::config::DataDir;
 use crate::events::Progress;
 use crate::jobs::{Jobs, Order, OrderError, Standing};
@@ -96,6 +97,7 @@ pub struct Service {
     parts: Parts,
     devices: gpu::Devices,
     hashes: Hashes,
+    folders: Folders,
     keys: [Mutex<()>; KEYS],
     cut: CancellationToken,
     stop: watch::Sender<Option<Shutdown>>,
@@ -109,6 +111,7 @@ impl Service {
             parts,
             devices: gpu::Devices::of_this_machine(),
             hashes: Hashes::default(),
+            folders: Folders::default(),
             keys: std::array::from_fn(|_| Mutex::default()),
             cut: CancellationToken::new(),
             stop: watch::Sender::new(None),
@@ -139,10 +142,10 @@ impl Service {
 
     /// Returns a job.
     pub async fn job(&self, OneJob { id }: OneJob) -> Result<Job> {
-        let row = self.row(id).await?;
-        let mut job = Job::from(row);
-        job.files = Some(self.parts.store.count_outputs(id).await?);
-        job.after = self.parts.store.jobs_before(id).await?.into_iter().map(|(id, _)| id).collect();
+        let unknown = || ServiceError::Unknown { what: "job", id: id.to_string() };
+        let known = self.parts.store.job_whole(id).await?.ok_or_else(unknown)?;
+        let mut job = Job::from(known.row);
+        (job.files, job.after) = (Some(known.files), known.after);
         Ok(job)
     }
 

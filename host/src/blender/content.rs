@@ -96,6 +96,22 @@ impl Hashes {
         Ok(hashed)
     }
 
+    /// Returns what is known of a scene, if none of it was touched since.
+    pub fn known_scene(&self, path: &Path) -> Option<Content> {
+        let content = {
+            let known = self.known();
+            let scene = known.files.get(path)?.clone();
+            let dependencies = match known.needs.get(&(scene.path.clone(), scene.sha256.clone())) {
+                Some(files) => {
+                    Some(files.iter().map(|file| known.files.get(file).cloned()).collect::<Option<_>>()?)
+                }
+                None => None,
+            };
+            Content { scene, dependencies }
+        };
+        content.is_untouched().then_some(content)
+    }
+
     /// Hashes a scene, and what it needs if it was opened before. Blocks.
     pub fn scene(&self, path: &Path) -> io::Result<Content> {
         let scene = self.of(path)?;

@@ -25,6 +25,9 @@ pub const PROGRAM: &str = include_str!("../../../blender/worker/worker.py");
 /// How long Blender may take until it says hello.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
+/// How old what is known of a worker's memory may be.
+const MEMORY_AGE: Duration = Duration::from_secs(1);
+
 /// How to start workers.
 #[derive(Debug, Clone)]
 pub struct Launch {
@@ -71,6 +74,7 @@ pub struct Worker {
     pub loaded: Mutex<Option<String>>,
     /// Calls that rendered something.
     pub renders: AtomicU32,
+    memory: Mutex<Option<(Instant, u64)>>,
     peer: Peer,
     process: Process,
     seat: Mutex<Seat>,
@@ -148,6 +152,7 @@ impl Worker {
             started_in: began.elapsed(),
             loaded: Mutex::default(),
             renders: AtomicU32::new(0),
+            memory: Mutex::default(),
             peer,
             process,
             seat: Mutex::new(seat.same()),
@@ -211,9 +216,13 @@ impl Worker {
         self.signs.subscribe()
     }
 
-    /// Returns the memory that it has in use, in bytes.
+    /// Returns the memory that it has in use, in bytes, as of a second ago at most.
     pub fn memory(&self) -> u64 {
-        self.process.memory()
+        let mut memory = self.memory.lock().expect("no code panics under this lock");
+        if memory.is_none_or(|(looked, _)| looked.elapsed() > MEMORY_AGE) {
+            *memory = Some((Instant::now(), self.process.memory()));
+        }
+        memory.map_or(0, |(_, used)| used)
     }
 
     /// Moves it to a seat, if it is not there.
@@ -292,21 +301,22 @@ impl Worker {
 /// Waits until a process shows no sign of life any more, or too great an appetite.
 async fn hangs(process: &Process, shown: &watch::Sender<Signs>, patience: Patience) -> String {
     let Patience { frozen, stalled, memory } = patience;
-    let mut ticks = process.processor_time();
+    // Most calls are over before anybody looks.
+    let mut ticks = None;
     let look = (frozen / 4).clamp(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         tokio::time::sleep(look).await;
         let signs = *shown.borrow();
         if signs.alive.elapsed() > look {
             let now = process.processor_time();
-            if now > ticks + 1 {
+            if ticks.is_some_and(|before| now > before + 1) {
                 // It says nothing, and yet it works: Blender is loading, say.
                 shown.send_if_modified(|signs| {
                     signs.alive = Instant::now();
                     false
                 });
             }
-            ticks = now;
+            ticks = Some(now);
         }
         if signs.alive.elapsed() > frozen {
             return format!("it showed no sign of life for {} s", frozen.as_secs_f64());

@@ -147,8 +147,10 @@ impl Scene {
                 return Ok(Done::Kept(files));
             }
             let written = self.watched(worker, worker.write(&wire::Write { frame, name, directory })).await?;
-            let unread = written.unread.iter().map(|name| directory.join(name)).collect();
-            blocking(move || image::check_all(unread)).await?;
+            if !written.unread.is_empty() {
+                let unread = written.unread.iter().map(|name| directory.join(name)).collect();
+                blocking(move || image::check_all(unread)).await?;
+            }
             Ok(Done::Now { paths, step })
         };
         match self.or_canceled(write).await? {

@@ -6,9 +6,12 @@
 //! that dies in between leaves a record and a file aside: the next one brings
 //! them together ([`reconcile`]). Nothing outside the folder can be named.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
@@ -20,6 +23,8 @@ use crate::store::outputs::Output as Recorded;
 /// Names of staging folders begin with this; the next job removes stale ones.
 const STAGING: &str = ".hotshoe-";
 
+/// How long a folder that was proven counts as fit.
+const PROVEN: Duration = Duration::from_secs(5);
 /// A disk with less than this, in bytes, and less than a 20th of its size, is full.
 const ROOM: u64 = 64 * 1024 * 1024;
 
@@ -28,6 +33,15 @@ const ROOM: u64 = 64 * 1024 * 1024;
 pub struct Output {
     folder: PathBuf,
     keep: bool,
+    /// Staging folders that are empty again: making one costs more than a rename.
+    spare: Arc<Mutex<Vec<Locked>>>,
+}
+
+/// A staging folder, locked as long as somebody may write into it.
+#[derive(Debug)]
+struct Locked {
+    folder: TempDir,
+    _lock: Flock<fs::File>,
 }
 
 /// A file in its place.
@@ -43,18 +57,41 @@ pub struct File {
     pub kept: bool,
 }
 
-impl Output {
-    /// Makes the folder ready; `keep` says that existing files stay.
-    pub fn open(folder: &Path, keep: bool) -> io::Result<Self> {
+/// The folders that were found to be fit a moment ago; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Folders(Arc<Mutex<HashMap<PathBuf, Instant>>>);
+
+impl Folders {
+    /// Makes a folder ready; `keep` says that existing files stay. One that many jobs
+    /// share is swept and proven once in a while only.
+    pub fn open(&self, folder: &Path, keep: bool) -> io::Result<Output> {
         fs::create_dir_all(folder)?;
         let folder = fs::canonicalize(folder)?;
         if folder.to_str().is_none() {
             return Err(io::Error::other("the path is not UTF-8"));
         }
-        sweep(&folder)?;
-        // Proves that files can be made here, before anything is rendered.
-        drop(staging_in(&folder)?);
-        Ok(Self { folder, keep })
+        let fresh = |proven: &Instant| proven.elapsed() < PROVEN;
+        let known = |all: &HashMap<PathBuf, Instant>| all.get(&folder).is_some_and(fresh);
+        if !known(&self.proven()) {
+            sweep(&folder)?;
+            // Proves that files can be made here, before anything is rendered.
+            drop(staging_in(&folder)?);
+            let mut all = self.proven();
+            all.retain(|_, proven| fresh(proven));
+            all.insert(folder.clone(), Instant::now());
+        }
+        Ok(Output { folder, keep, spare: Arc::default() })
+    }
+
+    fn proven(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Instant>> {
+        self.0.lock().expect("no code panics under this lock")
+    }
+}
+
+impl Output {
+    /// Makes a folder ready, as [`Folders::open`] does.
+    pub fn open(folder: &Path, keep: bool) -> io::Result<Self> {
+        Folders::default().open(folder, keep)
     }
 
     /// Returns the folder.
@@ -74,9 +111,12 @@ impl Output {
 
     /// Makes an empty folder for one render to write into.
     pub fn stage(&self) -> Result<Staging> {
-        let made = staging_in(&self.folder).map_err(CapabilityError::io("write to the output folder"))?;
-        let (folder, lock) = made;
-        Ok(Staging { folder, output: self.clone(), _lock: lock })
+        let spare = self.spare.lock().expect("no code panics under this lock").pop();
+        let locked = match spare.filter(|spare| spare.folder.path().exists()) {
+            Some(spare) => spare,
+            None => staging_in(&self.folder).map_err(CapabilityError::io("write to the output folder"))?,
+        };
+        Ok(Staging { locked: Some(locked), output: self.clone() })
     }
 
     /// Whether there is room for more.
@@ -99,13 +139,13 @@ impl Output {
 }
 
 /// Makes a staging folder, locked as long as somebody writes into it.
-fn staging_in(folder: &Path) -> io::Result<(TempDir, Flock<fs::File>)> {
+fn staging_in(folder: &Path) -> io::Result<Locked> {
     let mut tries = 0..8;
     loop {
         let made = tempfile::Builder::new().prefix(STAGING).tempdir_in(folder)?;
         // Until it is locked, another host may take it for one that was left behind.
         match lock(made.path()) {
-            Ok(lock) if made.path().exists() => return Ok((made, lock)),
+            Ok(lock) if made.path().exists() => return Ok(Locked { folder: made, _lock: lock }),
             Err(error) if tries.next().is_none() => return Err(error),
             _ => {}
         }
@@ -138,21 +178,37 @@ fn lock(folder: &Path) -> io::Result<Flock<fs::File>> {
 /// A folder that one render writes into, removed with what is left in it.
 #[derive(Debug)]
 pub struct Staging {
-    folder: TempDir,
+    locked: Option<Locked>,
     output: Output,
-    _lock: Flock<fs::File>,
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.is_empty()
+            && let Some(locked) = self.locked.take()
+        {
+            self.output.spare.lock().expect("no code panics under this lock").push(locked);
+        }
+    }
 }
 
 impl Staging {
     /// Returns the folder.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        self.locked.as_ref().expect("it is there until the drop").folder.path()
+    }
+
+    fn is_empty(&self) -> bool {
+        fs::read_dir(self.folder()).is_ok_and(|mut files| files.next().is_none())
     }
 
     /// Moves all files to their places, each of them whole on disk and recorded first.
     ///
     /// Fails if one of the `expected` files is missing or empty.
     pub async fn publish(self, expected: Vec<PathBuf>, step: String, attempt: &Attempt) -> Result<Vec<File>> {
+        if expected.is_empty() && self.is_empty() {
+            return Ok(Vec::new());
+        }
         let task = attempt.of.as_ref().map(|(name, _)| name.clone());
         let (staging, recorded) = super::blocking(move || self.prepare(&expected, &step, task)).await?;
         record(&attempt.job, recorded.clone()).await?;
@@ -169,7 +225,7 @@ impl Staging {
         step: &str,
         task: Option<String>,
     ) -> Result<(Self, Vec<Recorded>)> {
-        let folder = self.folder.path();
+        let folder = self.folder().to_owned();
         for name in expected {
             let there = folder.join(name).metadata().is_ok_and(|info| info.len() > 0);
             if !there {
@@ -178,7 +234,7 @@ impl Staging {
             }
         }
         let mut names = Vec::new();
-        files_below(folder, Path::new(""), &mut names)
+        files_below(&folder, Path::new(""), &mut names)
             .map_err(CapabilityError::io("list the rendered files"))?;
         names.sort();
         let mut recorded = Vec::with_capacity(names.len());

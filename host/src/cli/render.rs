@@ -140,7 +140,7 @@ async fn alone(args: &Args, submission: Submission, data: &DataDir) -> Result {
     config.workers.count = args.workers.unwrap_or(1);
     let releases = super::releases(data, config.plugins.clone())?;
     // Before a Blender is looked for, or even installed.
-    check(&releases, submission.clone()).await.map_err(Failure::bad_input)?;
+    check(&releases, &Default::default(), submission.clone()).await.map_err(Failure::bad_input)?;
     let mut stopping = Stopping::listen()?;
     let given = args.blender.as_deref().or(config.blender.as_deref());
     let blender = stopping.cuts(choose_blender(given, data, args.json)).await?;

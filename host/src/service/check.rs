@@ -9,7 +9,7 @@ use crate::blender::content::Content;
 use crate::blender::header::{self, HeaderError};
 use crate::capability::JobContext;
 use crate::capability::content::JobContent;
-use crate::capability::output::{self, Output};
+use crate::capability::output::{self, Folders, Output};
 use crate::capability::state::State;
 use crate::frames::{Frames, FramesError};
 use crate::jobs::{Entry, JobSpec};
@@ -70,7 +70,11 @@ pub struct Checked {
 }
 
 /// Checks a submission: everything that can be known without Blender.
-pub async fn check(releases: &Releases, submission: Submission) -> Result<Checked, RequestError> {
+pub async fn check(
+    releases: &Releases,
+    folders: &Folders,
+    submission: Submission,
+) -> Result<Checked, RequestError> {
     let frames: Frames = submission.frames.parse()?;
     let scene = check_scene(absolute(&submission.scene)?)?;
     let pin = releases.load(releases.find(&submission.renderer)?).await?;
@@ -82,7 +86,7 @@ pub async fn check(releases: &Releases, submission: Submission) -> Result<Checke
         Some(out) => absolute(out)?.to_owned(),
         None => beside(&scene),
     };
-    let output = open(&out, submission.skip_existing)?;
+    let output = open(folders, &out, submission.skip_existing)?;
     let (settings, out) = (Settings::Object(settings), Some(output.folder().to_owned()));
     Ok(Checked { submission: Submission { scene, settings, out, ..submission }, frames, pin, output })
 }
@@ -90,14 +94,11 @@ pub async fn check(releases: &Releases, submission: Submission) -> Result<Checke
 impl Service {
     /// Checks a submission and queues it.
     pub(super) async fn enter_new(&self, submission: Submission, session: Option<String>) -> Result<Job> {
-        let checked = check(&self.parts.releases, submission).await?;
+        let checked = check(&self.parts.releases, &self.folders, submission).await?;
         let Checked { submission, frames, pin, output } = checked;
         self.parts.releases.keep(&pin.release).map_err(RequestError::from)?;
         let after = self.after(&submission.after).await?;
-        let (hashes, file) = (self.hashes.clone(), submission.scene.clone());
-        let content = tokio::task::spawn_blocking(move || hashes.scene(&file)).await;
-        let content = content.expect("hashing does not panic");
-        let content = content.map_err(|error| unreadable(&submission.scene, &error.to_string()))?;
+        let content = self.content(&submission.scene).await?;
         let row = new_row(&submission, &pin, &content, session);
         if submission.resume {
             self.adopt(row.id, output.folder()).await?;
@@ -106,6 +107,15 @@ impl Service {
         let view = Job::from(JobRow { version: 1, ..row.clone() });
         self.parts.jobs.enter(Entry { row, tasks: Vec::new(), after, spec }).await?;
         Ok(view)
+    }
+
+    async fn content(&self, scene: &Path) -> Result<Content, RequestError> {
+        if let Some(known) = self.hashes.known_scene(scene) {
+            return Ok(known);
+        }
+        let (hashes, file) = (self.hashes.clone(), scene.to_owned());
+        let content = tokio::task::spawn_blocking(move || hashes.scene(&file)).await;
+        content.expect("hashing does not panic").map_err(|error| unreadable(scene, &error.to_string()))
     }
 
     /// Puts together how a job is run.
@@ -231,9 +241,9 @@ impl From<JobRow> for Job {
 }
 
 /// Makes an output folder ready.
-pub(super) fn open(folder: &Path, keep: bool) -> Result<Output, RequestError> {
+pub(super) fn open(folders: &Folders, folder: &Path, keep: bool) -> Result<Output, RequestError> {
     let failed = |source| RequestError::Output { path: folder.to_owned(), source };
-    Output::open(folder, keep).map_err(failed)
+    folders.open(folder, keep).map_err(failed)
 }
 
 fn absolute(path: &Path) -> Result<&Path, RequestError> {

@@ -76,7 +76,7 @@ impl Service {
         let recorded = self.parts.store.outputs_of_job(row.id).await?;
         tokio::task::spawn_blocking(move || output::reconcile(&recorded)).await.expect("it does not panic");
         let folder = submission.out.clone().unwrap_or_default();
-        let output = open(&folder, submission.skip_existing)?;
+        let output = open(&self.folders, &folder, submission.skip_existing)?;
         let tasks = self.all_tasks(row.id).await?;
         let before = self.parts.store.jobs_before(row.id).await?;
         let after = before.into_iter().map(|(id, state)| (id, state.unwrap_or(JobState::Canceled))).collect();

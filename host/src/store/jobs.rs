@@ -50,6 +50,17 @@ pub struct TaskRow {
     pub failure: Option<Failure>,
 }
 
+/// All that is known of a job.
+#[derive(Debug, Clone)]
+pub struct WholeJob {
+    /// Its row.
+    pub row: JobRow,
+    /// How many files are recorded.
+    pub files: usize,
+    /// The jobs that come before it.
+    pub after: Vec<JobId>,
+}
+
 /// Which jobs, and which page of them; newest first.
 #[derive(Debug, Clone, Default)]
 pub struct JobQuery {
@@ -230,6 +241,20 @@ impl Store {
         self.read(move |db| {
             let mut rows = db.prepare_cached(&format!("{JOB} WHERE id = ?1"))?;
             Ok(rows.query_row([id], job).optional()?)
+        })
+        .await
+    }
+
+    /// Reads all that is known of a job, at one moment.
+    pub async fn job_whole(&self, id: JobId) -> Result<Option<WholeJob>> {
+        self.read(move |db| {
+            let mut rows = db.prepare_cached(&format!("{JOB} WHERE id = ?1"))?;
+            let Some(row) = rows.query_row([id], job).optional()? else { return Ok(None) };
+            let mut count = db.prepare_cached("SELECT count(*) FROM outputs WHERE job = ?1")?;
+            let mut after = db.prepare_cached("SELECT after FROM job_order WHERE job = ?1")?;
+            let files = count.query_row([id], |row| row.get(0))?;
+            let after = after.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+            Ok(Some(WholeJob { row, files, after }))
         })
         .await
     }

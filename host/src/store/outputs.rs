@@ -95,15 +95,6 @@ impl Store {
     pub async fn outputs_of_job(&self, job: JobId) -> Result<Vec<Output>> {
         self.read(move |db| collect(db, "WHERE job = ?1 ORDER BY path", [job])).await
     }
-
-    /// Counts the files of a job.
-    pub async fn count_outputs(&self, job: JobId) -> Result<usize> {
-        self.read(move |db| {
-            let mut rows = db.prepare_cached("SELECT count(*) FROM outputs WHERE job = ?1")?;
-            Ok(rows.query_row([job], |row| row.get(0))?)
-        })
-        .await
-    }
 }
 
 /// Reads what another host's database recorded below a folder. Blocks.

@@ -20,7 +20,7 @@ const TASKS: usize = 20_000;
 /// Jobs that are submitted, by how many clients, and how many of each wait for an answer at a time.
 const JOBS: usize = 10_000;
 const CLIENTS: usize = 8;
-const WINDOW: usize = 8;
+const WINDOW: usize = 2;
 /// Connections that have nothing to say.
 const IDLE: usize = 1_000;
 /// Frames of the large job.
