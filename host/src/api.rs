@@ -77,7 +77,14 @@ pub struct Limits {
 
 /// Returns the file with the token that a client must present.
 pub fn token_file(socket: &Path) -> PathBuf {
-    socket.with_extension("token")
+    match socket.extension() {
+        Some(ending) if ending == "sock" => socket.with_extension("token"),
+        _ => {
+            let mut name = socket.as_os_str().to_owned();
+            name.push(".token");
+            name.into()
+        }
+    }
 }
 
 impl Socket {
@@ -152,6 +159,20 @@ pub async fn serve_own(stream: UnixStream, service: Arc<Service>, stop: Cancella
     let (reading, writing) = stream.into_split();
     let limits = rpc::Limits { requests: 256, ..rpc::Limits::of_a_child() };
     connection::serve(reading, writing, service, None, limits, stop).await;
+}
+
+/// Reads a line as a connection would, up to where something would be done.
+///
+/// Returns the code of the error that it would be answered with, if any.
+pub fn understand(line: &[u8]) -> Option<i64> {
+    match rpc::request(line) {
+        Ok(Some((method, params))) => match wire::read(&method, params) {
+            Some(read) => read.err().map(|error| error.code),
+            None => Some(rpc::METHOD_NOT_FOUND),
+        },
+        Ok(None) => None,
+        Err(code) => Some(code),
+    }
 }
 
 /// Removes a socket that nobody listens at.

@@ -115,6 +115,12 @@ pub struct Claim {
     _lock: Flock<File>,
 }
 
+/// Whether a daemon serves a data directory.
+pub fn is_claimed(data: &Path) -> bool {
+    let claimed = lock(&data.join("host.lock"), FlockArg::LockExclusiveNonblock);
+    claimed.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
 /// Returns where clients connect to the host of a data directory.
 ///
 /// The user's runtime folder if there is one; hosts of other data directories

@@ -156,9 +156,12 @@ impl Host {
     /// Lets what runs end, up to the configured time, then stops.
     pub async fn drain(&self, how: Shutdown) {
         if !how.now {
-            let _ = self.service.drain(Default::default()).await;
             let limit = seconds(self.config.jobs.drain_seconds);
-            let _ = tokio::time::timeout(limit, self.service.idle()).await;
+            let idle = async {
+                let _ = self.service.drain(Default::default()).await;
+                self.service.idle().await;
+            };
+            let _ = tokio::time::timeout(limit, idle).await;
         }
     }
 
@@ -192,7 +195,11 @@ async fn collect(service: Arc<Service>, config: Config, stop: CancellationToken)
             events: keep.events,
         };
         let rules = Rules { keep, crashes: config.keep.crashes };
-        if let Err(error) = service.collect(rules).await {
+        let collected = tokio::select! {
+            collected = service.collect(rules) => collected,
+            () = stop.cancelled() => return,
+        };
+        if let Err(error) = collected {
             tracing::warn!(%error, "what is old could not be let go of");
         }
         tokio::select! {
@@ -210,7 +217,7 @@ fn limits(config: &Config) -> pool::Limits {
         warm: workers.warm.into(),
         budget,
         renders: workers.replace_after_renders,
-        memory: or(workers.replace_above_mib, budget / 2),
+        growth: workers.replace_after_growth_mib.saturating_mul(1024 * 1024),
     }
 }
 

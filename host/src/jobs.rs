@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
+use crate::blender::content::Content;
 use crate::capability::JobContext;
 use crate::events::Progress;
 use crate::frames::Frames;
@@ -54,6 +56,8 @@ pub struct Entry {
     pub after: Vec<(JobId, JobState)>,
     /// How to run it.
     pub spec: JobSpec,
+    /// What it renders from, if that is not stored yet.
+    pub content: Option<Content>,
 }
 
 /// What can be asked of a job.
@@ -85,6 +89,9 @@ pub enum OrderError {
         /// Why that will not do.
         why: &'static str,
     },
+    /// The host could not take it up so far.
+    #[error("the host could not take the job up; `hotshoe job resume` tries again")]
+    NotTakenUp,
     /// The host is stopping.
     #[error("the host is stopping")]
     Stopping,
@@ -120,6 +127,7 @@ pub struct Jobs {
     mailbox: mpsc::Sender<Message>,
     progress: broadcast::Sender<Arc<Progress>>,
     standing: watch::Receiver<Standing>,
+    stop: CancellationToken,
 }
 
 impl Jobs {
@@ -128,8 +136,10 @@ impl Jobs {
         let (mailbox, messages) = mpsc::channel(MAILBOX);
         let progress = broadcast::Sender::new(PROGRESS);
         let standing = watch::Sender::new(Standing::default());
-        let jobs = Self { mailbox, progress: progress.clone(), standing: standing.subscribe() };
-        let scheduler = Scheduler::new(store, policy, jobs.mailbox.downgrade(), progress, standing);
+        let stop = CancellationToken::new();
+        let jobs = Self { mailbox, progress: progress.clone(), standing: standing.subscribe(), stop };
+        let scheduler =
+            Scheduler::new(store, policy, jobs.mailbox.downgrade(), progress, standing, jobs.stop.clone());
         (jobs, tokio::spawn(scheduler.run(messages)))
     }
 
@@ -157,6 +167,7 @@ impl Jobs {
 
     /// Cuts what runs, writes down that it is to be done again, and ends.
     pub async fn stop(&self) {
+        self.stop.cancel();
         let _ = self.mailbox.send(Message::Stop).await;
     }
 

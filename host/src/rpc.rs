@@ -125,6 +125,16 @@ pub struct Request {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Reads a line; its method and parameters if it is a request, else nothing; the
+/// code of an error if it is no message.
+pub fn request(line: &[u8]) -> Result<Option<(String, Value)>, i64> {
+    match reader::parse(line) {
+        Ok(reader::Message::Request { method, params, .. }) => Ok(Some((method, params))),
+        Ok(_) => Ok(None),
+        Err((code, ..)) => Err(code),
+    }
+}
+
 /// The requests of the other side that have no answer yet, by their id.
 type Open = Arc<Mutex<HashMap<String, CancellationToken>>>;
 type Answer = Result<Value, ErrorObject>;
@@ -188,7 +198,10 @@ pub struct Peer {
     outgoing: mpsc::Sender<String>,
     waiting: Waiting,
     next_id: AtomicU64,
+    /// Nothing is said any more.
     closed: CancellationToken,
+    /// The other side says nothing any more.
+    deaf: CancellationToken,
 }
 
 impl Peer {
@@ -202,24 +215,27 @@ impl Peer {
         let (incoming, received) = mpsc::channel(QUEUE);
         let (waiting, closed) = (Waiting::default(), CancellationToken::new());
         let reader = Reader::new(waiting.clone(), incoming, outgoing.clone(), limits);
+        let deaf = CancellationToken::new();
         let (ending, open, calls) = (closed.clone(), reader.open(), waiting.clone());
+        let hears_nothing = deaf.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = reader.read(reading) => {}
                 () = ending.cancelled() => {}
             }
-            // What is answered already still goes out; nobody answers what still waits.
+            // Nobody answers what still waits; what was asked may still be answered.
             drop(reader);
+            deaf.cancel();
             calls.lock().expect("no code panics under this lock").clear();
-            open.lock().expect("no code panics under this lock").values().for_each(CancellationToken::cancel);
-            ending.cancel();
         });
         let ending = closed.clone();
         tokio::spawn(async move {
             write(writing, queued, limits.patience, &ending).await;
             ending.cancel();
+            open.lock().expect("no code panics under this lock").values().for_each(CancellationToken::cancel);
         });
-        (Self { outgoing, waiting, next_id: AtomicU64::new(1), closed }, received)
+        let next_id = AtomicU64::new(1);
+        (Self { outgoing, waiting, next_id, closed, deaf: hears_nothing }, received)
     }
 
     /// Calls a method and waits for its result.
@@ -232,7 +248,7 @@ impl Peer {
         let line = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string();
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().expect("no code panics under this lock").insert(id, sender);
-        if self.closed.is_cancelled() || self.outgoing.send(line).await.is_err() {
+        if self.deaf.is_cancelled() || self.outgoing.send(line).await.is_err() {
             self.waiting.lock().expect("no code panics under this lock").remove(&id);
             return Err(CallError::Closed);
         }
@@ -252,14 +268,27 @@ impl Peer {
         }
     }
 
+    /// Waits until all that was said is written, or cannot be.
+    pub async fn flushed(&self) {
+        let all = async {
+            while self.outgoing.capacity() < QUEUE {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = all => {}
+            () = self.closed.cancelled() => {}
+        }
+    }
+
     /// Whether the other side has closed the connection.
     pub fn is_closed(&self) -> bool {
-        self.closed.is_cancelled()
+        self.deaf.is_cancelled() || self.closed.is_cancelled()
     }
 
     /// Waits until the other side has closed the connection.
     pub async fn closed(&self) {
-        self.closed.cancelled().await;
+        self.deaf.cancelled().await;
     }
 }
 

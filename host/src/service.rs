@@ -20,13 +20,13 @@ use crate::blender::pool::Pool;
 use crate::capability::gpu;
 use crate::capability::output::Folders;
 use crate::config::DataDir;
-use crate::events::Progress;
+use crate::events::{EventKind, Progress};
 use crate::jobs::{Jobs, Order, OrderError, Standing};
 use crate::releases::{Release, ReleaseError, Releases};
 use crate::store::events::{Missed, Subscription};
-use crate::store::jobs::JobQuery;
+use crate::store::jobs::{JobQuery, JobRow};
 use crate::store::sessions::Session;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, now_ms};
 use crate::terms::{JobId, JobState};
 pub use check::RequestError;
 use types::{
@@ -99,6 +99,8 @@ pub struct Service {
     hashes: Hashes,
     folders: Folders,
     keys: [Mutex<()>; KEYS],
+    /// Whoever changes a job that is finished does so alone.
+    finished: Mutex<()>,
     cut: CancellationToken,
     stop: watch::Sender<Option<Shutdown>>,
     began: Instant,
@@ -112,6 +114,7 @@ impl Service {
             devices: gpu::Devices::of_this_machine(),
             hashes: Hashes::default(),
             folders: Folders::default(),
+            finished: Mutex::default(),
             keys: std::array::from_fn(|_| Mutex::default()),
             cut: CancellationToken::new(),
             stop: watch::Sender::new(None),
@@ -119,8 +122,15 @@ impl Service {
         }
     }
 
-    /// Queues a job.
-    pub async fn submit(&self, submission: Submission, session: Option<String>) -> Result<Job> {
+    /// Queues a job. What was begun is finished, even if nobody waits for the answer:
+    /// the same key asked again must find it.
+    pub async fn submit(self: &Arc<Self>, submission: Submission, session: Option<String>) -> Result<Job> {
+        let service = self.clone();
+        let submitting = tokio::spawn(async move { service.submit_now(submission, session).await });
+        submitting.await.map_err(|_| ServiceError::Unavailable("the host failed; see its log".to_owned()))?
+    }
+
+    async fn submit_now(&self, submission: Submission, session: Option<String>) -> Result<Job> {
         let standing = self.parts.jobs.standing().borrow().clone();
         if let Some(trouble) = standing.trouble {
             return Err(ServiceError::Unavailable(format!("the host cannot write its database: {trouble}")));
@@ -175,6 +185,7 @@ impl Service {
 
     /// Keeps a job however old it is, or does not.
     pub async fn pin(&self, Pin { id, pinned }: Pin) -> Result<Job> {
+        let _alone = self.finished.lock().await;
         let row = self.row(id).await?;
         if !row.state.is_final() {
             return self.order(id, Order::Pin(pinned)).await;
@@ -195,8 +206,25 @@ impl Service {
                 _ => Err(OrderError::State { id, state, why }.into()),
             };
         }
-        self.parts.jobs.order(id, order).await?;
+        match (self.parts.jobs.order(id, order).await, order) {
+            (Err(OrderError::NotTakenUp), Order::Resume { .. }) => self.take_up(row).await?,
+            (Err(OrderError::NotTakenUp), Order::Cancel) => self.cancel_stored(row).await?,
+            (result, _) => result?,
+        }
         Ok(Job::from(self.row(id).await?))
+    }
+
+    /// Cancels a job that could not be taken up.
+    async fn cancel_stored(&self, row: JobRow) -> Result<()> {
+        let (id, state, tasks) = (row.id, JobState::Canceled, row.tasks);
+        let (version, ended_ms) = (row.version + 1, Some(now_ms()));
+        let canceled = JobRow { state, version, ended_ms, pause: None, ..row.clone() };
+        let event = EventKind::JobState { id, state, tasks, error: None, pause: None };
+        let write = self.parts.store.write(move |writing| {
+            writing.update_job(&canceled, row.version)?;
+            writing.append(event)
+        });
+        Ok(write.await?)
     }
 
     /// Lists the tasks of a job, in the order of its plan.
@@ -258,6 +286,10 @@ impl Service {
 
     /// Takes down what the client of a session has seen.
     pub async fn acknowledge(&self, session: String, seq: u64) -> Result<()> {
+        let last = self.parts.store.last_event();
+        if seq > last {
+            return Err(ServiceError::Parameter(format!("there is no event {seq} yet; the last is {last}")));
+        }
         Ok(self.parts.store.write(move |writing| writing.acknowledge(&session, seq)).await?)
     }
 
@@ -362,10 +394,10 @@ impl Service {
         self.stop.send_replace(Some(how));
     }
 
-    /// Waits until somebody asks the host to stop.
-    pub async fn asked_to_stop(&self) -> Shutdown {
+    /// Waits until somebody asks the host to stop; `now` waits for those in a hurry only.
+    pub async fn asked_to_stop(&self, now: bool) -> Shutdown {
         let mut stop = self.stop.subscribe();
-        let asked = stop.wait_for(Option::is_some).await;
+        let asked = stop.wait_for(|how| how.is_some_and(|how| how.now || !now)).await;
         asked.ok().and_then(|how| *how).unwrap_or_default()
     }
 
@@ -375,7 +407,7 @@ impl Service {
         let _ = standing.wait_for(|standing| standing.running == 0).await;
     }
 
-    async fn row(&self, id: JobId) -> Result<crate::store::jobs::JobRow> {
+    async fn row(&self, id: JobId) -> Result<JobRow> {
         let unknown = || ServiceError::Unknown { what: "job", id: id.to_string() };
         self.parts.store.job(id).await?.ok_or_else(unknown)
     }

@@ -106,7 +106,8 @@ struct Shared {
 }
 
 /// Does one write; tells whether it went well, and who hears that it is on disk.
-type Work = Box<dyn FnOnce(&mut Writing<'_>) -> (bool, Done) + Send>;
+/// Without a transaction it is not done, and only hears why.
+type Work = Box<dyn FnOnce(Option<&mut Writing<'_>>) -> (bool, Done) + Send>;
 type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// The transaction that a write is part of.
@@ -155,7 +156,7 @@ impl Store {
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let work: Work = Box::new(move |writing| {
-            let result = work(writing);
+            let result = writing.map_or(Err(StoreError::Closed), work);
             let went_well = result.is_ok();
             (went_well, Box::new(move |written: Result<()>| drop(reply.send(written.and(result)))))
         });
@@ -168,7 +169,7 @@ impl Store {
     /// Writes soon, and does not say when. For what nobody waits for.
     pub fn write_soon(&self, work: impl FnOnce(&mut Writing<'_>) -> Result<()> + Send + 'static) {
         let work: Work = Box::new(move |writing| {
-            let result = work(writing);
+            let result = writing.map_or(Err(StoreError::Closed), work);
             let went_well = result.is_ok();
             let done = move |written: Result<()>| {
                 if let Err(error) = written.and(result) {
@@ -242,8 +243,9 @@ fn write_group(db: &Connection, group: &mut Vec<Work>, tail: &Tail) {
     let mut writing = Writing { db, appended: tail.appending() };
     let mut result = db.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from);
     for work in group.drain(..) {
-        if result.is_ok() {
-            result = write_one(&mut writing, work, &mut waiting);
+        match result {
+            Ok(()) => result = write_one(&mut writing, work, &mut waiting),
+            Err(_) => waiting.push(work(None).1),
         }
     }
     crate::crash_point!("before-commit");
@@ -253,7 +255,7 @@ fn write_group(db: &Connection, group: &mut Vec<Work>, tail: &Tail) {
             crate::crash_point!("after-commit");
             tail.publish(writing.appended);
         }
-        // Nothing of the group happened; whoever did not get to run hears that the reply is gone.
+        // Nothing of the group happened, and all of it hear why.
         Err(error) => {
             tracing::warn!(%error, "a transaction failed");
             if !db.is_autocommit() {
@@ -269,7 +271,7 @@ fn write_one(writing: &mut Writing<'_>, work: Work, waiting: &mut Vec<Done>) -> 
     let db = writing.db;
     db.prepare_cached("SAVEPOINT one")?.execute([])?;
     let mark = writing.appended.mark();
-    let (went_well, done) = work(writing);
+    let (went_well, done) = work(Some(writing));
     waiting.push(done);
     if db.is_autocommit() {
         // Out of disk, say: SQLite has undone the whole transaction by itself.

@@ -65,21 +65,26 @@ fn a_host_that_is_killed_again_and_again_does_each_task_once() {
     let kills = times(200);
     let mut dice = Dice::new();
     let mut farm = Farm::new();
-    farm.fake = "ms=2".to_owned();
+    farm.fake = "ms=12".to_owned();
     let mut farm = farm.keeps_count();
     farm.serve();
-    let tasks = 200.max(kills);
+    let tasks = 200;
+    // Slow enough that its end comes after the last kill.
     let id = farm.submit(&format!("1-{tasks}"));
-    let mut recorded = 0;
+    let (mut recorded, mut open) = (0, 0);
     for _ in 0..kills {
-        std::thread::sleep(Duration::from_millis(dice.below(40)));
+        std::thread::sleep(Duration::from_millis(dice.below(if kills > 20 { 16 } else { 40 })));
         farm.signal(Signal::SIGKILL);
         assert!(farm.serve());
+        let job = farm.state(&id);
+        open += usize::from(job["state"] != "succeeded");
         // What a client was told of as written is never rendered again.
-        let files = farm.state(&id)["files"].as_u64().unwrap();
+        let files = job["files"].as_u64().unwrap();
         assert!(files >= recorded);
         recorded = files;
     }
+    eprintln!("{open} of {kills} kills hit the job before its end");
+    assert!(open * 2 > kills, "{open} of {kills}");
     farm.wait_for(&id, "succeeded");
     check_events(&farm.events(), &id, tasks);
     let rendered = farm.rendered();
@@ -97,6 +102,7 @@ fn a_host_that_is_killed_again_and_again_does_each_task_once() {
 fn a_host_that_dies_at_any_transition_goes_on_where_it_was() {
     // Each place several times over, from the first transaction to the last.
     let places = [("before-commit", 24), ("after-commit", 24), ("recorded", 4), ("placed", 4)];
+    let mut died = 0;
     for (place, last) in places {
         for time in 1..=last {
             let mut farm = Farm::new().keeps_count();
@@ -123,6 +129,7 @@ fn a_host_that_dies_at_any_transition_goes_on_where_it_was() {
                     std::thread::sleep(Duration::from_millis(5));
                 }
             }
+            died += usize::from(farm.is_dead());
             farm.signal(Signal::SIGKILL);
             farm.crash = None;
             assert!(farm.serve(), "{place}:{time}");
@@ -141,6 +148,7 @@ fn a_host_that_dies_at_any_transition_goes_on_where_it_was() {
             assert!(twice.len() <= allowed, "{place}:{time}: {twice:?}");
         }
     }
+    assert!(died > 40, "{died} of 56 hosts died where they were to");
 }
 
 /// All processes below one, as the kernel tells.
@@ -157,7 +165,7 @@ pub(crate) fn below(parent: i32) -> Vec<i32> {
 }
 
 fn workers_are_killed_by(signal: Signal, config: &str) {
-    let kills = times(100);
+    let kills = times(200);
     let mut dice = Dice::new();
     let mut farm = Farm::new();
     farm.fake = "ms=5".to_owned();
@@ -177,6 +185,9 @@ fn workers_are_killed_by(signal: Signal, config: &str) {
     }
     let job = farm.wait_for(&id, "succeeded");
     assert_eq!(job["failed"], 0, "{job:#}");
+    let stopped = farm.events().iter().filter(|event| event["event"] == "worker_stopped").count();
+    eprintln!("{stopped} of {kills} kills ended a worker");
+    assert!(stopped * 2 > kills, "{stopped} of {kills}");
     check_events(&farm.events(), &id, tasks);
     assert_eq!(files_below(&farm.path("out")).len(), tasks);
 }

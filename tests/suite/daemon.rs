@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::farm::{Client, Farm};
-use crate::harness::{assert_same_pixels, files_below, installed, probe};
+use crate::harness::{assert_same_pixels, command, files_below, installed, probe};
 
 fn id(job: &Value) -> String {
     job["id"].as_str().unwrap().to_owned()
@@ -535,7 +535,6 @@ fn a_damaged_or_newer_database_is_told_and_left_as_it_is() {
     let middle = spoiled.len() / 2;
     spoiled[middle..middle + 8192.min(whole.len() / 4)].fill(0x55);
     std::fs::write(&path, &spoiled).unwrap();
-    let _ = std::fs::remove_file(farm.path("data/hotshoe.db-wal"));
     let refused = farm.serve_command().output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
     let told = String::from_utf8(refused.stderr).unwrap();
@@ -546,6 +545,9 @@ fn a_damaged_or_newer_database_is_told_and_left_as_it_is() {
     assert!(doctor.stdout.contains("damaged") && doctor.stdout.contains("--rescue"), "{doctor:?}");
     let rescued = farm.path("rescued.db");
     farm.run(&["doctor", "--rescue", rescued.to_str().unwrap()]).expect(0);
+    for ending in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(farm.path(&format!("data/hotshoe.db{ending}")));
+    }
     std::fs::rename(rescued, &path).unwrap();
     assert!(farm.serve());
 }
@@ -641,4 +643,164 @@ fn a_configuration_is_checked_and_shown() {
     let mut serve = farm.hotshoe(&["serve", "--plugins", "/no/such/folder"]);
     let refused = serve.output().unwrap();
     assert_eq!(refused.status.code(), Some(2));
+}
+
+#[test]
+fn a_job_that_is_paused_and_resumed_while_it_is_planned_is_planned_whole() {
+    let mut farm = Farm::new();
+    farm.workers = 1;
+    farm.serve();
+    let mut client = farm.client();
+    for _ in 0..20 {
+        // More than a page of the plan.
+        let job = id(&client.call("jobs.submit", farm.job("1-9000")));
+        client.call("jobs.pause", json!({"id": job}));
+        client.call("jobs.resume", json!({"id": job}));
+        let running = loop {
+            let now = client.call("jobs.get", json!({"id": job}));
+            if now["state"] == "running" {
+                break now;
+            }
+            assert_ne!(now["state"], "succeeded", "{now:#}");
+        };
+        assert_eq!(running["tasks"], 9000);
+        client.call("jobs.cancel", json!({"id": job}));
+        farm.wait_for(&job, "canceled");
+    }
+}
+
+#[test]
+fn orders_that_cross_hurt_nobody() {
+    let mut farm = Farm::new();
+    farm.workers = 1;
+    farm.fake = "crash=2".to_owned();
+    farm.config = "[jobs]\nbackoff_seconds = 0.4\n".to_owned();
+    farm.serve();
+    let mut client = farm.client();
+    let job = id(&client.call("jobs.submit", farm.job("1-3")));
+    while farm.state(&job)["retries"] != 1 {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // Its second frame waits to be tried again.
+    client.call("jobs.cancel", json!({"id": job}));
+    farm.wait_for(&job, "canceled");
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let mut client = farm.client();
+                // One of them is in time.
+                let _ = client.try_call("jobs.retry", json!({"id": job}));
+                let _ = client.try_call("jobs.pin", json!({"id": job, "pinned": true}));
+            });
+        }
+    });
+    std::thread::sleep(Duration::from_millis(600));
+    let state = farm.wait_for(&job, "failed");
+    assert_eq!((&state["done"], &state["failed"]), (&json!(2), &json!(1)));
+}
+
+#[test]
+fn a_job_that_was_canceled_stays_so_whatever_becomes_of_the_host() {
+    let mut farm = Farm::new();
+    farm.fake = "ms=60000".to_owned();
+    farm.serve();
+    let job = farm.submit("1-10");
+    farm.wait_for(&job, "running");
+    farm.client().call("jobs.cancel", json!({"id": job}));
+    // Before what runs is cut.
+    farm.signal(Signal::SIGKILL);
+    farm.fake = String::new();
+    farm.serve();
+    let canceled = farm.wait_for(&job, "canceled");
+    assert_eq!(canceled["done"], 0);
+}
+
+#[test]
+fn a_full_disk_pauses_a_job_until_there_is_room() {
+    let mut farm = Farm::new();
+    let small = farm.path("small");
+    std::fs::create_dir(&small).unwrap();
+    let mounted = command("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+        .arg(&small)
+        .status()
+        .is_ok_and(|status| status.success());
+    if !mounted {
+        eprintln!("skipped: only root can make a small disk");
+        return;
+    }
+    farm.workers = 1;
+    farm.fake = "ms=5".to_owned();
+    farm.serve();
+    let mut job = farm.job("1-60");
+    job["out"] = json!(small.join("out"));
+    let job = id(&farm.client().call("jobs.submit", job));
+    farm.wait_for(&job, "running");
+    let ballast = small.join("ballast");
+    // Until nothing more fits.
+    let _ = std::fs::write(&ballast, vec![1u8; 2 * 1024 * 1024]);
+    let paused = farm.wait_for(&job, "paused");
+    assert_eq!(paused["pause"]["code"], "disk_full", "{paused:#}");
+    // Also for the host after this one.
+    farm.signal(Signal::SIGKILL);
+    farm.serve();
+    assert_eq!(farm.wait_for(&job, "paused")["pause"]["code"], "disk_full");
+    std::fs::remove_file(&ballast).unwrap();
+    let done = farm.wait_for(&job, "succeeded");
+    assert_eq!(done["done"], 60);
+    farm.signal(Signal::SIGTERM);
+    assert!(command("umount").arg(&small).status().unwrap().success());
+}
+
+#[test]
+fn systemd_hears_when_the_host_is_ready_and_when_it_stops() {
+    let mut farm = Farm::new();
+    let path = farm.path("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let hear = || {
+        let mut text = [0; 256];
+        let count = systemd.recv(&mut text).unwrap();
+        String::from_utf8(text[..count].to_vec()).unwrap()
+    };
+    farm.environment = vec![
+        ("NOTIFY_SOCKET".to_owned(), path.to_str().unwrap().to_owned()),
+        ("WATCHDOG_USEC".to_owned(), "400000".to_owned()),
+    ];
+    farm.serve();
+    assert_eq!(hear().trim(), "READY=1");
+    assert_eq!(hear().trim(), "WATCHDOG=1");
+    farm.signal(Signal::SIGTERM);
+    while hear().trim() != "STOPPING=1" {}
+}
+
+#[test]
+fn the_socket_is_where_it_is_said_to_be() {
+    let farm = Farm::new();
+    let runtime = farm.path("runtime");
+    std::fs::create_dir(&runtime).unwrap();
+    let long = format!("/tmp/{}/host.sock", "x".repeat(120));
+    let refused = farm.hotshoe(&["serve", "--blender"]).arg(&farm.blender).args(["--socket", &long]).output();
+    let told = String::from_utf8(refused.unwrap().stderr).unwrap();
+    assert!(told.contains("too long") && told.contains("--socket"), "{told}");
+    let mut serve = farm.hotshoe(&["serve", "--blender"]);
+    serve.arg(&farm.blender).env_remove("HOTSHOE_SOCKET").env("XDG_RUNTIME_DIR", &runtime);
+    let mut host = serve.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    loop {
+        let mut status = farm.hotshoe(&["host", "status", "--json"]);
+        let status = status.env_remove("HOTSHOE_SOCKET").env("XDG_RUNTIME_DIR", &runtime).output().unwrap();
+        if status.status.success() {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let files = files_below(&runtime);
+    assert!(
+        files.iter().any(|file| file.starts_with("hotshoe/") && file.ends_with("/host.sock")),
+        "{files:?}"
+    );
+    host.kill().unwrap();
+    host.wait().unwrap();
 }

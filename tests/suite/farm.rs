@@ -25,6 +25,7 @@ pub(crate) struct Farm {
     /// Where the host is to die, as in `HOTSHOE_CRASH`.
     pub crash: Option<String>,
     pub config: String,
+    pub environment: Vec<(String, String)>,
     pub workers: u32,
     host: Option<Child>,
 }
@@ -38,6 +39,7 @@ impl Farm {
             fake: String::new(),
             crash: None,
             config: String::new(),
+            environment: Vec::new(),
             workers: 2,
             host: None,
         }
@@ -63,7 +65,7 @@ impl Farm {
         std::fs::write(self.path("config.toml"), &self.config).unwrap();
         let mut serve = self.hotshoe(&["serve", "--workers", &self.workers.to_string()]);
         serve.arg("--blender").arg(&self.blender).arg("--config").arg(self.path("config.toml"));
-        serve.env("HOTSHOE_FAKE", &self.fake);
+        serve.env("HOTSHOE_FAKE", &self.fake).envs(self.environment.iter().cloned());
         if let Some(crash) = &self.crash {
             serve.env("HOTSHOE_CRASH", crash);
         }
@@ -237,12 +239,27 @@ impl Client {
         self.writing.write_all(format!("{text}\n").as_bytes()).is_ok()
     }
 
-    /// Reads a message; none at the end.
+    /// Reads a message; none at the end, or if none comes in time.
     pub(crate) fn read(&mut self) -> Option<Value> {
         let mut line = String::new();
         match self.reading.read_line(&mut line) {
             Ok(count) if count > 0 => serde_json::from_str(&line).ok(),
             _ => None,
+        }
+    }
+
+    /// Fails unless the host closes the connection.
+    #[track_caller]
+    pub(crate) fn is_closed(&mut self) {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            match self.reading.read_line(&mut line) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return,
+                Err(error) => panic!("the connection is not closed: {error}"),
+            }
         }
     }
 

@@ -75,7 +75,7 @@ fn bad_messages_get_the_standard_errors_and_hurt_nobody_else() {
     for _ in 0..20 {
         client.send("nonsense");
     }
-    while client.read().is_some() {}
+    client.is_closed();
     other.call("host.status", json!({}));
 }
 
@@ -118,7 +118,7 @@ fn the_size_of_a_message_is_limited() {
     let mut client = farm.client();
     let _ = client.writing.write_all(&vec![b'x'; 4000]);
     assert_eq!(read_code(&mut client), INVALID);
-    assert!(client.read().is_none(), "the connection is closed");
+    client.is_closed();
     farm.client().call("host.status", json!({}));
 }
 
@@ -132,7 +132,7 @@ fn half_a_message_and_then_silence_ends_that_connection() {
     half.writing.write_all(b"{\"jsonrpc\":").unwrap();
     let began = Instant::now();
     assert_eq!(read_code(&mut half), INVALID);
-    assert!(half.read().is_none());
+    half.is_closed();
     assert!(began.elapsed() >= Duration::from_millis(400));
     // Who has nothing to say is not disturbed.
     quiet.call("host.status", json!({}));
@@ -141,10 +141,10 @@ fn half_a_message_and_then_silence_ends_that_connection() {
 #[test]
 fn a_reader_that_does_not_read_is_hung_up_on_and_delays_nobody() {
     let mut farm = Farm::new();
-    farm.config = "[clients]\npatience_seconds = 1\n".to_owned();
+    farm.config = "[clients]\npatience_seconds = 0.3\n".to_owned();
     farm.serve();
     let mut deaf = farm.client();
-    deaf.writing.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    deaf.writing.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
     // Asks for a large document again and again, and takes none of them.
     let ask = format!("{}\n", json!({"jsonrpc": "2.0", "id": "a", "method": "rpc.discover"}));
     while deaf.writing.write_all(ask.replace("\"a\"", "1").as_bytes()).is_ok() {}
@@ -172,6 +172,57 @@ fn a_flood_of_requests_is_answered_whole_and_in_bounds() {
     flood.join().unwrap();
     ids.sort_unstable();
     assert_eq!(ids, (1000..1000 + count).collect::<Vec<_>>());
+}
+
+#[test]
+fn answers_come_in_any_order_and_a_canceled_request_is_answered() {
+    let farm = Farm::start();
+    let mut client = farm.client();
+    // A page of plugins is loaded before it is answered; the status is there at once.
+    for (id, method) in [(1001, "plugins.list"), (1002, "host.status")] {
+        client.send(&json!({"jsonrpc": "2.0", "id": id, "method": method}).to_string());
+    }
+    client.send(&json!({"jsonrpc": "2.0", "method": "$/cancel", "params": {"id": 1001}}).to_string());
+    let mut ids: Vec<u64> = (0..2).map(|_| client.read().unwrap()["id"].as_u64().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1001, 1002]);
+    // A request that is sent before the connection is closed for writing is still done.
+    let mut job = farm.job("1");
+    job["key"] = "last words".into();
+    client.send(&json!({"jsonrpc": "2.0", "id": 1003, "method": "jobs.submit", "params": job}).to_string());
+    client.writing.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(client.read().unwrap()["id"], 1003);
+    client.is_closed();
+}
+
+#[test]
+fn pages_lead_to_all_there_is() {
+    let farm = Farm::start();
+    let mut client = farm.client();
+    let mut jobs: Vec<Value> =
+        (0..5).map(|_| client.call("jobs.submit", farm.job("1-7"))["id"].clone()).collect();
+    jobs.reverse();
+    farm.wait_for(jobs[0].as_str().unwrap(), "succeeded");
+    let (mut listed, mut cursor) = (Vec::new(), Value::Null);
+    loop {
+        let page = client.call("jobs.list", json!({"limit": 2, "cursor": cursor}));
+        listed.extend(page["jobs"].as_array().unwrap().iter().map(|job| job["id"].clone()));
+        cursor = page["next"].clone();
+        if cursor.is_null() {
+            break;
+        }
+    }
+    assert_eq!(listed, jobs);
+    let (mut tasks, mut cursor) = (0, Value::Null);
+    loop {
+        let page = client.call("tasks.list", json!({"job": jobs[0], "limit": 3, "cursor": cursor}));
+        tasks += page["tasks"].as_array().unwrap().len();
+        cursor = page["next"].clone();
+        if cursor.is_null() {
+            break;
+        }
+    }
+    assert_eq!(tasks, 7);
 }
 
 #[test]
@@ -279,4 +330,19 @@ fn what_runs_in_a_worker_cannot_become_a_client() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text, "socket 1\nnetwork 1\nio_uring 1\nptrace 1\nmemory 1\n", "all are refused with EPERM");
     assert_eq!(output.status.code(), Some(7), "nor can what it starts");
+}
+
+#[test]
+fn the_corpus_of_the_fuzzer_is_understood_as_it_is_meant() {
+    let folder = root().join("fuzz/corpus/message");
+    let understood = |name: &str| hotshoe::api::understand(&std::fs::read(folder.join(name)).unwrap());
+    for name in
+        ["submit", "submit-texts", "get", "list", "tasks", "subscribe", "resume", "cancel", "answer", "error"]
+    {
+        assert_eq!(understood(name), None, "{name}");
+    }
+    assert_eq!(understood("batch"), Some(INVALID));
+    for name in ["deep", "cut", "not-utf8"] {
+        assert_eq!(understood(name), Some(PARSE), "{name}");
+    }
 }

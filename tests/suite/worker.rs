@@ -280,7 +280,7 @@ async fn a_pool_that_is_warm_starts_no_more_workers() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("a.db")).unwrap();
     let workers_folder = folder.path().join("workers");
-    let limits = Limits { size: 2, warm: 0, budget: u64::MAX, renders: 100, memory: u64::MAX };
+    let limits = Limits { size: 2, warm: 0, budget: u64::MAX, renders: 100, growth: u64::MAX };
     let pool = Pool::new(launch(&harness::installed(), &workers_folder), limits, store);
     let workers = || std::fs::read_dir(&workers_folder).unwrap().count();
     pool.warm_up(2).await.unwrap();

@@ -8,18 +8,21 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{PROTOCOL, wire};
-use crate::rpc::{self, Incoming, Peer, Request};
-use crate::service::Service;
+use crate::rpc::{self, ErrorObject, Incoming, Peer, Request};
+use crate::service::{Service, ServiceError};
 use crate::store::events::Subscription;
 use crate::terms::JobId;
 
 /// How long a client may take to say hello.
 const HELLO: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long what was asked may take when the connection or the host ends.
+const REST: std::time::Duration = std::time::Duration::from_secs(2);
 /// How many subscriptions one connection may have.
 const SUBSCRIPTIONS: usize = 16;
 
@@ -80,16 +83,13 @@ pub(super) async fn serve(
         greeted: OnceLock::new(),
         subscriptions: Mutex::default(),
     });
-    tokio::select! {
-        () = connection.clone().answer_all(incoming) => {}
-        () = stop.cancelled() => {}
-    }
+    connection.clone().answer_all(incoming, stop).await;
     let subscriptions = connection.subscriptions.lock().expect("no code panics under this lock");
     subscriptions.values().for_each(AbortHandle::abort);
 }
 
 impl Connection {
-    async fn answer_all(self: Arc<Self>, mut incoming: mpsc::Receiver<Incoming>) {
+    async fn answer_all(self: Arc<Self>, mut incoming: mpsc::Receiver<Incoming>, stop: CancellationToken) {
         let mut answering = JoinSet::new();
         let late = tokio::time::sleep(HELLO);
         tokio::pin!(late);
@@ -100,6 +100,7 @@ impl Connection {
                     tracing::warn!("closing a connection that never said hello");
                     return;
                 }
+                () = stop.cancelled() => break,
                 // Those that are done are let go of.
                 Some(_) = answering.join_next() => continue,
             };
@@ -116,8 +117,10 @@ impl Connection {
                 None => break,
             }
         }
-        // What was asked is done, even if nobody waits for the answer.
-        while answering.join_next().await.is_some() {}
+        // What was asked before is still answered.
+        let rest = async { while answering.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(REST, rest).await;
+        self.peer.flushed().await;
     }
 
     async fn answer(self: Arc<Self>, mut request: Request) {
@@ -132,8 +135,7 @@ impl Connection {
         };
         let answer = tokio::select! {
             answer = work => answer,
-            // Dropping it says so.
-            () = canceled.cancelled() => return,
+            () = canceled.cancelled() => Some(Err(ErrorObject::new(rpc::CANCELED, "canceled"))),
         };
         match answer {
             Some(answer) => request.answer(answer).await,
@@ -162,6 +164,14 @@ impl Connection {
         Ok(serde_json::to_value(welcome).expect("a welcome is plain data"))
     }
 
+    /// Makes this the connection of a session; it has one at most.
+    pub(super) fn enter(&self, session: &str) -> Result<(), ServiceError> {
+        match self.session.get_or_init(|| session.to_owned()) == session {
+            true => Ok(()),
+            false => Err(ServiceError::Parameter("this connection has another session already".to_owned())),
+        }
+    }
+
     /// Sends events, and progress if it is wanted, until the client goes or does not want them.
     pub(super) fn pump(
         self: &Arc<Self>,
@@ -177,36 +187,46 @@ impl Connection {
         let id = (1..).find(|id| !subscriptions.contains_key(id)).unwrap_or_default();
         let (peer, mut reports) = (self.peer.clone(), self.service.progress());
         let wanted = move |of: Option<JobId>| job.is_none() || job == of;
-        let pump = tokio::spawn(async move {
-            loop {
-                let sent = tokio::select! {
-                    events = subscription.next() => match events {
-                        Ok(events) => {
-                            let events: Vec<_> =
-                                events.iter().map(|event| &**event).filter(|event| wanted(event.kind.job())).collect();
-                            match events.is_empty() {
-                                true => Ok(()),
-                                false => peer.notify("events", &json!({"subscription": id, "events": events})).await,
-                            }
-                        }
+        let happens = {
+            let peer = peer.clone();
+            async move {
+                loop {
+                    let events = match subscription.next().await {
+                        Ok(events) => events,
                         Err(error) => {
-                            tracing::error!(%error, "events cannot be read");
-                            return;
+                            tracing::error!(%error, "events cannot be read; trying again");
+                            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                            continue;
                         }
-                    },
-                    report = reports.recv(), if progress => match report {
-                        Ok(report) if wanted(Some(report.job)) => {
-                            peer.notify("progress", &json!({"subscription": id, "progress": *report})).await
-                        }
-                        // Skipping some is what progress is for.
-                        _ => Ok(()),
-                    },
-                };
-                if sent.is_err() {
-                    return;
+                    };
+                    let events: Vec<_> = events
+                        .iter()
+                        .map(|event| &**event)
+                        .filter(|event| wanted(event.kind.job()))
+                        .collect();
+                    let news = json!({"subscription": id, "events": events});
+                    if !events.is_empty() && peer.notify("events", &news).await.is_err() {
+                        return;
+                    }
                 }
             }
-        });
+        };
+        let goes_on = async move {
+            while progress {
+                match reports.recv().await {
+                    Ok(report) if wanted(Some(report.job)) => {
+                        let news = json!({"subscription": id, "progress": *report});
+                        if peer.notify("progress", &news).await.is_err() {
+                            return;
+                        }
+                    }
+                    // Skipping some is what progress is for.
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        };
+        let pump = tokio::spawn(async move { tokio::join!(happens, goes_on) });
         subscriptions.insert(id, pump.abort_handle());
         Ok(id)
     }

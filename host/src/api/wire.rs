@@ -126,8 +126,19 @@ macro_rules! methods {
             }
         }
 
+        /// Reads what a method takes, and does nothing; none if there is no such method.
+        pub(super) fn read(method: &str, params: Value) -> Option<Result<(), ErrorObject>> {
+            match method {
+                $($name => Some(match serde_json::from_value::<$takes>(params) {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(bad_params(&error)),
+                }),)*
+                _ => None,
+            }
+        }
+
         fn described(generator: &mut SchemaGenerator) -> Vec<Value> {
-            vec![$(method($name, &[$($about),+], generator.subschema_for::<$takes>().to_value(),
+            vec![$(method($name, &[$($about),+], <$takes>::json_schema(generator).to_value(),
                 (stringify!($gives), generator.subschema_for::<$gives>().to_value()))),*]
         }
     };
@@ -137,13 +148,13 @@ methods! {
     /// Opens a session: what a client has acknowledged survives its connection.
     "session.open"(connection, params: OpenSession) -> Session {
         let session = connection.service.open_session(params.name).await?;
-        let _ = connection.session.set(session.id.clone());
+        connection.enter(&session.id)?;
         Ok(Session { id: session.id, name: session.name, cursor: session.cursor })
     }
     /// Goes on with a session of an earlier connection.
     "session.resume"(connection, params: ResumeSession) -> Session {
         let session = connection.service.session(params.id).await?;
-        let _ = connection.session.set(session.id.clone());
+        connection.enter(&session.id)?;
         Ok(Session { id: session.id, name: session.name, cursor: session.cursor })
     }
     /// Queues a job. Answers once it is on disk.
@@ -223,7 +234,7 @@ fn error_of(error: &ServiceError) -> ErrorObject {
     let code = match error {
         ServiceError::Request(_) => REFUSED,
         ServiceError::Unknown { .. } => NOT_FOUND,
-        ServiceError::Order(OrderError::State { .. }) => CONFLICT,
+        ServiceError::Order(OrderError::State { .. } | OrderError::NotTakenUp) => CONFLICT,
         ServiceError::Order(OrderError::Stopping) | ServiceError::Unavailable(_) => UNAVAILABLE,
         ServiceError::Store(_) => INTERNAL_ERROR,
         ServiceError::Parameter(_) => INVALID_PARAMS,
@@ -250,8 +261,8 @@ pub(super) fn denied(what: &str) -> ErrorObject {
 pub fn discover() -> Value {
     let settings = SchemaSettings::draft07().with(|s| s.definitions_path = "/components/schemas".into());
     let mut generator = settings.into_generator();
-    let (takes, gives) =
-        (generator.subschema_for::<Hello>().to_value(), generator.subschema_for::<Welcome>().to_value());
+    let takes = Hello::json_schema(&mut generator).to_value();
+    let gives = generator.subschema_for::<Welcome>().to_value();
     let mut methods = vec![method("hello", &["Comes first on every connection."], takes, ("Welcome", gives))];
     methods.extend(described(&mut generator));
     // What the notifications carry.
@@ -271,12 +282,16 @@ pub fn discover() -> Value {
 
 fn method(name: &str, about: &[&str], takes: Value, (result, gives): (&str, Value)) -> Value {
     let about: Vec<&str> = about.iter().map(|line| line.trim()).collect();
+    let is_required =
+        |name: &str| takes["required"].as_array().is_some_and(|all| all.iter().any(|one| one == name));
+    let params: Vec<Value> = (takes["properties"].as_object().into_iter().flatten())
+        .map(|(name, schema)| json!({"name": name, "required": is_required(name), "schema": schema}))
+        .collect();
     json!({
         "name": name,
         "summary": about.join(" "),
         "paramStructure": "by-name",
-        "params": [{"name": "params", "description": "The members of this object are the parameters.",
-                    "required": true, "schema": takes}],
+        "params": params,
         "result": {"name": result, "schema": gives},
     })
 }
@@ -313,6 +328,11 @@ mod tests {
             count += 1;
         }
         assert!(count > 20, "{count}");
+        let submit =
+            document["methods"].as_array().unwrap().iter().find(|m| m["name"] == "jobs.submit").unwrap();
+        let required = |p: &&Value| p["required"] == true;
+        let params = submit["params"].as_array().unwrap().iter().filter(required);
+        assert_eq!(params.map(|p| p["name"].as_str().unwrap()).collect::<Vec<_>>(), ["frames", "scene"]);
         let names: Vec<&str> =
             document["methods"].as_array().unwrap().iter().filter_map(|m| m["name"].as_str()).collect();
         assert!(names.contains(&"jobs.submit") && names.contains(&"hello"), "{names:?}");

@@ -157,7 +157,11 @@ impl Content {
     /// Looks at the same files as they are now. Blocks.
     pub fn again(&self, hashes: &Hashes) -> io::Result<Self> {
         let scene = hashes.of(&self.scene.path)?;
-        let again = |files: &Vec<Hashed>| files.iter().map(|file| hashes.of(&file.path)).collect();
+        // One that is gone is not needed any more, or found missing.
+        let there = |files: &Vec<Hashed>| -> Vec<PathBuf> {
+            files.iter().map(|file| file.path.clone()).filter(|path| path.exists()).collect()
+        };
+        let again = |files: &Vec<Hashed>| there(files).iter().map(|path| hashes.of(path)).collect();
         Ok(Self { scene, dependencies: self.dependencies.as_ref().map(again).transpose()? })
     }
 

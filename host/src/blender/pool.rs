@@ -35,8 +35,8 @@ pub struct Limits {
     pub budget: u64,
     /// Renders after which a worker is replaced.
     pub renders: u32,
-    /// Memory of one that is idle, in bytes, beyond which it is replaced.
-    pub memory: u64,
+    /// How many bytes a worker may grow by since its first render of a scene.
+    pub growth: u64,
 }
 
 /// What an attempt wants a worker to have loaded.
@@ -251,13 +251,15 @@ impl Pool {
 
     /// Takes a worker back, unless it has served its time.
     fn keep(&self, worker: Worker) {
-        let Limits { renders, memory, .. } = self.0.limits;
+        let Limits { renders, growth, .. } = self.0.limits;
         let now = self.see(&worker, None, false);
         let reason = match () {
             () if self.0.stopping.is_cancelled() => Some("the host stops".to_owned()),
             () if !worker.is_idle() => Some("its work was given up, or it died".to_owned()),
             () if now.renders >= renders => Some(format!("it has rendered {} times", now.renders)),
-            () if now.memory > memory => Some(format!("it has grown to {} MiB", now.memory >> 20)),
+            () if worker.grown(now.memory) > growth => {
+                Some(format!("it has grown to {} MiB", now.memory >> 20))
+            }
             () => None,
         };
         match reason {

@@ -75,6 +75,8 @@ pub struct Worker {
     /// Calls that rendered something.
     pub renders: AtomicU32,
     memory: Mutex<Option<(Instant, u64)>>,
+    /// The scene that it came back with, and its memory then.
+    first: Mutex<Option<(Option<String>, u64)>>,
     peer: Peer,
     process: Process,
     seat: Mutex<Seat>,
@@ -153,6 +155,7 @@ impl Worker {
             loaded: Mutex::default(),
             renders: AtomicU32::new(0),
             memory: Mutex::default(),
+            first: Mutex::default(),
             peer,
             process,
             seat: Mutex::new(seat.same()),
@@ -223,6 +226,16 @@ impl Worker {
             *memory = Some((Instant::now(), self.process.memory()));
         }
         memory.map_or(0, |(_, used)| used)
+    }
+
+    /// Says by how much its memory has grown since it first came back with its scene.
+    pub fn grown(&self, memory: u64) -> u64 {
+        let loaded = self.loaded.lock().expect("no code panics under this lock").clone();
+        let mut first = self.first.lock().expect("no code panics under this lock");
+        if first.as_ref().is_none_or(|(scene, _)| *scene != loaded) {
+            *first = Some((loaded, memory));
+        }
+        first.as_ref().map_or(0, |(_, first)| memory.saturating_sub(*first))
     }
 
     /// Moves it to a seat, if it is not there.

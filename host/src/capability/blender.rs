@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 
 use super::image::{self, Image};
-use super::output::{self, File};
+use super::output::{self, File, Known};
 use super::{Attempt, CapabilityError, Code, Report, Result, SCENE, blocking};
 use crate::blender::BlenderError;
 use crate::blender::pool::Held;
@@ -138,12 +138,16 @@ impl Scene {
         let write = async {
             let mut inner = self.inner.lock().await;
             let step = inner.step(frame, name);
-            if let Some(files) = output::finished(&step, &self.attempt).await? {
+            let known = output::finished(&step, &self.attempt).await?;
+            if let Known::Whole(files) = known {
                 return Ok(Done::Before(files));
             }
             let worker = inner.worker().await?;
             let paths = worker.paths(&wire::Paths { frame, name }).await?;
-            if let Some(files) = output.existing(&paths, worker.opened.overwrite) {
+            // What was recorded and is not so any more is nobody's wish to keep.
+            let spoiled = matches!(known, Known::Spoiled);
+            let existing = output.existing(&paths, worker.opened.overwrite).filter(|_| !spoiled);
+            if let Some(files) = existing {
                 return Ok(Done::Kept(files));
             }
             let written = self.watched(worker, worker.write(&wire::Write { frame, name, directory })).await?;
@@ -155,7 +159,10 @@ impl Scene {
         };
         match self.or_canceled(write).await? {
             Done::Now { paths, step } => staging.publish(paths, step, &self.attempt).await,
-            Done::Before(files) => Ok(files),
+            Done::Before(files) => {
+                output::own(&files, &self.attempt).await?;
+                Ok(files)
+            }
             Done::Kept(files) => {
                 output::keep(&files, &self.attempt).await?;
                 Ok(files)
@@ -262,7 +269,7 @@ impl Scene {
 }
 
 /// Tells the scheduler of a crash of Blender, and keeps a report of it.
-async fn heard<T>(attempt: &Attempt, result: Result<T, BlenderError>) -> Result<T> {
+pub async fn heard<T>(attempt: &Attempt, result: Result<T, BlenderError>) -> Result<T> {
     let Err(BlenderError::Died { status, log, crash: Some(crash) }) = &result else { return Ok(result?) };
     let report = crash.report(&attempt.job.scene, status, log);
     let (folder, job) = (attempt.job.crashes.clone(), attempt.job.id);

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use super::{CapabilityError, Result};
 use crate::blender::content::{Changed, Content, Hashes};
+use crate::store::now_ms;
 
 /// The scene of a job and the files that the scene needs; clones share them.
 #[derive(Debug, Clone)]
 pub struct JobContent {
     shared: Arc<Mutex<Known>>,
     hashes: Hashes,
-    submitted_ms: u64,
 }
 
 #[derive(Debug)]
@@ -21,13 +21,15 @@ struct Known {
     digest: String,
     /// Whether whatever is found from now on is taken as it is.
     accepts: bool,
+    /// What was written after this has changed, in milliseconds since 1970.
+    since_ms: u64,
 }
 
 impl JobContent {
     /// Takes what was found when the job was submitted, or what is stored of it.
     pub fn new(content: Content, hashes: Hashes, submitted_ms: u64) -> Self {
-        let known = Known { digest: content.digest(), content, accepts: false };
-        Self { shared: Arc::new(Mutex::new(known)), hashes, submitted_ms }
+        let known = Known { digest: content.digest(), content, accepts: false, since_ms: submitted_ms };
+        Self { shared: Arc::new(Mutex::new(known)), hashes }
     }
 
     /// Returns one hash that stands for all of it.
@@ -37,7 +39,8 @@ impl JobContent {
 
     /// Takes what is found the next time as it is.
     pub fn accept(&self) {
-        self.known().accepts = true;
+        let mut known = self.known();
+        (known.accepts, known.since_ms) = (true, now_ms());
     }
 
     /// Fails if a file is not as it was; returns what is to be recorded if that was accepted.
@@ -81,7 +84,7 @@ impl JobContent {
                 return Ok(Ok(content));
             }
         }
-        let (hashes, submitted) = (self.hashes.clone(), self.submitted_ms);
+        let (hashes, submitted) = (self.hashes.clone(), self.known().since_ms);
         let hashing = tokio::task::spawn_blocking(move || -> io::Result<Result<Content, Changed>> {
             let mut hashed = Vec::with_capacity(files.len());
             for file in files {
@@ -104,7 +107,10 @@ impl JobContent {
     }
 
     fn keep(&self, content: Content) {
-        *self.known() = Known { digest: content.digest(), content, accepts: false };
+        let mut known = self.known();
+        // Until it is known what the scene needs, that is taken as it is, too.
+        known.accepts &= content.dependencies.is_none();
+        (known.digest, known.content) = (content.digest(), content);
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {

@@ -121,11 +121,13 @@ impl Output {
 
     /// Whether there is room for more.
     pub fn has_room(&self) -> bool {
-        nix::sys::statvfs::statvfs(&self.folder).is_ok_and(|disk| {
-            let (free, all) =
-                (disk.blocks_available() * disk.fragment_size(), disk.blocks() * disk.fragment_size());
-            free >= ROOM.min(all / 20)
-        })
+        let (free, all) = room(&self.folder);
+        free >= ROOM.min(all / 20)
+    }
+
+    /// Returns how many bytes are free.
+    pub fn free(&self) -> u64 {
+        room(&self.folder).0
     }
 
     fn file(&self, name: &Path, kept: bool) -> io::Result<File> {
@@ -136,6 +138,14 @@ impl Output {
         }
         Ok(File { name: name.display().to_string(), path, size: info.len(), kept })
     }
+}
+
+/// Returns the free bytes and all bytes of a folder's disk; a disk that cannot be
+/// looked at has none.
+fn room(folder: &Path) -> (u64, u64) {
+    nix::sys::statvfs::statvfs(folder).map_or((0, u64::MAX), |disk| {
+        (disk.blocks_available() * disk.fragment_size(), disk.blocks() * disk.fragment_size())
+    })
 }
 
 /// Makes a staging folder, locked as long as somebody writes into it.
@@ -211,11 +221,18 @@ impl Staging {
         }
         let task = attempt.of.as_ref().map(|(name, _)| name.clone());
         let (staging, recorded) = super::blocking(move || self.prepare(&expected, &step, task)).await?;
-        record(&attempt.job, recorded.clone()).await?;
-        crate::crash_point!("recorded");
-        let files = super::blocking(move || recorded.iter().map(|file| staging.place(file)).collect()).await;
-        crate::crash_point!("placed");
-        files
+        let job = attempt.job.clone();
+        // What is recorded is put in its place, even if the attempt is cut meanwhile.
+        let finishing = tokio::spawn(async move {
+            record(&job, recorded.clone()).await?;
+            crate::crash_point!("recorded");
+            let files =
+                super::blocking(move || recorded.iter().map(|file| staging.place(file)).collect()).await;
+            crate::crash_point!("placed");
+            files
+        });
+        let panicked = |_| CapabilityError::new(Code::Host, "the host failed while it placed a file");
+        finishing.await.map_err(panicked)?
     }
 
     /// Makes sure that all files are whole and on disk. Blocks.
@@ -280,7 +297,9 @@ fn put(recorded: &Recorded) -> io::Result<()> {
     let Some(aside) = &recorded.aside else { return Ok(()) };
     let folder = recorded.path.parent().ok_or_else(|| io::Error::other("it has no folder"))?;
     fs::create_dir_all(folder)?;
-    fs::rename(aside, &recorded.path)
+    fs::rename(aside, &recorded.path)?;
+    // A name that is only in memory would be gone with the power.
+    fs::File::open(folder)?.sync_all()
 }
 
 async fn record(job: &JobContext, files: Vec<Recorded>) -> Result<()> {
@@ -302,24 +321,47 @@ pub async fn keep(files: &[File], attempt: &Attempt) -> Result<()> {
     record(&attempt.job, files.iter().map(kept).collect()).await
 }
 
-/// Returns the files that were rendered from the same before, if all of them are
-/// as they were recorded.
-pub async fn finished(step: &str, attempt: &Attempt) -> Result<Option<Vec<File>>> {
+/// What is known of files that were to be rendered from the same before.
+#[derive(Debug)]
+pub enum Known {
+    /// Nothing.
+    Nothing,
+    /// All of them are as they were recorded.
+    Whole(Vec<File>),
+    /// They were recorded, and are not as they were.
+    Spoiled,
+}
+
+/// Looks for files that were rendered from the same before.
+pub async fn finished(step: &str, attempt: &Attempt) -> Result<Known> {
     if !attempt.may_be_done() {
-        return Ok(None);
+        return Ok(Known::Nothing);
     }
-    let recorded = attempt.job.store.outputs_of_step(step.to_owned()).await?;
+    let mut recorded = attempt.job.store.outputs_of_step(step.to_owned()).await?;
     let output = attempt.job.output.clone();
+    recorded.retain(|recorded| recorded.path.starts_with(&output.folder));
+    if recorded.is_empty() {
+        return Ok(Known::Nothing);
+    }
     super::blocking(move || {
         let file = |recorded: &Recorded| {
             let name = recorded.path.strip_prefix(&output.folder).ok()?;
             is_as_recorded(recorded).then(|| output.file(name, true).ok()).flatten()
         };
-        let here = |recorded: &&Recorded| recorded.path.starts_with(&output.folder);
-        let files: Option<Vec<File>> = recorded.iter().filter(here).map(file).collect();
-        Ok(files.filter(|files| !files.is_empty()))
+        Ok(recorded.iter().map(file).collect::<Option<_>>().map_or(Known::Spoiled, Known::Whole))
     })
     .await
+}
+
+/// Makes files that an earlier job rendered this job's own, and tells of them.
+pub async fn own(files: &[File], attempt: &Attempt) -> Result<()> {
+    let task = attempt.of.as_ref().map(|(name, _)| name.clone());
+    let files: Vec<(PathBuf, u64)> = files.iter().map(|file| (file.path.clone(), file.size)).collect();
+    let job = attempt.job.id;
+    let own = move |writing: &mut crate::store::Writing<'_>| {
+        files.iter().try_for_each(|(path, size)| writing.own(job, task.as_deref(), path, *size))
+    };
+    Ok(attempt.job.store.write(own).await?)
 }
 
 /// Whether a file is in its place with the size and hash that were recorded. Blocks.

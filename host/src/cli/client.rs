@@ -1,6 +1,7 @@
 //! A client of a host: over its socket, or over a socket pair to one in this process.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 use super::{BAD_INPUT, FAILED, Failure, Result};
 use crate::api::{Hello, PROTOCOL, Welcome, token_file};
 use crate::config;
+use crate::config::file::Config;
 use crate::events::{Event, Progress};
 use crate::rpc::{CallError, INVALID_PARAMS, Incoming, Limits, Peer};
 use crate::service::types::Host;
@@ -30,7 +32,7 @@ pub(super) struct At {
 
 /// A connection to a host.
 pub(super) struct Client {
-    peer: Peer,
+    peer: Arc<Peer>,
     incoming: mpsc::Receiver<Incoming>,
 }
 
@@ -46,8 +48,11 @@ impl At {
     /// Returns the path of the socket.
     pub(super) fn path(&self, data: Option<&Path>) -> Result<PathBuf> {
         match &self.socket {
-            Some(path) => Ok(path.clone()),
-            None => config::socket(data).map_err(Failure::failed),
+            Some(path) => std::path::absolute(path).map_err(Failure::bad_input),
+            None => {
+                let (config, _) = Config::read(None).map_err(Failure::bad_input)?;
+                config.socket.map_or_else(|| config::socket(data).map_err(Failure::failed), Ok)
+            }
         }
     }
 
@@ -86,7 +91,7 @@ impl Client {
     pub(super) async fn greet(stream: UnixStream, token: Option<String>) -> Result<Self> {
         let (reading, writing) = stream.into_split();
         let (peer, incoming) = Peer::start(reading, writing, Limits::of_a_child());
-        let client = Self { peer, incoming };
+        let client = Self { peer: Arc::new(peer), incoming };
         let hello = Hello { role: "client".to_owned(), protocol: PROTOCOL, features: Vec::new(), token };
         match tokio::time::timeout(HELLO, client.call::<Welcome>("hello", &hello)).await {
             Ok(welcome) => welcome.map(|_| client),
@@ -105,6 +110,16 @@ impl Client {
             CallError::Closed => Failure::failed("the host closed the connection"),
             CallError::Malformed(error) => Failure::failed(format!("the host answers strangely: {error}")),
         })
+    }
+
+    /// Asks for something, and does not wait for the answer: news would wait behind it.
+    pub(super) fn call_soon(&self, method: &'static str, params: serde_json::Value) {
+        let peer = self.peer.clone();
+        tokio::spawn(async move {
+            if let Err(error) = peer.call::<serde_json::Value>(method, &params).await {
+                tracing::debug!(%error, method, "was refused");
+            }
+        });
     }
 
     /// Asks how the host stands.

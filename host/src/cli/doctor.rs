@@ -105,7 +105,8 @@ fn database(data: &DataDir) -> Option<Finding> {
                     rescue::rescue(&path, None).map_or_else(|error| error.to_string(), |all| told(&all));
                 format!(
                     "can still be read: {readable}\n\
-                     with no host running: `hotshoe doctor --rescue saved.db`, then put saved.db in its place"
+                     with no host running: `hotshoe doctor --rescue saved.db`, then\n\
+                     remove hotshoe.db, hotshoe.db-wal and hotshoe.db-shm and put saved.db in the place of the first"
                 )
             });
             (State::Broken, found, hint)
@@ -127,6 +128,14 @@ fn save(data: &DataDir, file: &Path) -> Result {
     if file.exists() {
         return Err(Failure::bad_input(format!("{} is there already; name a new file", file.display())));
     }
+    let _claim = match data.claim().map_err(Failure::failed)? {
+        Ok(claim) => claim,
+        Err(holder) => {
+            return Err(Failure::bad_input(format!(
+                "a host, process {holder}, is running\nstop it first: hotshoe host shutdown"
+            )));
+        }
+    };
     let saved = rescue::rescue(&data.database(), Some(file)).map_err(Failure::failed)?;
     say!("saved in {}: {}", file.display(), told(&saved));
     Ok(())

@@ -10,7 +10,7 @@ use super::stopping::Stopping;
 use super::{BAD_INPUT, FAILED, Failure, INTERRUPTED, Result};
 use crate::events::EventKind;
 use crate::service::types::Job;
-use crate::terms::{Blame, JobId, JobState};
+use crate::terms::{Blame, JobId, JobState, PauseCode};
 
 /// What becomes of the job when the person does not want to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +28,12 @@ pub(super) async fn follow(
     view: &mut View,
     leaving: Leaving,
     stopping: &mut Stopping,
+    mut rendering: bool,
 ) -> Result {
     let began = Instant::now();
     let mut interrupts = 0;
-    let mut rendering = false;
-    let mut ended = false;
-    while !ended {
+    loop {
+        let mut has_ended = false;
         let news = tokio::select! {
             biased;
             () = stopping.asked() => {
@@ -44,8 +44,7 @@ pub(super) async fn follow(
                     std::process::exit(INTERRUPTED.into());
                 }
                 view.note("stopping; press Ctrl-C again to stop at once");
-                // It may just have ended by itself.
-                let _ = client.call::<Job>("jobs.cancel", &json!({"id": id})).await;
+                client.call_soon("jobs.cancel", json!({"id": id}));
                 continue;
             }
             news = client.news() => news,
@@ -57,7 +56,7 @@ pub(super) async fn follow(
                     view.show(&event);
                     rendering |= matches!(event.kind, EventKind::TaskStarted { .. });
                     if let EventKind::JobState { id: of, state, .. } = event.kind {
-                        ended |= of == id && (state.is_final() || state == JobState::Paused);
+                        has_ended |= of == id && (state.is_final() || state == JobState::Paused);
                     }
                 }
             }
@@ -67,10 +66,19 @@ pub(super) async fn follow(
                 return Err(Failure::failed(format!("the host is gone\n{hint}")));
             }
         }
+        if !has_ended {
+            continue;
+        }
+        let job: Job = client.call("jobs.get", &json!({"id": id})).await?;
+        match job.pause.as_ref() {
+            Some(pause) if pause.code == PauseCode::DiskFull => view.note(&pause.message),
+            None if !job.state.is_final() => {}
+            _ => {
+                view.end(&job, began.elapsed());
+                return told(&job, rendering);
+            }
+        }
     }
-    let job: Job = client.call("jobs.get", &json!({"id": id})).await?;
-    view.end(&job, began.elapsed());
-    told(&job, rendering)
 }
 
 /// What the program's end says of the job's.

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::client::{At, News};
 use super::{Failure, Result, table};
+use crate::config;
 use crate::service::types::{Devices, EventPage, Host, HostState, Workers};
 use crate::terms::JobId;
 
@@ -100,6 +101,13 @@ pub(super) async fn run(args: Args, data: Option<&Path>) -> Result {
                 eprintln!("waiting for {} that run; `hotshoe host shutdown --now` cuts them", host.running);
             }
             client.closed().await;
+            // Its workers may take a moment to end.
+            while config::is_claimed(&host.data) {
+                tokio::time::sleep(LOOK).await;
+            }
+            if ask.json {
+                say!("{:#}", json!(host));
+            }
             Ok(())
         }
     }

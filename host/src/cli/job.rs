@@ -277,11 +277,13 @@ fn print_tasks(page: &TaskPage) {
 
 async fn watch(client: &mut Client, id: JobId, json: bool) -> Result {
     let mut stopping = Stopping::listen()?;
+    let mut tries = 0..10;
     let (job, slots) = loop {
         let before = client.status().await?;
         let job: Job = client.call("jobs.get", &json!({"id": id})).await?;
         // What happened between the two would be counted twice, or not at all.
-        if client.status().await?.last_event == before.last_event || job.state.is_final() {
+        let is_same = client.status().await?.last_event == before.last_event;
+        if is_same || job.state.is_final() || tries.next().is_none() {
             client.subscribe(before.last_event, Some(id), true).await?;
             break (job, before.slots);
         }
@@ -292,7 +294,7 @@ async fn watch(client: &mut Client, id: JobId, json: bool) -> Result {
         return super::follow::told(&job, true);
     }
     view.begin(&job);
-    follow(client, id, &mut view, Leaving::LetsItBe, &mut stopping).await
+    follow(client, id, &mut view, Leaving::LetsItBe, &mut stopping, job.done + job.failed > 0).await
 }
 
 async fn logs(mut client: Client, id: JobId, follow: bool, json: bool) -> Result {

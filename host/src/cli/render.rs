@@ -111,7 +111,9 @@ pub(super) async fn run(args: Args, data: Option<PathBuf>) -> Result {
     };
     match running {
         Some(client) => by_host(client, &args, &submission).await,
-        None if args.at.socket.is_some() && !args.alone => args.at.connect(data.as_deref()).await.map(drop),
+        None if args.at.socket.is_some() && !args.alone => {
+            by_host(args.at.connect(data.as_deref()).await?, &args, &submission).await
+        }
         None => alone(&args, submission, &super::open(data)?).await,
     }
 }
@@ -131,7 +133,7 @@ async fn by_host(mut client: Client, args: &Args, submission: &Submission) -> Re
     let job: Job = client.call("jobs.submit", submission).await?;
     client.subscribe(status.last_event, Some(job.id), true).await?;
     let mut view = View::choose(args.json, status.slots);
-    follow(&mut client, job.id, &mut view, Leaving::Cancels, &mut stopping).await
+    follow(&mut client, job.id, &mut view, Leaving::Cancels, &mut stopping, false).await
 }
 
 /// Runs a host for this one job.
@@ -139,8 +141,11 @@ async fn alone(args: &Args, submission: Submission, data: &DataDir) -> Result {
     let (mut config, _) = Config::read(None).map_err(Failure::bad_input)?;
     config.workers.count = args.workers.unwrap_or(1);
     let releases = super::releases(data, config.plugins.clone())?;
-    // Before a Blender is looked for, or even installed.
-    check(&releases, &Default::default(), submission.clone()).await.map_err(Failure::bad_input)?;
+    // Before a Blender is looked for, or even installed. It would sweep away what an
+    // earlier render left aside and this one resumes from.
+    if !submission.resume {
+        check(&releases, &Default::default(), submission.clone()).await.map_err(Failure::bad_input)?;
+    }
     let mut stopping = Stopping::listen()?;
     let given = args.blender.as_deref().or(config.blender.as_deref());
     let blender = stopping.cuts(choose_blender(given, data, args.json)).await?;
@@ -153,7 +158,7 @@ async fn alone(args: &Args, submission: Submission, data: &DataDir) -> Result {
         let mut client = Client::greet(host.connect().map_err(Failure::failed)?, None).await?;
         client.subscribe(0, None, true).await?;
         let job: Job = client.call("jobs.submit", &json!(submission)).await?;
-        follow(&mut client, job.id, &mut view, Leaving::Cancels, &mut stopping).await
+        follow(&mut client, job.id, &mut view, Leaving::Cancels, &mut stopping, false).await
     };
     let result = render.await;
     tokio::select! {

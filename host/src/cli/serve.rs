@@ -51,11 +51,17 @@ pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
     super::bench::raise_file_limit();
     let mut stopping = Stopping::listen()?;
     let path = match &config.socket {
-        Some(path) if args.at.socket.is_none() => path.clone(),
+        Some(path) if args.at.socket.is_none() => std::path::absolute(path).map_err(Failure::bad_input)?,
         _ => args.at.path(given.as_deref())?,
     };
-    let socket = Socket::open(&path).await.map_err(Failure::failed)?;
     let host = start(&args, config, &data, &mut stopping).await?;
+    let socket = match Socket::open(&path).await {
+        Ok(socket) => socket,
+        Err(error) => {
+            host.stop().await.map_err(Failure::failed)?;
+            return Err(Failure::failed(error));
+        }
+    };
     eprintln!("serving {} at {}", data.path().display(), path.display());
     host.listen(socket);
     notify(NotifyState::Ready);
@@ -66,9 +72,14 @@ pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
     }
     tokio::select! {
         () = host.drain(how) => {}
+        _ = host.service().asked_to_stop(true) => {}
         () = stopping.asked() => {}
     }
-    host.stop().await.map_err(Failure::failed)
+    tokio::select! {
+        stopped = host.stop() => stopped.map_err(Failure::failed),
+        // Whatever runs dies with us, and is done again by the next host.
+        () = stopping.asked() => Err(Failure::failed("stopped before all was written down")),
+    }
 }
 
 fn configuration(args: &Args) -> Result<Config> {
@@ -98,7 +109,7 @@ async fn until_asked(host: &Host, stopping: &mut Stopping) -> Result<Shutdown> {
     loop {
         tokio::select! {
             () = stopping.asked() => return Ok(Shutdown::default()),
-            how = host.service().asked_to_stop() => return Ok(how),
+            how = host.service().asked_to_stop(false) => return Ok(how),
             () = tokio::time::sleep(every) => {
                 if host.is_lost() {
                     return Err(Failure::failed("the host lost its database; what it had begun is done by the next one"));

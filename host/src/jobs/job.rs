@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::model::{Plan, PlanError, job_may_become};
 use super::runner::End;
 use super::{Entry, JobSpec, Policy};
-use crate::capability::{CapabilityError, Code, Directive};
+use crate::capability::{CapabilityError, Code, Directive, ERROR_TEXT, abridged};
 use crate::events::EventKind;
 use crate::plugin::{Outcome, PluginError};
 use crate::store::jobs::JobRow;
@@ -22,6 +22,8 @@ const MAX_FAILURES: u32 = 3;
 const MAX_ATTEMPTS: u32 = 1_000;
 /// How often a scene may crash Blender with nothing done in between.
 const MAX_CRASHES: u32 = 3;
+/// How much more must be free if a disk that did not look full was, in bytes.
+const MORE_ROOM: u64 = 64 * 1024 * 1024;
 /// The longest that a task waits before it is tried again.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -47,6 +49,12 @@ pub(super) struct Job {
     /// Whether a task list in the database is to be thrown away.
     pub forgets_tasks: bool,
     crashes: u32,
+    /// How often its plan has failed.
+    pub plan_failures: u32,
+    /// Whether it waits before it is planned again.
+    pub held: bool,
+    /// Bytes that must be free before it goes on after its disk was full.
+    room: u64,
 }
 
 /// What becomes of a task after an attempt.
@@ -72,7 +80,7 @@ impl Verdict {
 
 impl Job {
     pub(super) fn new(entry: Entry, is_new: bool) -> Result<Self, PlanError> {
-        let Entry { row, tasks, after, spec } = entry;
+        let Entry { row, tasks, after, spec, content: _ } = entry;
         let plan = if row.planned { Plan::restore(tasks)? } else { Plan::default() };
         Ok(Self {
             stored: if is_new { 0 } else { row.version },
@@ -81,10 +89,17 @@ impl Job {
             running: 0,
             planning: false,
             before: BTreeSet::new(),
-            directive: watch::Sender::new(Directive::Proceed),
+            directive: watch::Sender::new(match (row.canceling, row.state) {
+                (true, _) => Directive::Cancel,
+                (false, JobState::Paused) => Directive::Yield,
+                _ => Directive::Proceed,
+            }),
             after: after.into_iter().map(|(id, _)| id).collect(),
             verified: plan.done() == 0,
             crashes: 0,
+            plan_failures: 0,
+            held: false,
+            room: 0,
             plan,
             row,
         })
@@ -93,7 +108,7 @@ impl Job {
     /// Whether something of it could be begun now.
     pub(super) fn wants_a_slot(&self) -> bool {
         match self.row.state {
-            JobState::Queued => self.before.is_empty() && !self.planning,
+            JobState::Queued => self.before.is_empty() && !self.planning && !self.held,
             JobState::Running => self.plan.has_ready(),
             _ => false,
         }
@@ -124,12 +139,39 @@ impl Job {
         (row.clone(), std::mem::replace(&mut self.stored, row.version))
     }
 
+    /// Decides whether a plan that failed is made again.
+    pub(super) fn plans_again(&mut self, error: &PluginError, policy: &Policy) -> bool {
+        self.plan_failures += 1;
+        let again = error.is_retryable()
+            && self.row.failure.is_none()
+            && self.plan_failures < MAX_FAILURES
+            && self.row.retries < policy.retries;
+        self.row.retries += u32::from(again);
+        self.held |= again;
+        again
+    }
+
+    /// Notes how much room there was when there was not enough.
+    pub(super) fn wants_room(&mut self) {
+        let output = &self.spec.context.output;
+        self.room = if output.has_room() { output.free().saturating_add(MORE_ROOM) } else { 0 };
+    }
+
+    /// Whether there is room to go on.
+    pub(super) fn has_room(&self) -> bool {
+        let output = &self.spec.context.output;
+        output.has_room() && output.free() >= self.room
+    }
+
     /// Counts a crash of Blender; the failure of the job if there were too many.
     pub(super) fn crashed(&mut self, report: &str) -> Option<Failure> {
         self.crashes += 1;
         (self.crashes >= MAX_CRASHES).then(|| Failure {
             blame: Blame::Blender,
-            message: format!("the scene crashed Blender {MAX_CRASHES} times in a row\n{report}"),
+            message: abridged(
+                format!("the scene crashed Blender {MAX_CRASHES} times in a row\n{report}"),
+                ERROR_TEXT,
+            ),
         })
     }
 
@@ -152,7 +194,7 @@ impl Job {
             End::Outcome(Outcome::Yielded) => {
                 PluginError::Limit(format!("{MAX_ATTEMPTS} attempts at one task"))
             }
-            End::Failed(error) => error,
+            End::Failed(error) | End::Hopeless(error) => error,
         };
         if is_asked_to_stop && is_canceled(&error) {
             return Verdict::of(TaskState::Ready);

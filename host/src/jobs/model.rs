@@ -18,7 +18,7 @@ use crate::terms::{Failure, JobState, TaskState};
 pub fn job_may_become(from: JobState, next: JobState) -> bool {
     use JobState::{Canceled, Failed, Paused, Planning, Queued, Running, Succeeded};
     match from {
-        Queued => matches!(next, Planning | Running | Paused | Failed | Canceled),
+        Queued => matches!(next, Planning | Running | Paused | Succeeded | Failed | Canceled),
         Planning => matches!(next, Queued | Running | Paused | Succeeded | Failed | Canceled),
         Running => matches!(next, Paused | Succeeded | Failed | Canceled),
         Paused => matches!(next, Queued | Running | Paused | Succeeded | Failed | Canceled),

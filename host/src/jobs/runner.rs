@@ -10,8 +10,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::JobSpec;
 use super::scheduler::Message;
+use crate::blender::BlenderError;
 use crate::blender::content::Changed;
 use crate::blender::wire::SceneInfo;
+use crate::capability::blender::heard;
 use crate::capability::{Attempt, CapabilityError, Code, Directive, Report, SCENE};
 use crate::events::EventKind;
 use crate::plugin::{self, Outcome, PlannedTask, PluginError};
@@ -38,6 +40,8 @@ pub(super) enum End {
     Outcome(Outcome),
     /// It did not.
     Failed(PluginError),
+    /// It did not, and never will: there is no use in another try.
+    Hopeless(PluginError),
     /// It was not begun: a file is not as it was when the job was submitted.
     Changed(PathBuf),
     /// It failed where there is no room for its pictures.
@@ -70,7 +74,7 @@ pub(super) async fn plan(
     let forwarding = tokio::spawn(forward(received, job, None, mailbox.clone()));
     let planning = async {
         check(&spec, &mailbox).await?;
-        look(&spec, &mailbox, &store).await?;
+        look(&spec, &attempt, &mailbox, &store).await?;
         Ok(pages(&spec, &attempt, &mailbox).await?)
     };
     let end = until_canceled(&attempt, planning).await.map_err(|end| no_room(end, &spec));
@@ -164,11 +168,18 @@ async fn pages(
 /// Finds out whether a failure is that of a disk that is full.
 fn no_room(end: End, spec: &JobSpec) -> End {
     let output = &spec.context.output;
+    let is_full = |error: &PluginError| {
+        let text = error.to_string();
+        let said =
+            ["No space left", "cut off: is the disk full", "Disk quota"].iter().any(|s| text.contains(s));
+        matches!(error.blame(), Blame::Host | Blame::Blender) && (said || !output.has_room())
+    };
     match end {
-        End::Failed(error) if matches!(error.blame(), Blame::Host | Blame::Blender) && !output.has_room() => {
+        End::Failed(error) if is_full(&error) => {
             let folder = output.folder().display();
-            let message =
-                format!("the disk of {folder} is full\nit goes on by itself once there is room\n{error}");
+            let message = format!(
+                "the disk of {folder}, or of the data directory, is full\nit goes on by itself once there is room\n{error}"
+            );
             End::NoRoom(Pause { code: PauseCode::DiskFull, message })
         }
         end => end,
@@ -184,10 +195,24 @@ async fn check(spec: &JobSpec, mailbox: &mpsc::Sender<Message>) -> Result<(), En
     Ok(())
 }
 
+/// Tells deaths of Blender, which another try may not see, from what it says of the scene.
+async fn seen<T>(result: Result<T, BlenderError>, attempt: &Attempt) -> Result<T, End> {
+    let has_died = matches!(result, Err(BlenderError::Died { .. } | BlenderError::Hung { .. }));
+    let error = match heard(attempt, result).await {
+        Ok(value) => return Ok(value),
+        Err(error) => PluginError::Answer(error),
+    };
+    Err(if has_died { End::Failed(error) } else { End::Hopeless(error) })
+}
+
 /// Finds what is wrong with the scene before anything is rendered, and takes
 /// down the files that it needs.
-async fn look(spec: &JobSpec, mailbox: &mpsc::Sender<Message>, store: &Store) -> Result<(), End> {
-    let failed = |error: crate::blender::BlenderError| PluginError::Answer(error.into());
+async fn look(
+    spec: &JobSpec,
+    attempt: &Attempt,
+    mailbox: &mpsc::Sender<Message>,
+    store: &Store,
+) -> Result<(), End> {
     let context = &spec.context;
     // The workers that are wanted later come up meanwhile.
     let others = context.pool.size().min(spec.frames.len()).saturating_sub(1);
@@ -198,8 +223,8 @@ async fn look(spec: &JobSpec, mailbox: &mpsc::Sender<Message>, store: &Store) ->
             tracing::warn!(%error, "a worker did not start; the frame that wants it tries again");
         }
     });
-    let scene = scene.await.map_err(failed)?;
-    let info = scene.inspect().await.map_err(failed)?;
+    let scene = seen(scene.await, attempt).await?;
+    let info = seen(scene.inspect().await, attempt).await?;
     let folder = context.output.folder();
     let content = context.content.depends_on(info.dependencies.clone(), folder).await;
     let content = content.map_err(PluginError::Answer)??;
@@ -214,7 +239,7 @@ async fn look(spec: &JobSpec, mailbox: &mpsc::Sender<Message>, store: &Store) ->
              put them where the scene wants them, or render without --strict",
             info.missing_files.len()
         );
-        return Err(PluginError::Answer(CapabilityError::new(Code::NotFound, message)).into());
+        return Err(End::Hopeless(PluginError::Answer(CapabilityError::new(Code::NotFound, message))));
     }
     Ok(())
 }

@@ -5,18 +5,19 @@
 //! Awaits nothing but its mailbox and that write.
 
 mod commit;
+mod planning;
 mod work;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::job::{Job, changed};
-use super::model::{Plan, PlanError};
+use super::job::Job;
 use super::runner::End;
 use super::{Entry, Order, OrderError, Policy, Standing};
 use crate::blender::content::Content;
@@ -79,6 +80,8 @@ pub(super) struct Scheduler {
     mailbox: mpsc::WeakSender<Message>,
     progress: broadcast::Sender<Arc<Progress>>,
     standing: watch::Sender<Standing>,
+    /// Tells even while nothing can be written that the host is to stop.
+    stop: CancellationToken,
     jobs: BTreeMap<JobId, Job>,
     /// The jobs that could begin something, most urgent first.
     wanting: BTreeSet<(Reverse<i32>, JobId)>,
@@ -88,17 +91,41 @@ pub(super) struct Scheduler {
     /// The jobs that wait for another one.
     after: BTreeMap<JobId, Vec<JobId>>,
     /// How jobs ended that are not in memory any more.
-    ended: BTreeMap<JobId, JobState>,
+    ended: Ended,
     running: usize,
     draining: bool,
     stopping: bool,
     batch: Batch,
 }
 
+/// How the latest jobs ended.
+#[derive(Default)]
+struct Ended {
+    states: BTreeMap<JobId, JobState>,
+    order: VecDeque<JobId>,
+}
+
+impl Ended {
+    fn state(&self, id: JobId) -> Option<JobState> {
+        self.states.get(&id).copied()
+    }
+
+    fn insert(&mut self, id: JobId, state: JobState) {
+        self.states.insert(id, state);
+        self.order.push_back(id);
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.states.remove(&oldest);
+        }
+    }
+}
+
 /// What is to be written, and what happens once it is.
 #[derive(Default)]
 struct Batch {
     jobs: BTreeSet<JobId>,
+    contents: Vec<(JobId, String)>,
     events: Vec<EventKind>,
     then: Vec<Box<dyn FnOnce() + Send>>,
 }
@@ -110,6 +137,7 @@ impl Scheduler {
         mailbox: mpsc::WeakSender<Message>,
         progress: broadcast::Sender<Arc<Progress>>,
         standing: watch::Sender<Standing>,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             store,
@@ -117,11 +145,12 @@ impl Scheduler {
             mailbox,
             progress,
             standing,
+            stop,
             jobs: BTreeMap::new(),
             wanting: BTreeSet::new(),
             later: BTreeSet::new(),
             after: BTreeMap::new(),
-            ended: BTreeMap::new(),
+            ended: Ended::default(),
             running: 0,
             draining: false,
             stopping: false,
@@ -172,8 +201,12 @@ impl Scheduler {
     }
 
     fn enter(&mut self, entry: Entry, reply: oneshot::Sender<()>) {
+        if self.jobs.contains_key(&entry.row.id) {
+            // Two wanted it retried at the same time.
+            return self.then(move || reply.send(()).unwrap_or_default());
+        }
         let (id, is_new) = (entry.row.id, entry.row.version == 0);
-        let after = entry.after.clone();
+        let (after, content) = (entry.after.clone(), entry.content.clone());
         let submitted = is_new.then(|| EventKind::JobSubmitted {
             id,
             release: entry.spec.pin.release.to_string(),
@@ -189,24 +222,28 @@ impl Scheduler {
         self.batch.events.extend(submitted);
         let mut lost = None;
         for (other, found) in after {
-            match self.jobs.contains_key(&other) {
-                true => {
-                    job.before.insert(other);
-                    self.after.entry(other).or_default().push(id);
-                }
-                false => {
-                    let state = self.ended.get(&other).copied().unwrap_or(found);
-                    lost = lost.or((state != JobState::Succeeded).then_some((other, state)));
-                }
+            let state = self.ended.state(other).unwrap_or(found);
+            // One that is not here, and yet not finished, could not be taken up so far.
+            if self.jobs.contains_key(&other) || !state.is_final() {
+                job.before.insert(other);
+                self.after.entry(other).or_default().push(id);
+            } else if state != JobState::Succeeded {
+                lost = lost.or(Some((other, state)));
             }
         }
         let state = job.row.state;
         self.jobs.insert(id, job);
         self.batch.jobs.insert(id);
+        content.iter().for_each(|content| self.looked(id, content));
         match state {
             JobState::Failed | JobState::Canceled => self.retried(id),
             JobState::Planning => self.become_(id, JobState::Queued, None),
+            JobState::Paused => drop(self.later.insert((Instant::now(), id, None))),
             _ => {}
+        }
+        if self.jobs[&id].is_canceled() {
+            // By a host that did not live to see its end.
+            self.cancel(id);
         }
         if let Some((other, state)) = lost {
             self.fail_after(id, other, state);
@@ -218,15 +255,16 @@ impl Scheduler {
     /// Begins a job anew that had failed or was canceled: only what is not done.
     fn retried(&mut self, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        (job.row.failure, job.row.retries) = (None, 0);
+        (job.row.failure, job.row.retries, job.row.canceling) = (None, 0, false);
+        job.directive.send_replace(Directive::Proceed);
         job.plan.retry();
         self.become_(id, JobState::Queued, None);
     }
 
     fn order(&mut self, id: JobId, order: Order) -> Result<(), OrderError> {
         let Some(job) = self.jobs.get_mut(&id) else {
-            let state = self.ended.get(&id).copied().unwrap_or(JobState::Succeeded);
-            return Err(OrderError::State { id, state, why: "nothing happens to it any more" });
+            let ended = |state| OrderError::State { id, state, why: "nothing happens to it any more" };
+            return Err(self.ended.state(id).map_or(OrderError::NotTakenUp, ended));
         };
         let refused = |why| Err(OrderError::State { id, state: job.row.state, why });
         match order {
@@ -235,7 +273,7 @@ impl Scheduler {
                 job.row.pinned = pinned;
                 self.batch.jobs.insert(id);
             }
-            Order::Pause if job.row.state == JobState::Paused => {}
+            _ if job.is_canceled() => return refused("it is being canceled"),
             Order::Pause => {
                 let message = "somebody asked for it; `hotshoe job resume` goes on".to_owned();
                 self.pause(id, Pause { code: PauseCode::Asked, message });
@@ -258,6 +296,7 @@ impl Scheduler {
     fn cancel(&mut self, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.directive.send_replace(Directive::Cancel);
+        job.row.canceling = true;
         job.plan.cancel();
         self.batch.jobs.insert(id);
         self.settle(id);
@@ -265,11 +304,14 @@ impl Scheduler {
 
     fn pause(&mut self, id: JobId, pause: Pause) {
         let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.row.state.is_final()) else { return };
-        if job.is_canceled() || job.row.pause.as_ref() == Some(&pause) {
+        let asked = |pause: &Pause| pause.code == PauseCode::Asked;
+        // What a person wants stands above what the host would do by itself.
+        if job.is_canceled() || job.row.pause.as_ref().is_some_and(|now| asked(now) || *now == pause) {
             return;
         }
         job.directive.send_replace(Directive::Yield);
         if pause.code == PauseCode::DiskFull {
+            job.wants_room();
             self.later.insert((Instant::now() + AGAIN, id, None));
         }
         self.become_(id, JobState::Paused, Some(pause));
@@ -279,79 +321,11 @@ impl Scheduler {
         let Some(job) = self.jobs.get_mut(&id).filter(|job| job.row.state == JobState::Paused) else {
             return;
         };
+        job.held = false;
         job.directive.send_replace(Directive::Proceed);
         let state = if job.row.planned { JobState::Running } else { JobState::Queued };
         self.become_(id, state, None);
         self.settle(id);
-    }
-
-    /// Takes down what a job renders from.
-    fn looked(&mut self, id: JobId, content: &Content) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.row.content = Some(serde_json::to_string(content).expect("content is plain data"));
-        self.batch.jobs.insert(id);
-    }
-
-    /// Takes a page of a plan; false ends the planning.
-    fn planned(&mut self, id: JobId, tasks: Vec<PlannedTask>) -> bool {
-        let Some(job) = self.jobs.get_mut(&id) else { return false };
-        if job.row.state != JobState::Planning || job.is_canceled() {
-            return false;
-        }
-        self.batch.jobs.insert(id);
-        let added = tasks.into_iter().try_for_each(|task| job.plan.add(task).map(drop));
-        if let Err(error) = added {
-            job.row.failure = Some(broken_plan(&error));
-        }
-        job.row.failure.is_none()
-    }
-
-    fn plan_ended(&mut self, id: JobId, end: Result<(), End>) {
-        self.running -= 1;
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.planning = false;
-        self.batch.jobs.insert(id);
-        let failed = match end {
-            Ok(()) if job.row.state == JobState::Planning => job.row.failure.clone(),
-            // It was paused meanwhile, or the host stops: it will be planned anew.
-            _ if !job.is_canceled() && (self.stopping || job.row.state == JobState::Paused) => {
-                return self.plan_again(id, None);
-            }
-            Err(End::Changed(file)) => return self.plan_again(id, Some(changed(&file))),
-            Err(End::NoRoom(pause)) => return self.plan_again(id, Some(pause)),
-            Err(End::Failed(error)) => Some(Failure { blame: error.blame(), message: error.to_string() }),
-            Ok(()) | Err(End::Outcome(_)) => None,
-        };
-        if let Some(failure) = failed {
-            if failure.blame == Blame::Host && !job.is_canceled() {
-                let pause = Pause { code: PauseCode::Host, message: failure.message };
-                return self.plan_again(id, Some(pause));
-            }
-            job.row.failure.get_or_insert(failure);
-            (job.plan, job.forgets_tasks) = (Plan::default(), true);
-            return match job.is_canceled() {
-                true => self.end(id, JobState::Canceled),
-                false => self.end(id, JobState::Failed),
-            };
-        }
-        if !job.is_canceled() {
-            job.row.planned = true;
-            if job.plan.open() > 0 {
-                self.become_(id, JobState::Running, None);
-            }
-        }
-        self.settle(id);
-    }
-
-    /// Throws an unfinished plan away.
-    fn plan_again(&mut self, id: JobId, pause: Option<Pause>) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        (job.plan, job.forgets_tasks, job.row.failure) = (Plan::default(), true, None);
-        match pause {
-            Some(pause) => self.pause(id, pause),
-            None if job.row.state == JobState::Planning => self.become_(id, JobState::Queued, None),
-            None => {}
-        }
     }
 
     fn reported(&mut self, id: JobId, task: Option<usize>, report: Report) {
@@ -447,10 +421,8 @@ impl Scheduler {
     /// Ends a job; it is let go of once that is written.
     fn end(&mut self, id: JobId, state: JobState) {
         self.become_(id, state, None);
+        self.later.retain(|(_, job, _)| *job != id);
         self.ended.insert(id, state);
-        if self.ended.len() > REMEMBERED {
-            self.ended.pop_first();
-        }
         for next in self.after.remove(&id).unwrap_or_default() {
             let Some(job) = self.jobs.get_mut(&next) else { continue };
             job.before.remove(&id);
@@ -490,8 +462,4 @@ impl Scheduler {
     fn then(&mut self, effect: impl FnOnce() + Send + 'static) {
         self.batch.then.push(Box::new(effect));
     }
-}
-
-fn broken_plan(error: &PlanError) -> Failure {
-    Failure { blame: Blame::Plugin, message: error.to_string() }
 }

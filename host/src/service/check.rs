@@ -17,8 +17,11 @@ use crate::plugin::settings::SettingsError;
 use crate::releases::{Loaded, ReleaseError, Releases};
 use crate::store::jobs::JobRow;
 use crate::store::now_ms;
+use crate::store::outputs::Output as Recorded;
 use crate::terms::{JobId, JobState};
 
+/// The longest list of frames, in bytes: a page of jobs must fit in a message.
+const MAX_FRAMES: usize = 8 * 1024;
 /// How many jobs one may come after.
 const MAX_AFTER: usize = 1000;
 
@@ -94,18 +97,27 @@ pub async fn check(
 impl Service {
     /// Checks a submission and queues it.
     pub(super) async fn enter_new(&self, submission: Submission, session: Option<String>) -> Result<Job> {
+        if submission.frames.len() > MAX_FRAMES {
+            return Err(ServiceError::Parameter(format!("a list of frames has at most {MAX_FRAMES} bytes")));
+        }
+        // Before the folder is swept of what was left behind.
+        let earlier = match submission.resume {
+            true => self.earlier(&submission).await,
+            false => Vec::new(),
+        };
         let checked = check(&self.parts.releases, &self.folders, submission).await?;
         let Checked { submission, frames, pin, output } = checked;
         self.parts.releases.keep(&pin.release).map_err(RequestError::from)?;
         let after = self.after(&submission.after).await?;
         let content = self.content(&submission.scene).await?;
-        let row = new_row(&submission, &pin, &content, session);
-        if submission.resume {
-            self.adopt(row.id, output.folder()).await?;
+        let row = new_row(&submission, &pin, session);
+        if !earlier.is_empty() {
+            let id = row.id;
+            self.parts.store.write(move |writing| writing.adopt(id, &earlier)).await?;
         }
-        let spec = self.spec(&row, submission, pin, frames, output, content);
+        let spec = self.spec(&row, submission, pin, frames, output, content.clone());
         let view = Job::from(JobRow { version: 1, ..row.clone() });
-        self.parts.jobs.enter(Entry { row, tasks: Vec::new(), after, spec }).await?;
+        self.parts.jobs.enter(Entry { row, tasks: Vec::new(), after, spec, content: Some(content) }).await?;
         Ok(view)
     }
 
@@ -160,10 +172,13 @@ impl Service {
         Ok(after)
     }
 
-    /// Takes over what hosts of single renders have recorded of a folder.
-    async fn adopt(&self, id: JobId, folder: &Path) -> Result<()> {
-        let (journals, folder) = (self.parts.data.journals(), folder.to_owned());
+    /// Finds what hosts of single renders have recorded of a folder, and puts what
+    /// they left aside in its place.
+    async fn earlier(&self, submission: &Submission) -> Vec<Recorded> {
+        let folder = submission.out.clone().unwrap_or_else(|| beside(&submission.scene));
+        let journals = self.parts.data.journals();
         let found = tokio::task::spawn_blocking(move || {
+            let folder = folder.canonicalize().unwrap_or(folder);
             let mut found = Vec::new();
             for journal in journals {
                 match crate::store::outputs::of_journal(&journal, &folder) {
@@ -174,12 +189,11 @@ impl Service {
             output::reconcile(&found);
             found
         });
-        let found = found.await.expect("reading journals does not panic");
-        Ok(self.parts.store.write(move |writing| writing.adopt(id, &found)).await?)
+        found.await.expect("reading journals does not panic")
     }
 }
 
-fn new_row(submission: &Submission, pin: &Loaded, content: &Content, session: Option<String>) -> JobRow {
+fn new_row(submission: &Submission, pin: &Loaded, session: Option<String>) -> JobRow {
     let release = ReleaseName {
         name: pin.release.name.clone(),
         version: pin.release.version.clone(),
@@ -196,7 +210,7 @@ fn new_row(submission: &Submission, pin: &Loaded, content: &Content, session: Op
         session,
         request: serde_json::to_string(submission).expect("submissions are plain data"),
         release: serde_json::to_string(&release).expect("names are plain data"),
-        content: Some(serde_json::to_string(content).expect("content is plain data")),
+        canceling: false,
         planned: false,
         tasks: 0,
         done: 0,

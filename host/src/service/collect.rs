@@ -18,21 +18,24 @@ pub struct Rules {
 }
 
 /// How much is let go of at once, so that nobody waits for long.
-const PORTION: usize = 500;
+const PORTION: usize = 200;
 
 impl Service {
     /// Lets go of what is too old or too much.
     pub async fn collect(&self, rules: Rules) -> Result<()> {
+        let mut after = 0;
         loop {
             let keep = rules.keep;
-            let Collected { jobs, events } =
-                self.parts.store.write(move |writing| writing.collect(&keep, PORTION)).await?;
+            let _alone = self.finished.lock().await;
+            let Collected { jobs, next, .. } =
+                self.parts.store.write(move |writing| writing.collect(&keep, after, PORTION)).await?;
             for id in &jobs {
                 let _ = tokio::fs::remove_dir_all(self.parts.spool.join(id.to_string())).await;
             }
-            if jobs.len() < PORTION && events < PORTION {
+            if jobs.len() < PORTION && next.is_none() {
                 break;
             }
+            after = next.unwrap_or(after);
         }
         let (crashes, count) = (self.parts.data.crashes(), rules.crashes);
         let _ = tokio::task::spawn_blocking(move || thin_out(&crashes, count)).await;

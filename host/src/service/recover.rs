@@ -5,6 +5,7 @@ use super::types::{Job, OneJob, Release as ReleaseName, Submission};
 use super::{RequestError, Result, Service, ServiceError};
 use crate::blender::content::Content;
 use crate::capability::output;
+use crate::events::EventKind;
 use crate::frames::Frames;
 use crate::jobs::{Entry, OrderError};
 use crate::store::jobs::{JobRow, TaskRow};
@@ -18,6 +19,13 @@ impl Service {
     /// Takes up all jobs that are not finished; returns how many.
     pub async fn recover(&self) -> Result<usize> {
         let rows = self.parts.store.open_jobs().await?;
+        // All of them first: jobs that share a folder sweep it when they are taken up.
+        for row in &rows {
+            let recorded = self.parts.store.outputs_of_job(row.id).await?;
+            let work = tokio::task::spawn_blocking(move || output::reconcile(&recorded));
+            work.await.expect("it does not panic");
+        }
+        self.clear_spool(&rows).await;
         let count = rows.len();
         for row in rows {
             self.take_up(row).await?;
@@ -27,36 +35,61 @@ impl Service {
 
     /// Begins a finished job anew: only what is not done.
     pub async fn retry(&self, OneJob { id }: OneJob) -> Result<Job> {
+        let _alone = self.finished.lock().await;
         let row = self.row(id).await?;
         if !matches!(row.state, JobState::Failed | JobState::Canceled) {
             let why = "only a job that failed or was canceled can be retried";
             return Err(OrderError::State { id, state: row.state, why }.into());
         }
         let entry = self.entry(row).await?;
-        self.check_files(id, entry.row.done > 0).await?;
+        let has_files = entry.row.done > 0;
         self.parts.jobs.enter(entry).await?;
+        self.check_files(id, has_files).await?;
         Ok(Job::from(self.row(id).await?))
     }
 
-    async fn take_up(&self, row: JobRow) -> Result<()> {
+    /// Removes images of jobs that are over.
+    async fn clear_spool(&self, open: &[JobRow]) {
+        let open: Vec<String> = open.iter().map(|row| row.id.to_string()).collect();
+        let spool = self.parts.spool.clone();
+        let clear = move || {
+            for folder in std::fs::read_dir(spool).into_iter().flatten().flatten() {
+                if !open.iter().any(|id| folder.file_name() == id.as_str()) {
+                    let _ = std::fs::remove_dir_all(folder.path());
+                }
+            }
+        };
+        let _ = tokio::task::spawn_blocking(clear).await;
+    }
+
+    pub(super) async fn take_up(&self, row: JobRow) -> Result<()> {
         let id = row.id;
-        match self.entry(row.clone()).await {
+        let error = match self.entry(row.clone()).await {
             Ok(entry) => {
                 let has_files = entry.row.done > 0;
-                self.parts.jobs.enter(entry).await?;
-                self.check_files(id, has_files).await
+                match self.parts.jobs.enter(entry).await {
+                    Ok(()) => return self.check_files(id, has_files).await,
+                    Err(error) => error.into(),
+                }
             }
-            // Its scene's folder is not mounted, say: it waits, and says what for.
-            Err(ServiceError::Request(error)) => {
-                tracing::warn!(job = %id, %error, "cannot be taken up");
-                let message = format!("{error}\nput that right, and start the host again");
-                let mut paused = JobRow { state: JobState::Paused, ..row.clone() };
-                paused.pause = Some(Pause { code: PauseCode::Host, message });
-                paused.version += 1;
-                Ok(self.parts.store.write(move |writing| writing.update_job(&paused, row.version)).await?)
-            }
-            Err(error) => Err(error),
+            Err(error) => error,
+        };
+        if let ServiceError::Store(_) = error {
+            return Err(error);
         }
+        // Its output folder is not mounted, say: it waits, and says what for.
+        tracing::warn!(job = %id, %error, "cannot be taken up");
+        let message = format!("{error}\nput that right, then `hotshoe job resume {id}`");
+        let pause = Some(Pause { code: PauseCode::Host, message });
+        let (tasks, version) = (row.tasks, row.version + 1);
+        let paused = JobRow { state: JobState::Paused, pause: pause.clone(), version, ..row.clone() };
+        let state = JobState::Paused;
+        let event = EventKind::JobState { id, state, tasks, error: None, pause };
+        let write = self.parts.store.write(move |writing| {
+            writing.update_job(&paused, row.version)?;
+            writing.append(event)
+        });
+        Ok(write.await?)
     }
 
     /// Puts a job together from its rows.
@@ -66,29 +99,30 @@ impl Service {
             serde_json::from_str(&row.request).map_err(|_| broken("a request that cannot be read"))?;
         let release: ReleaseName =
             serde_json::from_str(&row.release).map_err(|_| broken("a release that cannot be read"))?;
-        let content: Content = (row.content.as_deref())
+        let content = self.parts.store.content(row.id).await?;
+        let content: Content = (content.as_deref())
             .and_then(|content| serde_json::from_str(content).ok())
             .ok_or_else(|| broken("no hash of its scene"))?;
         let frames: Frames = submission.frames.parse().map_err(RequestError::from)?;
         let release = self.parts.releases.pinned(&release.digest).map_err(RequestError::from)?;
         let pin = self.parts.releases.load(release).await.map_err(RequestError::from)?;
-        // Before the output folder is swept of what was left behind.
-        let recorded = self.parts.store.outputs_of_job(row.id).await?;
-        tokio::task::spawn_blocking(move || output::reconcile(&recorded)).await.expect("it does not panic");
         let folder = submission.out.clone().unwrap_or_default();
         let output = open(&self.folders, &folder, submission.skip_existing)?;
         let tasks = self.all_tasks(row.id).await?;
+        // One that was let go of since had succeeded: nobody waits for the others.
         let before = self.parts.store.jobs_before(row.id).await?;
-        let after = before.into_iter().map(|(id, state)| (id, state.unwrap_or(JobState::Canceled))).collect();
+        let after =
+            before.into_iter().map(|(id, state)| (id, state.unwrap_or(JobState::Succeeded))).collect();
         let spec = self.spec(&row, submission, pin, frames, output, content);
-        Ok(Entry { row, tasks, after, spec })
+        Ok(Entry { row, tasks, after, spec, content: None })
     }
 
     async fn all_tasks(&self, id: JobId) -> Result<Vec<TaskRow>> {
-        let mut tasks: Vec<TaskRow> = Vec::new();
+        let (mut tasks, mut next): (Vec<TaskRow>, usize) = (Vec::new(), 0);
         loop {
-            let page = self.parts.store.tasks(id, Vec::new(), tasks.len(), TASKS).await?;
+            let page = self.parts.store.tasks(id, Vec::new(), next, TASKS).await?;
             let is_last = page.len() < TASKS;
+            next = page.last().map_or(next, |task| task.position + 1);
             tasks.extend(page);
             if is_last {
                 return Ok(tasks);

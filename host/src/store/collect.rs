@@ -23,12 +23,14 @@ pub struct Collected {
     pub jobs: Vec<JobId>,
     /// How many events.
     pub events: usize,
+    /// Where to go on, if there may be more events to let go of.
+    pub next: Option<u64>,
 }
 
 impl Writing<'_> {
     /// Lets go of up to `portion` jobs and events. Open and pinned jobs, and what an
     /// open job comes after, lose nothing.
-    pub fn collect(&mut self, keep: &Keep, portion: usize) -> Result<Collected> {
+    pub fn collect(&mut self, keep: &Keep, after: u64, portion: usize) -> Result<Collected> {
         let finished = "state IN ('succeeded', 'failed', 'canceled') AND NOT pinned";
         let wanted = "EXISTS (SELECT 1 FROM job_order JOIN jobs AS open ON open.id = job_order.job \
                       WHERE job_order.after = jobs.id AND open.state NOT IN ('succeeded', 'failed', 'canceled'))";
@@ -45,29 +47,40 @@ impl Writing<'_> {
             self.db.prepare_cached("DELETE FROM outputs WHERE job = ?1")?.execute([job])?;
             self.db.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([job])?;
         }
-        let events = self.collect_events(keep, portion)?;
-        Ok(Collected { jobs, events })
+        let forgotten = "DELETE FROM sessions WHERE seen_ms < ?1";
+        self.db.prepare_cached(forgotten)?.execute([keep.events_since_ms])?;
+        let (events, next) = self.collect_events(keep, after, portion)?;
+        Ok(Collected { jobs, events, next })
     }
 
-    fn collect_events(&mut self, keep: &Keep, portion: usize) -> Result<usize> {
+    /// Goes through events from the oldest on, until one is young enough. Those that
+    /// stay are passed by: `after` is where the last portion came to.
+    fn collect_events(&mut self, keep: &Keep, after: u64, portion: usize) -> Result<(usize, Option<u64>)> {
         let kept = "EXISTS (SELECT 1 FROM jobs WHERE jobs.id = events.job AND (pinned OR state NOT IN \
                     ('succeeded', 'failed', 'canceled')))";
-        let old = format!(
-            "SELECT seq FROM events WHERE (time_ms < ?1 OR seq <= (SELECT max(seq) FROM events) - ?2) \
-             AND NOT {kept} ORDER BY seq LIMIT ?3"
+        let oldest = format!(
+            "SELECT seq, time_ms < ?2 OR seq <= (SELECT max(seq) FROM events) - ?3, {kept} FROM events \
+             WHERE seq > ?1 ORDER BY seq LIMIT ?4"
         );
-        let mut rows = self.db.prepare_cached(&old)?;
-        let old: Vec<u64> = rows
-            .query_map((keep.events_since_ms, keep.events, portion), |row| row.get(0))?
+        let mut rows = self.db.prepare_cached(&oldest)?;
+        let found: Vec<(u64, bool, bool)> = rows
+            .query_map((after, keep.events_since_ms, keep.events, portion), |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
             .collect::<rusqlite::Result<_>>()?;
-        let Some(last) = old.last() else { return Ok(0) };
-        let note = "UPDATE facts SET value = max(value, CASE name WHEN 'collected' THEN ?1 ELSE \
-                    (SELECT max(seq) FROM events) END)";
-        self.db.prepare_cached(note)?.execute([last])?;
+        let old: Vec<u64> =
+            found.iter().take_while(|row| row.1).filter(|row| !row.2).map(|row| row.0).collect();
+        let goes_on = found.len() == portion && found.iter().all(|row| row.1);
+        let next = found.last().map(|row| row.0).filter(|_| goes_on);
+        if let Some(last) = old.last() {
+            let note = "UPDATE facts SET value = max(value, CASE name WHEN 'collected' THEN ?1 ELSE \
+                        (SELECT max(seq) FROM events) END)";
+            self.db.prepare_cached(note)?.execute([last])?;
+        }
         for seq in &old {
             self.db.prepare_cached("DELETE FROM events WHERE seq = ?1")?.execute([seq])?;
         }
-        Ok(old.len())
+        Ok((old.len(), next))
     }
 }
 
@@ -109,7 +122,7 @@ mod tests {
         use JobState::{Failed, Queued, Succeeded};
         let jobs = vec![job(Succeeded, false), job(Failed, false), job(Succeeded, true), job(Queued, false)];
         let (_temp, store, ids) = filled(jobs).await;
-        let gone = store.write(|writing| writing.collect(&NOTHING, 100)).await.unwrap();
+        let gone = store.write(|writing| writing.collect(&NOTHING, 0, 100)).await.unwrap();
         assert_eq!(gone.jobs, [ids[1]]);
         // Those of the first, which is finished but waited for, and of the one that is gone.
         assert_eq!(gone.events, 2);
@@ -124,14 +137,14 @@ mod tests {
         let jobs = (0..5).map(|_| job(JobState::Succeeded, false)).collect();
         let (_temp, store, ids) = filled(jobs).await;
         let keep = Keep { jobs_since_ms: 0, jobs: 2, events_since_ms: 0, events: 3 };
-        let gone = store.write(move |writing| writing.collect(&keep, 100)).await.unwrap();
+        let gone = store.write(move |writing| writing.collect(&keep, 0, 100)).await.unwrap();
         assert_eq!((gone.jobs.as_slice(), gone.events), (&ids[..3], 2));
     }
 
     #[tokio::test]
     async fn numbers_are_never_used_again() {
         let (temp, store, _) = filled(vec![job(JobState::Succeeded, false)]).await;
-        store.write(|writing| writing.collect(&NOTHING, 100)).await.unwrap();
+        store.write(|writing| writing.collect(&NOTHING, 0, 100)).await.unwrap();
         drop(store);
         let store = Store::open(&temp.path().join("a.db")).unwrap();
         assert_eq!(store.last_event(), 1);

@@ -148,6 +148,7 @@ impl Subscription {
             let cursor = self.cursor;
             let wait = self.last.wait_for(|last| *last > cursor).await;
             drop(wait.expect("the store, which this holds, keeps the sender"));
+            let last = *self.last.borrow();
             let events = match self.store.0.tail.after(cursor) {
                 Some(events) => events,
                 None => self.store.read(move |db| read(db, cursor, None, PAGE)).await?,
@@ -158,7 +159,7 @@ impl Subscription {
                     return Ok(events);
                 }
                 // All up to the last were collected meanwhile.
-                None => self.cursor = *self.last.borrow(),
+                None => self.cursor = last,
             }
         }
     }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{Json, Result, Store, StoreError, Writing};
 use crate::terms::{Failure, JobId, JobState, Pause, TaskState};
 
-/// A job as it is stored. `request`, `release` and `content` are JSON of their owners.
+/// A job as it is stored. `request` and `release` are JSON of their owners.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "as in schema/1.sql")]
 pub struct JobRow {
@@ -21,7 +21,7 @@ pub struct JobRow {
     pub session: Option<String>,
     pub request: String,
     pub release: String,
-    pub content: Option<String>,
+    pub canceling: bool,
     pub planned: bool,
     pub tasks: usize,
     pub done: usize,
@@ -74,7 +74,7 @@ pub struct JobQuery {
     pub count: usize,
 }
 
-const JOB: &str = "SELECT id, version, state, pause, priority, pinned, key, session, request, release, content, \
+const JOB: &str = "SELECT id, version, state, pause, priority, pinned, key, session, request, release, canceling, \
                    planned, tasks, done, failed, retries, failure, created_ms, started_ms, ended_ms FROM jobs";
 const TASK: &str = "SELECT position, version, name, state, frame, after, payload, attempts, failures, seconds, \
                     failure FROM tasks";
@@ -95,7 +95,7 @@ fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
         session: row.get(7)?,
         request: row.get(8)?,
         release: row.get(9)?,
-        content: row.get(10)?,
+        canceling: row.get(10)?,
         planned: row.get(11)?,
         tasks: row.get(12)?,
         done: row.get(13)?,
@@ -129,7 +129,7 @@ impl Writing<'_> {
     /// Adds a job.
     pub fn insert_job(&mut self, job: &JobRow, after: &[JobId]) -> Result<()> {
         let insert = "INSERT INTO jobs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, \
-                      ?16, ?17, ?18, ?19, ?20)";
+                      ?16, ?17, ?18, ?19, ?20, NULL)";
         self.db.prepare_cached(insert)?.execute(params![
             job.id,
             job.version,
@@ -141,7 +141,7 @@ impl Writing<'_> {
             job.session,
             job.request,
             job.release,
-            job.content,
+            job.canceling,
             job.planned,
             job.tasks,
             job.done,
@@ -161,7 +161,7 @@ impl Writing<'_> {
 
     /// Changes a job whose version in the database is `known`.
     pub fn update_job(&mut self, job: &JobRow, known: u32) -> Result<()> {
-        let update = "UPDATE jobs SET version = ?3, state = ?4, pause = ?5, priority = ?6, pinned = ?7, content = ?8, \
+        let update = "UPDATE jobs SET version = ?3, state = ?4, pause = ?5, priority = ?6, pinned = ?7, canceling = ?8, \
                       planned = ?9, tasks = ?10, done = ?11, failed = ?12, retries = ?13, failure = ?14, \
                       started_ms = ?15, ended_ms = ?16, release = ?17 WHERE id = ?1 AND version = ?2";
         let changed = self.db.prepare_cached(update)?.execute(params![
@@ -172,7 +172,7 @@ impl Writing<'_> {
             job.pause.as_ref().map(Json),
             job.priority,
             job.pinned,
-            job.content,
+            job.canceling,
             job.planned,
             job.tasks,
             job.done,
@@ -184,6 +184,13 @@ impl Writing<'_> {
             job.release,
         ])?;
         conflict_unless(changed == 1, || format!("job {}", job.id))
+    }
+
+    /// Takes down what a job renders from.
+    pub fn set_content(&mut self, job: JobId, content: &str) -> Result<()> {
+        let update = "UPDATE jobs SET content = ?2 WHERE id = ?1";
+        self.db.prepare_cached(update)?.execute((job, content))?;
+        Ok(())
     }
 
     /// Adds a task to a job.
@@ -255,6 +262,15 @@ impl Store {
             let files = count.query_row([id], |row| row.get(0))?;
             let after = after.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
             Ok(Some(WholeJob { row, files, after }))
+        })
+        .await
+    }
+
+    /// Reads what a job renders from.
+    pub async fn content(&self, id: JobId) -> Result<Option<String>> {
+        self.read(move |db| {
+            let mut rows = db.prepare_cached("SELECT content FROM jobs WHERE id = ?1")?;
+            Ok(rows.query_row([id], |row| row.get(0)).optional()?.flatten())
         })
         .await
     }
@@ -348,7 +364,7 @@ pub(crate) mod tests {
             session: None,
             request: "{}".to_owned(),
             release: "{}".to_owned(),
-            content: None,
+            canceling: false,
             planned: false,
             tasks: 0,
             done: 0,

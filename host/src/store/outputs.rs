@@ -59,6 +59,18 @@ impl Writing<'_> {
         })
     }
 
+    /// Makes a recorded file a job's own, and tells of it unless it was before.
+    pub fn own(&mut self, job: JobId, task: Option<&str>, path: &Path, size: u64) -> Result<()> {
+        let update =
+            "UPDATE outputs SET job = ?2, task = ?3 WHERE path = ?1 AND (job <> ?2 OR task IS NOT ?3)";
+        let is_new = self.db.prepare_cached(update)?.execute((text(path)?, job, task))? > 0;
+        let (task, path) = (task.map(str::to_owned), path.to_owned());
+        match is_new {
+            true => self.append(EventKind::FileWritten { job, task, path, size, kept: true }),
+            false => Ok(()),
+        }
+    }
+
     /// Takes over what earlier hosts recorded.
     pub fn adopt(&mut self, job: JobId, outputs: &[Output]) -> Result<()> {
         let insert = "INSERT OR IGNORE INTO outputs VALUES (?1, ?2, NULL, ?3, ?4, ?5, NULL)";

@@ -34,6 +34,15 @@ pub fn rescue(damaged: &Path, into: Option<&Path>) -> Result<Vec<Saved>> {
         into.execute_batch("PRAGMA foreign_keys = off; DELETE FROM facts; BEGIN")?;
     }
     let saved = TABLES.map(|table| copy(&from, into.as_ref(), table));
+    let is_cut = |table: &str| saved.iter().any(|saved| saved.table == table && saved.is_cut);
+    if let Some(into) = into.as_ref().filter(|_| is_cut("tasks")) {
+        // A job that lost some of its tasks must not end without them: it is planned anew.
+        into.execute_batch(
+            "UPDATE jobs SET planned = 0, tasks = 0, done = 0, failed = 0 \
+             WHERE state NOT IN ('succeeded', 'failed', 'canceled'); \
+             DELETE FROM tasks WHERE job IN (SELECT id FROM jobs WHERE planned = 0)",
+        )?;
+    }
     if let Some(into) = &into {
         // A task whose job is lost belongs to nobody.
         into.execute_batch(

@@ -19,7 +19,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
 
 /// Looks whether a database could be opened, and changes nothing.
 pub(super) fn look(path: &Path) -> Result<()> {
-    let look = || check(&super::open_to_read(path)?, path, false).map(drop);
+    let look = || check(&super::open_to_read(path)?, path);
     look().map_err(|error| named(error, path))
 }
 
@@ -34,14 +34,16 @@ fn named(error: StoreError, path: &Path) -> StoreError {
     }
 }
 
-/// Fails unless the database is ours, whole, and of a format that is known; returns its format.
-fn check(db: &Connection, path: &Path, is_new: bool) -> Result<usize> {
+/// Fails unless the database is ours, whole, and of a format that is known.
+fn check(db: &Connection, path: &Path) -> Result<()> {
     let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let known = MIGRATIONS.len() as i64;
     let (application, found) = (pragma("application_id")?, pragma("user_version")?);
     let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
-    if is_new {
-        return Ok(0);
+    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if (application, found, tables) == (0, 0, 0) {
+        // Its first host was ended before it wrote anything.
+        return Ok(());
     }
     if application != APPLICATION {
         return Err(damaged("it is not a database of Hotshoe".to_owned()));
@@ -51,17 +53,21 @@ fn check(db: &Connection, path: &Path, is_new: bool) -> Result<usize> {
     }
     let verdict: String = db.pragma_query_value(None, "quick_check", |row| row.get(0))?;
     match verdict.as_str() {
-        "ok" => Ok(found as usize),
+        "ok" => Ok(()),
         _ => Err(damaged(verdict)),
     }
 }
 
 fn prepare(path: &Path) -> Result<Connection> {
     let is_new = path.metadata().map_or(true, |info| info.len() == 0);
+    if !is_new {
+        // What is refused is not even opened to be written.
+        look(path)?;
+    }
     let mut db = Connection::open(path)?;
     db.busy_timeout(BUSY)?;
     db.set_prepared_statement_cache_capacity(64);
-    let found = check(&db, path, is_new)?;
+    let found = db.pragma_query_value(None, "user_version", |row| row.get::<_, usize>(0))?;
     db.pragma_update(None, "journal_mode", "wal")?;
     db.pragma_update(None, "synchronous", "full")?;
     db.pragma_update(None, "foreign_keys", "on")?;

@@ -14,6 +14,7 @@ use crate::terms::JobId;
 struct Rows {
     new_jobs: Vec<(JobRow, Vec<JobId>)>,
     jobs: Vec<(JobRow, u32)>,
+    contents: Vec<(JobId, String)>,
     forgotten: Vec<JobId>,
     tasks: Vec<(JobId, TaskRow, u32)>,
     events: Vec<EventKind>,
@@ -30,6 +31,7 @@ impl Rows {
             }
         }
         self.jobs.iter().try_for_each(|(job, known)| writing.update_job(job, *known))?;
+        self.contents.iter().try_for_each(|(job, content)| writing.set_content(*job, content))?;
         self.events.iter().try_for_each(|event| writing.append(event.clone()))
     }
 }
@@ -38,6 +40,7 @@ impl Rows {
     fn is_empty(&self) -> bool {
         self.new_jobs.is_empty()
             && self.jobs.is_empty()
+            && self.contents.is_empty()
             && self.forgotten.is_empty()
             && self.tasks.is_empty()
             && self.events.is_empty()
@@ -48,7 +51,7 @@ impl Scheduler {
     /// Writes what changed, as often as it takes, and then lets it be known.
     pub(super) async fn commit(&mut self) -> Result<(), StoreError> {
         let batch = std::mem::take(&mut self.batch);
-        let mut rows = Rows { events: batch.events, ..Rows::default() };
+        let mut rows = Rows { events: batch.events, contents: batch.contents, ..Rows::default() };
         for id in batch.jobs {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             if std::mem::take(&mut job.forgets_tasks) {
@@ -63,7 +66,9 @@ impl Scheduler {
                 (row, known) => rows.jobs.push((row, known)),
             }
             if job.row.state.is_final() {
-                self.jobs.remove(&id);
+                let over = self.jobs.remove(&id);
+                // Its folders go with it.
+                tokio::task::spawn_blocking(move || drop(over));
             }
         }
         if !rows.is_empty() {
@@ -82,7 +87,10 @@ impl Scheduler {
                     // Nothing was let known, so nothing is lost: all wait until there is room.
                     tracing::error!(%error, "cannot write the database; trying again");
                     self.stand(Some(error.to_string()));
-                    tokio::time::sleep(AGAIN).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(AGAIN) => {}
+                        () = self.stop.cancelled() => return Err(error),
+                    }
                 }
                 Err(error) => return Err(error),
             }

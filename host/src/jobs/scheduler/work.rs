@@ -17,8 +17,10 @@ impl Scheduler {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             if let Some(task) = task {
                 job.plan.due(task);
+            } else if job.held {
+                job.held = false;
             } else if job.row.pause.as_ref().is_some_and(|pause| pause.code == PauseCode::DiskFull) {
-                match job.spec.context.output.has_room() {
+                match job.has_room() {
                     true => self.resume(id),
                     false => drop(self.later.insert((now + AGAIN, id, task))),
                 }

@@ -12,7 +12,7 @@ CREATE TABLE jobs (
     session     TEXT,
     request     TEXT NOT NULL,     -- JSON, as it was checked
     release     TEXT NOT NULL,     -- JSON: name, version and digest of its pin
-    content     TEXT,              -- JSON: scene and dependencies with their hashes
+    canceling   INTEGER NOT NULL,  -- 1: somebody wants its end
     planned     INTEGER NOT NULL,  -- 1: all tasks are known
     tasks       INTEGER NOT NULL,
     done        INTEGER NOT NULL,
@@ -21,7 +21,8 @@ CREATE TABLE jobs (
     failure     TEXT,              -- JSON
     created_ms  INTEGER NOT NULL,
     started_ms  INTEGER,
-    ended_ms    INTEGER
+    ended_ms    INTEGER,
+    content     TEXT               -- JSON: scene and dependencies with their hashes
 ) STRICT;
 CREATE INDEX jobs_by_state ON jobs (state, ended_ms);
 
