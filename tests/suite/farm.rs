@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Ended, PROGRAM, command, root};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(180);
 
 /// A host and all that it keeps; killed when dropped.
 pub(crate) struct Farm {

@@ -212,7 +212,10 @@ impl Connection {
             }
         };
         let goes_on = async move {
-            while progress {
+            if !progress {
+                return;
+            }
+            loop {
                 match reports.recv().await {
                     Ok(report) if wanted(Some(report.job)) => {
                         let news = json!({"subscription": id, "progress": *report});

@@ -54,12 +54,14 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
         with_files.push(Farm::start(args, "").await?.tasks().await?);
         step("submissions");
         let (rate, get) = Farm::start(args, "files=no").await?.submissions().await?;
-        (submits.push(rate), gets.push(get));
+        submits.push(rate);
+        gets.push(get);
         step("idle connections");
         idle.push(Farm::start(args, "files=no").await?.idle().await?);
         step("a large job");
         let (plan, page) = Farm::start(args, "files=no").await?.large().await?;
-        (planned.push(plan), pages.push(page));
+        planned.push(plan);
+        pages.push(page);
     }
     bar.finish_and_clear();
     let opencue = || Reference { name: "OpenCue, published".to_owned(), median: OPENCUE };
