@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::farm::{Client, Farm};
-use crate::harness::{Picture, files_below, installed};
+use crate::harness::{Picture, below, files_below, installed, is_alive};
 
 /// How many times a long proof does its thing.
 fn times(full: usize) -> usize {
@@ -152,19 +152,6 @@ fn a_host_that_dies_at_any_transition_goes_on_where_it_was() {
     assert!(died > 28, "{died} of 56 hosts died where they were to");
 }
 
-/// All processes below one, as the kernel tells.
-pub(crate) fn below(parent: i32) -> Vec<i32> {
-    let mut found = Vec::new();
-    for task in std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten() {
-        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-            found.push(child);
-            found.extend(below(child));
-        }
-    }
-    found
-}
-
 fn workers_are_killed_by(signal: Signal, config: &str, every_ms: u64) {
     let kills = times(200);
     let mut dice = Dice::new();
@@ -226,11 +213,7 @@ fn real_blender_goes_on_after_each_death_of_the_host() {
         let workers = below(farm.pid().as_raw());
         farm.signal(Signal::SIGKILL);
         let began = std::time::Instant::now();
-        let alive = |pid: &i32| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-        };
-        while workers.iter().any(alive) {
+        while workers.iter().any(is_alive) {
             assert!(began.elapsed() < Duration::from_secs(10), "no Blender outlives its host");
             std::thread::sleep(Duration::from_millis(20));
         }

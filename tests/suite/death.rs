@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{Render, installed};
+use crate::harness::{Render, below, installed, is_alive};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -28,24 +28,6 @@ fn start() -> Running {
     let guards = below(child.id().cast_signed());
     assert!(guards.len() >= 2, "guard and Blender are below the host: {guards:?}");
     Running { render, child, guards }
-}
-
-/// All processes below one, as the kernel tells.
-fn below(parent: i32) -> Vec<i32> {
-    let mut found = Vec::new();
-    for task in std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten() {
-        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-            found.push(child);
-            found.extend(below(child));
-        }
-    }
-    found
-}
-
-fn is_alive(pid: &i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 #[track_caller]

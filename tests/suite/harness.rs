@@ -231,6 +231,25 @@ impl Ended {
     }
 }
 
+/// All processes below one, as the kernel tells.
+pub(crate) fn below(parent: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            found.push(child);
+            found.extend(below(child));
+        }
+    }
+    found
+}
+
+/// Whether a process is more than a memory of one.
+pub(crate) fn is_alive(pid: &i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
 /// Names all files below a folder, sorted, hidden ones too.
 pub(crate) fn files_below(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();

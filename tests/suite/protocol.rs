@@ -346,3 +346,13 @@ fn the_corpus_of_the_fuzzer_is_understood_as_it_is_meant() {
         assert_eq!(understood(name), Some(PARSE), "{name}");
     }
 }
+
+#[test]
+fn a_component_cannot_become_a_client_nor_see_anything_of_the_host() {
+    let farm = Farm::start();
+    let mut job = farm.job("1");
+    job["renderer"] = json!(crate::harness::probe());
+    job["settings"] = json!({"act": "intrude"});
+    let job = farm.client().call("jobs.submit", job)["id"].as_str().unwrap().to_owned();
+    farm.wait_for(&job, "succeeded");
+}
