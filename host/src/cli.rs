@@ -10,6 +10,16 @@ macro_rules! say {
     }};
 }
 
+/// Prints a line of what was asked for. Without a reader there is nothing left to do.
+macro_rules! show {
+    ($($line:tt)*) => {{
+        use std::io::Write;
+        if writeln!(std::io::stdout(), $($line)*).is_err() {
+            std::process::exit(0);
+        }
+    }};
+}
+
 pub mod bench;
 mod blender;
 mod client;

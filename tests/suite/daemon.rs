@@ -623,6 +623,11 @@ fn the_command_line_shows_and_steers_a_host() {
     farm.run(&["job", "list", "--state", "fialed"]).expect(2);
     let events = farm.run(&["events", "--from", "0", "--no-follow", "--job", &job]).expect(0);
     assert!(events.events().iter().all(|event| event["seq"].is_u64()));
+    // A reader that has seen enough ends the program.
+    let mut following = farm.hotshoe(&["events", "--from", "0"]);
+    let mut following = following.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(following.stdout.take());
+    assert!(following.wait().unwrap().success());
     farm.run(&["job", "show", "01a1ff7f-d264-763e-be1d-f07806c60938"]).expect(2).tells(&["there is no job"]);
     farm.signal(Signal::SIGTERM);
     farm.run(&["job", "list"]).expect(1).tells(&["no host listens", "hotshoe serve"]);

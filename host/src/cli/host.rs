@@ -106,7 +106,7 @@ pub(super) async fn run(args: Args, data: Option<&Path>) -> Result {
                 tokio::time::sleep(LOOK).await;
             }
             if ask.json {
-                say!("{:#}", json!(host));
+                show!("{:#}", json!(host));
             }
             Ok(())
         }
@@ -140,19 +140,19 @@ async fn drain(ask: &Ask, off: bool, no_wait: bool, data: Option<&Path>) -> Resu
 
 fn print(host: &Host, json: bool) {
     if json {
-        return say!("{:#}", json!(host));
+        return show!("{:#}", json!(host));
     }
     let state = json!(host.state);
-    say!("host {}  {}", host.id, state.as_str().unwrap_or_default());
-    say!("  version   {}", host.version);
-    say!("  data      {}", host.data.display());
-    say!("  blender   {}", host.blender.display());
-    say!("  up        {}", indicatif::HumanDuration(Duration::from_secs_f64(host.uptime_seconds)));
-    say!("  jobs      {} open", host.open_jobs);
-    say!("  running   {} of {}", host.running, host.slots);
-    say!("  events    {}", host.last_event);
+    show!("host {}  {}", host.id, state.as_str().unwrap_or_default());
+    show!("  version   {}", host.version);
+    show!("  data      {}", host.data.display());
+    show!("  blender   {}", host.blender.display());
+    show!("  up        {}", indicatif::HumanDuration(Duration::from_secs_f64(host.uptime_seconds)));
+    show!("  jobs      {} open", host.open_jobs);
+    show!("  running   {} of {}", host.running, host.slots);
+    show!("  events    {}", host.last_event);
     if let Some(trouble) = &host.trouble {
-        say!("  trouble   {trouble}");
+        show!("  trouble   {trouble}");
     }
 }
 
@@ -160,7 +160,7 @@ pub(super) async fn workers(args: ListArgs, data: Option<&Path>) -> Result {
     let List::List(ask) = args.command;
     let found: Workers = ask.at.connect(data).await?.call("workers.list", &json!({})).await?;
     if ask.json {
-        found.workers.iter().for_each(|worker| say!("{}", json!(worker)));
+        found.workers.iter().for_each(|worker| show!("{}", json!(worker)));
         return Ok(());
     }
     let row = |worker: &crate::service::types::Worker| {
@@ -183,7 +183,7 @@ pub(super) async fn devices(args: ListArgs, data: Option<&Path>) -> Result {
     let List::List(ask) = args.command;
     let found: Devices = ask.at.connect(data).await?.call("devices.list", &json!({})).await?;
     if ask.json {
-        found.devices.iter().for_each(|device| say!("{}", json!(device)));
+        found.devices.iter().for_each(|device| show!("{}", json!(device)));
         return Ok(());
     }
     let row = |device: &crate::service::types::Device| {
@@ -207,7 +207,7 @@ pub(super) async fn events(args: Events, data: Option<&Path>) -> Result {
             let page: EventPage = client.call("events.list", &params).await?;
             let Some(last) = page.events.last() else { return Ok(()) };
             from = last.seq;
-            page.events.iter().for_each(|event| say!("{}", json!(event)));
+            page.events.iter().for_each(|event| show!("{}", json!(event)));
         }
     }
     if let Some(missed) = client.subscribe(from, args.job, false).await? {
@@ -215,7 +215,7 @@ pub(super) async fn events(args: Events, data: Option<&Path>) -> Result {
     }
     while let Some(news) = client.news().await {
         if let News::Events(events) = news {
-            events.iter().for_each(|event| say!("{}", json!(event)));
+            events.iter().for_each(|event| show!("{}", json!(event)));
         }
     }
     Err(Failure::failed("the host is gone"))

@@ -117,8 +117,8 @@ pub(super) async fn submit(args: Submit, data: Option<&Path>) -> Result {
     let job: Job = client.call("jobs.submit", &submission).await?;
     if !args.watch {
         match args.json {
-            true => say!("{}", json!(job)),
-            false => say!("{}", job.id),
+            true => show!("{}", json!(job)),
+            false => show!("{}", job.id),
         }
         return Ok(());
     }
@@ -184,7 +184,7 @@ async fn list(client: &Client, states: &[JobState], limit: usize, json: bool) ->
         }
     }
     if json {
-        jobs.iter().for_each(|job| say!("{}", json!(job)));
+        jobs.iter().for_each(|job| show!("{}", json!(job)));
         return Ok(());
     }
     let row = |job: &Job| {
@@ -207,21 +207,21 @@ async fn list(client: &Client, states: &[JobState], limit: usize, json: bool) ->
 async fn show(client: &Client, id: JobId, json: bool) -> Result {
     let job: Job = client.call("jobs.get", &json!({"id": id})).await?;
     if json {
-        say!("{:#}", json!(job));
+        show!("{:#}", json!(job));
         return Ok(());
     }
     let release = &job.release;
-    say!("{}  {}", job.id, job.state);
-    say!("  scene     {}", job.scene.display());
-    say!("  frames    {}", job.frames);
-    say!(
+    show!("{}  {}", job.id, job.state);
+    show!("  scene     {}", job.scene.display());
+    show!("  frames    {}", job.frames);
+    show!(
         "  renderer  {} {} ({})",
         release.name,
         release.version,
         release.digest.get(..12).unwrap_or_default()
     );
-    say!("  out       {} ({} files)", job.out.display(), job.files.unwrap_or_default());
-    say!(
+    show!("  out       {} ({} files)", job.out.display(), job.files.unwrap_or_default());
+    show!(
         "  tasks     {} of {} done, {} failed, {} tried again",
         job.done,
         job.tasks,
@@ -229,16 +229,16 @@ async fn show(client: &Client, id: JobId, json: bool) -> Result {
         job.retries
     );
     for other in &job.after {
-        say!("  after     {other}");
+        show!("  after     {other}");
     }
     let reason = job.error.map(|error| error.message).or(job.pause.map(|pause| pause.message));
     for (n, text) in reason.iter().flat_map(|reason| reason.lines()).enumerate() {
-        say!("  {:<9} {text}", if n == 0 { "because" } else { "" });
+        show!("  {:<9} {text}", if n == 0 { "because" } else { "" });
     }
     let params = json!({"job": id, "states": ["running", "failed"], "limit": 20});
     let page: TaskPage = client.call("tasks.list", &params).await?;
     if !page.tasks.is_empty() {
-        say!("");
+        show!("");
         print_tasks(&page);
     }
     Ok(())
@@ -250,7 +250,7 @@ async fn tasks(client: &Client, id: JobId, states: &[TaskState], json: bool) -> 
         let params = json!({"job": id, "states": states, "limit": 1000, "cursor": cursor});
         let page: TaskPage = client.call("tasks.list", &params).await?;
         match json {
-            true => page.tasks.iter().for_each(|task| say!("{}", json!(task))),
+            true => page.tasks.iter().for_each(|task| show!("{}", json!(task))),
             false => print_tasks(&page),
         }
         cursor = page.next;
@@ -300,8 +300,8 @@ async fn watch(client: &mut Client, id: JobId, json: bool) -> Result {
 async fn logs(mut client: Client, id: JobId, follow: bool, json: bool) -> Result {
     let print = |event: &crate::events::Event| match (json, line(event)) {
         (_, None) => {}
-        (true, Some(_)) => say!("{}", json!(event)),
-        (false, Some(line)) => say!("{line}"),
+        (true, Some(_)) => show!("{}", json!(event)),
+        (false, Some(line)) => show!("{line}"),
     };
     let mut from = 0;
     loop {
@@ -336,8 +336,8 @@ async fn order(which: Which, data: Option<&Path>, method: &str, mut params: serd
     params["id"] = json!(id);
     let job: Job = client.call(method, &params).await?;
     match which.json {
-        true => say!("{}", json!(job)),
-        false => say!("{}  {}", job.id, job.state),
+        true => show!("{}", json!(job)),
+        false => show!("{}  {}", job.id, job.state),
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ pub(super) fn print(header: &[&str], rows: &[Vec<String>]) {
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let padded: Vec<String> =
             cells.zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        say!("{}", padded.join("  ").trim_end());
+        show!("{}", padded.join("  ").trim_end());
     };
     line(&mut header.iter().copied());
     rows.iter().for_each(|row| line(&mut row.iter().map(String::as_str)));
