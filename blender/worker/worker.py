@@ -465,6 +465,7 @@ class Scene:
                 changed.set(render, "use_multiview", False)
                 file = render.frame_path(frame=frame)
                 picture.save_render(file, scene=self.data)
+                check_pictures(directory)
                 return os.path.relpath(file, directory)
         except RuntimeError as error:
             raise Failure("blender", first_line(error)) from None

@@ -35,6 +35,8 @@ const GROUP: usize = 512;
 /// How many connections are kept for readers.
 const READERS: usize = 4;
 const BUSY: Duration = Duration::from_secs(5);
+/// How long to wait before what could not be written is written again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Why the database did not do what it was asked to.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -164,6 +166,19 @@ impl Store {
         writer.send(work).await.map_err(|_| StoreError::Closed)?;
         drop(writer);
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Writes as soon as that is possible, and waits while the disk is full.
+    pub async fn write_patiently<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut Writing<'_>) -> Result<T> + Clone + Send + 'static,
+    ) -> Result<T> {
+        loop {
+            match self.write(work.clone()).await {
+                Err(error) if error.may_pass() => tokio::time::sleep(AGAIN).await,
+                result => return result,
+            }
+        }
     }
 
     /// Writes soon, and does not say when. For what nobody waits for.

@@ -724,14 +724,7 @@ fn a_job_that_was_canceled_stays_so_whatever_becomes_of_the_host() {
 fn a_full_disk_pauses_a_job_until_there_is_room() {
     let mut farm = Farm::new();
     let small = farm.path("small");
-    std::fs::create_dir(&small).unwrap();
-    let mounted = command("mount")
-        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
-        .arg(&small)
-        .status()
-        .is_ok_and(|status| status.success());
-    if !mounted {
-        eprintln!("skipped: only root can make a small disk");
+    if !small_disk(&small, 1) {
         return;
     }
     farm.workers = 1;
@@ -755,6 +748,71 @@ fn a_full_disk_pauses_a_job_until_there_is_room() {
     assert_eq!(done["done"], 60);
     farm.signal(Signal::SIGTERM);
     assert!(command("umount").arg(&small).status().unwrap().success());
+}
+
+/// Makes a disk of so many MiB; false, and a word, where that is not possible.
+fn small_disk(at: &Path, mib: u32) -> bool {
+    std::fs::create_dir_all(at).unwrap();
+    std::fs::set_permissions(at, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let mut mount = command("mount");
+    mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m,mode=700"), "tmpfs"]).arg(at);
+    let is_made = mount.status().is_ok_and(|status| status.success());
+    if !is_made {
+        eprintln!("skipped: only root can make a small disk");
+    }
+    is_made
+}
+
+#[test]
+fn a_full_disk_of_the_database_makes_all_wait_and_can_be_stopped() {
+    let mut farm = Farm::new();
+    let data = farm.path("data");
+    if !small_disk(&data, 16) {
+        return;
+    }
+    farm.workers = 1;
+    farm.fake = "ms=5".to_owned();
+    let mut farm = farm.keeps_count();
+    farm.serve();
+    let job = farm.submit("1-3000");
+    farm.wait_for(&job, "running");
+    let ballast = data.join("ballast");
+    let fill = || drop(std::fs::write(&ballast, vec![1u8; 20 * 1024 * 1024]));
+    let trouble = || {
+        let began = Instant::now();
+        while farm.client().call("host.status", json!({}))["state"] != "troubled" {
+            let stands = || (farm.client().call("host.status", json!({})), farm.state(&job));
+            assert!(began.elapsed() < Duration::from_secs(20), "{:#?}", stands());
+            // The log of the database may have had room to be begun anew.
+            fill();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    fill();
+    trouble();
+    // Nothing new is taken, and what is known is still told.
+    assert_eq!(farm.client().code("jobs.submit", farm.job("1")), -32005);
+    assert_eq!(farm.state(&job)["id"], job.as_str());
+    std::fs::remove_file(&ballast).unwrap();
+    let before = farm.state(&job)["done"].as_u64().unwrap();
+    let began = Instant::now();
+    while farm.state(&job)["done"].as_u64().unwrap() < before + 20 {
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", farm.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // It can be stopped all the same, and nothing is lost.
+    fill();
+    trouble();
+    let began = Instant::now();
+    farm.run(&["host", "shutdown", "--now"]);
+    farm.ended();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    std::fs::remove_file(&ballast).unwrap();
+    farm.fake = farm.fake.replace("ms=5", "ms=0");
+    farm.serve();
+    farm.wait_for(&job, "succeeded");
+    farm.signal(Signal::SIGTERM);
+    assert!(command("umount").arg(&data).status().unwrap().success());
 }
 
 #[test]

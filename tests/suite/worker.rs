@@ -186,7 +186,8 @@ async fn a_developed_shot_looks_like_a_written_frame() {
         worker.open(&blender.scene("small"), false, false).await.unwrap();
         let image = bench.folder.path().join("shot.exr");
         worker.shot(&Shot { frame: 3, region: None, samples: None, file: &image }).await.unwrap();
-        let directory = bench.folder.path();
+        let directory = &bench.folder.path().join("developed");
+        std::fs::create_dir_all(directory).unwrap();
         worker.develop(&Develop { image: &image, frame: 3, name: Some("dev_#"), directory }).await.unwrap();
         let developed = Picture::read(&directory.join("dev_3.png"));
         let written = Picture::read(&bench.write(3, "written").await);

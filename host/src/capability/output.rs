@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use super::{Attempt, CapabilityError, Code, JobContext, Result};
 use crate::blender::content::sha256;
+use crate::store::Writing;
 use crate::store::outputs::Output as Recorded;
 
 /// Names of staging folders begin with this; the next job removes stale ones.
@@ -307,7 +308,8 @@ async fn record(job: &JobContext, files: Vec<Recorded>) -> Result<()> {
         return Ok(());
     }
     let id = job.id;
-    let write = job.store.write(move |writing| files.iter().try_for_each(|file| writing.record(id, file)));
+    let record = move |writing: &mut Writing<'_>| files.iter().try_for_each(|file| writing.record(id, file));
+    let write = job.store.write_patiently(record);
     Ok(write.await?)
 }
 
@@ -358,10 +360,10 @@ pub async fn own(files: &[File], attempt: &Attempt) -> Result<()> {
     let task = attempt.of.as_ref().map(|(name, _)| name.clone());
     let files: Vec<(PathBuf, u64)> = files.iter().map(|file| (file.path.clone(), file.size)).collect();
     let job = attempt.job.id;
-    let own = move |writing: &mut crate::store::Writing<'_>| {
+    let own = move |writing: &mut Writing<'_>| {
         files.iter().try_for_each(|(path, size)| writing.own(job, task.as_deref(), path, *size))
     };
-    Ok(attempt.job.store.write(own).await?)
+    Ok(attempt.job.store.write_patiently(own).await?)
 }
 
 /// Whether a file is in its place with the size and hash that were recorded. Blocks.

@@ -40,7 +40,7 @@ impl State {
             return limit("a key", MAX_VALUE, value.len());
         }
         let (job, release) = (self.job, self.release.clone());
-        let sum = self.store.write(move |writing| {
+        let sum = self.store.write_patiently(move |writing| {
             let sum = writing.state_beside(job, &key)? + value.len();
             if sum <= MAX_TOTAL {
                 writing.set_state(job, &key, &value, &release)?;
@@ -57,7 +57,7 @@ impl State {
     pub async fn delete(&self, key: String) -> Result<()> {
         check_key(&key)?;
         let job = self.job;
-        Ok(self.store.write(move |writing| writing.delete_state(job, &key)).await?)
+        Ok(self.store.write_patiently(move |writing| writing.delete_state(job, &key)).await?)
     }
 }
 
