@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::create_private;
 use crate::rpc;
 use crate::service::Service;
+use crate::terms::hexadecimal;
 pub use connection::{Hello, Welcome};
 pub use wire::discover;
 
@@ -198,7 +199,7 @@ async fn remove_stale(path: &Path) -> Result<(), ListenError> {
 fn write_token(path: &Path) -> io::Result<Arc<str>> {
     let mut random = [0u8; 32];
     fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
-    let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let token = hexadecimal(&random);
     let aside = path.with_extension("token-new");
     let _ = fs::remove_file(&aside);
     let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&aside)?;

@@ -242,6 +242,11 @@ impl Attempt {
         CapabilityError::new(Code::Canceled, "the job was canceled")
     }
 
+    /// Names its task; none while the plugin plans.
+    fn task(&self) -> Option<String> {
+        self.of.as_ref().map(|(name, _)| name.clone())
+    }
+
     /// Whether files that are recorded may be there already.
     fn may_be_done(&self) -> bool {
         self.job.resumes || self.of.as_ref().is_some_and(|(_, number)| *number > 1)

@@ -138,6 +138,14 @@ fn releases(data: &DataDir, plugins: Option<PathBuf>) -> Result<Releases> {
     Ok(Releases::new(components, data.clone(), plugins))
 }
 
+/// Lets this process have as many files and sockets open as it may at all.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
+
 /// Opens the data directory.
 fn open(given: Option<PathBuf>) -> Result<DataDir> {
     DataDir::open(given).map_err(|error| {

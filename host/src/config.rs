@@ -15,6 +15,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use sha2::{Digest, Sha256};
 
+use crate::terms::hexadecimal;
+
 /// The data directory, private to its user.
 #[derive(Debug, Clone)]
 pub struct DataDir(PathBuf);
@@ -136,7 +138,7 @@ pub fn socket(data: Option<&Path>) -> io::Result<PathBuf> {
         (Some(runtime), _) if is_own => runtime,
         (Some(runtime), Some(data)) => {
             let digest = Sha256::digest(data.as_os_str().as_encoded_bytes());
-            runtime.join(digest[..6].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            runtime.join(hexadecimal(&digest[..6]))
         }
         (_, Some(data)) => data.join("socket"),
         (_, None) => own.ok_or_else(|| io::Error::other("this user has no home"))?.join("socket"),

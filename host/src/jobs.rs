@@ -10,6 +10,7 @@ mod runner;
 mod scheduler;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -29,6 +30,8 @@ use scheduler::{Message, Scheduler};
 const MAILBOX: usize = 1024;
 /// How many reports of progress a slow reader may be behind before it skips some.
 const PROGRESS: usize = 256;
+/// The longest that something waits before it is tried again.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// A job that was found to be fit to run.
 #[derive(Debug)]
@@ -105,7 +108,14 @@ pub struct Policy {
     /// How many attempts of one job may be made again because they failed.
     pub retries: u32,
     /// How long a task waits after its first failure; each further one doubles it.
-    pub backoff: std::time::Duration,
+    pub backoff: Duration,
+}
+
+impl Policy {
+    /// Returns how long something waits that has failed so often, before it is tried again.
+    fn wait(&self, failures: u32) -> Duration {
+        (self.backoff * 2u32.pow(failures - 1)).min(MAX_BACKOFF)
+    }
 }
 
 /// How the scheduler stands.

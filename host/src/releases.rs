@@ -17,6 +17,7 @@ use crate::config::{DataDir, create_private};
 use crate::plugin::component::Components;
 use crate::plugin::settings::{Schema, nearest};
 use crate::plugin::{Description, Plugin, PluginError};
+use crate::terms::hexadecimal;
 
 /// The largest component that is read, in bytes.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
@@ -121,7 +122,7 @@ impl Release {
             name = metadata.name.clone().unwrap_or(name);
             version = metadata.version.as_ref().map_or(version, ToString::to_string);
         }
-        let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hexadecimal(&Sha256::digest(&bytes));
         Self { name, version, digest, bytes }
     }
 }

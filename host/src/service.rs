@@ -20,13 +20,13 @@ use crate::blender::pool::Pool;
 use crate::capability::gpu;
 use crate::capability::output::Folders;
 use crate::config::DataDir;
-use crate::events::{EventKind, Progress};
+use crate::events::Progress;
 use crate::jobs::{Jobs, Order, OrderError, Standing};
 use crate::releases::{Release, ReleaseError, Releases};
 use crate::store::events::{Missed, Subscription};
 use crate::store::jobs::{JobQuery, JobRow};
 use crate::store::sessions::Session;
-use crate::store::{Store, StoreError, now_ms};
+use crate::store::{Store, StoreError};
 use crate::terms::{JobId, JobState};
 pub use check::RequestError;
 use types::{
@@ -152,8 +152,7 @@ impl Service {
 
     /// Returns a job.
     pub async fn job(&self, OneJob { id }: OneJob) -> Result<Job> {
-        let unknown = || ServiceError::Unknown { what: "job", id: id.to_string() };
-        let known = self.parts.store.job_whole(id).await?.ok_or_else(unknown)?;
+        let known = self.parts.store.job_whole(id).await?.ok_or_else(|| no_job(id))?;
         let mut job = Job::from(known.row);
         (job.files, job.after) = (Some(known.files), known.after);
         Ok(job)
@@ -208,23 +207,12 @@ impl Service {
         }
         match (self.parts.jobs.order(id, order).await, order) {
             (Err(OrderError::NotTakenUp), Order::Resume { .. }) => self.take_up(row).await?,
-            (Err(OrderError::NotTakenUp), Order::Cancel) => self.cancel_stored(row).await?,
+            (Err(OrderError::NotTakenUp), Order::Cancel) => {
+                self.store_state(row, JobState::Canceled, None).await?;
+            }
             (result, _) => result?,
         }
         Ok(Job::from(self.row(id).await?))
-    }
-
-    /// Cancels a job that could not be taken up.
-    async fn cancel_stored(&self, row: JobRow) -> Result<()> {
-        let (id, state, tasks) = (row.id, JobState::Canceled, row.tasks);
-        let (version, ended_ms) = (row.version + 1, Some(now_ms()));
-        let canceled = JobRow { state, version, ended_ms, pause: None, ..row.clone() };
-        let event = EventKind::JobState { id, state, tasks, error: None, pause: None };
-        let write = self.parts.store.write(move |writing| {
-            writing.update_job(&canceled, row.version)?;
-            writing.append(event)
-        });
-        Ok(write.await?)
     }
 
     /// Lists the tasks of a job, in the order of its plan.
@@ -408,9 +396,12 @@ impl Service {
     }
 
     async fn row(&self, id: JobId) -> Result<JobRow> {
-        let unknown = || ServiceError::Unknown { what: "job", id: id.to_string() };
-        self.parts.store.job(id).await?.ok_or_else(unknown)
+        self.parts.store.job(id).await?.ok_or_else(|| no_job(id))
     }
+}
+
+fn no_job(id: JobId) -> ServiceError {
+    ServiceError::Unknown { what: "job", id: id.to_string() }
 }
 
 fn rejected(source: String, error: &ReleaseError) -> Plugin {

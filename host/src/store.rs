@@ -243,6 +243,18 @@ fn open_to_read(path: &Path) -> Result<Connection> {
     Ok(db)
 }
 
+/// Reads all rows that a statement finds.
+fn rows<T>(
+    db: &Connection,
+    statement: &str,
+    parameters: impl rusqlite::Params,
+    read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>> {
+    let mut statement = db.prepare_cached(statement)?;
+    let found = statement.query_map(parameters, read)?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
 /// Takes all that waits, again and again, until nobody can send any more.
 fn write(db: &Connection, mut queued: mpsc::Receiver<Work>, tail: &Tail) {
     let mut group = Vec::with_capacity(GROUP);

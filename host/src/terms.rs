@@ -1,4 +1,4 @@
-//! The words that all parts share: ids, states, and who is to blame.
+//! The words that all parts share: ids, digests, states, and who is to blame.
 
 use std::fmt;
 use std::str::FromStr;
@@ -164,4 +164,9 @@ impl TaskState {
     pub fn is_final(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Canceled)
     }
+}
+
+/// Writes a digest, or what else has no other name, as hexadecimal digits.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::terms::hexadecimal;
+
 /// How many bytes are read at once.
 const PORTION: usize = 64 * 1024;
 /// How many hashes are remembered.
@@ -194,10 +196,6 @@ pub fn sha256(path: &Path) -> io::Result<String> {
         }
     }
     Ok(hexadecimal(&hasher.finalize()))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

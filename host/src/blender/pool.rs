@@ -168,9 +168,8 @@ impl Pool {
         let worker = self.worker(&wanted, &seat).await?;
         worker.sit(&seat);
         let name = wanted.name();
-        let is_loaded = worker.loaded.lock().expect("no code panics under this lock").as_ref() == Some(&name);
+        let is_loaded = worker.loaded().take().as_ref() == Some(&name);
         self.see(&worker, Some(&wanted), true);
-        *worker.loaded.lock().expect("no code panics under this lock") = None;
         // From here on it comes back whatever happens to this call.
         let (opened, pool) = (wire::Opened::default(), self.clone());
         let mut held = Held { opened, worker: Some(worker), pool, _seat: seat, _permit: permit };
@@ -205,9 +204,7 @@ impl Pool {
     /// one, if there may be more; else takes the one that was idle longest.
     async fn worker(&self, wanted: &Wanted, seat: &Seat) -> Result<Worker, BlenderError> {
         let name = wanted.name();
-        let has = |worker: &Worker, scene: Option<&String>| {
-            worker.loaded.lock().expect("no code panics under this lock").as_ref() == scene
-        };
+        let has = |worker: &Worker, scene: Option<&String>| worker.loaded().as_ref() == scene;
         self.bury();
         let found = {
             let mut idle = self.idle();
@@ -223,9 +220,15 @@ impl Pool {
     }
 
     fn may_start(&self) -> bool {
-        let seen = self.seen();
         let Limits { size, warm, budget, .. } = self.0.limits;
-        seen.len() < size + warm && seen.values().map(|worker| worker.memory).sum::<u64>() < budget
+        let (count, used) = self.usage();
+        count < size + warm && used < budget
+    }
+
+    /// Counts the workers, and adds up their memory.
+    fn usage(&self) -> (usize, u64) {
+        let seen = self.seen();
+        (seen.len(), seen.values().map(|worker| worker.memory).sum())
     }
 
     async fn start(&self, seat: &Seat) -> Result<Worker, BlenderError> {
@@ -273,10 +276,7 @@ impl Pool {
     fn thin_out(&self) {
         let Limits { size, warm, budget, .. } = self.0.limits;
         loop {
-            let (count, used) = {
-                let seen = self.seen();
-                (seen.len(), seen.values().map(|worker| worker.memory).sum::<u64>())
-            };
+            let (count, used) = self.usage();
             if count <= size + warm && used <= budget {
                 return;
             }
@@ -331,7 +331,7 @@ impl Pool {
 impl Held {
     /// Says what the worker has loaded, now that it is known.
     pub fn holds(&self, wanted: Wanted) {
-        *self.loaded.lock().expect("no code panics under this lock") = Some(wanted.name());
+        *self.loaded() = Some(wanted.name());
     }
 
     /// Ends the worker instead of giving it back, and waits until it is gone.

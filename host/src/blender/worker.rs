@@ -71,7 +71,7 @@ pub struct Worker {
     /// How long it took to come up.
     pub started_in: Duration,
     /// What is loaded in it: the host's own name for it.
-    pub loaded: Mutex<Option<String>>,
+    loaded: Mutex<Option<String>>,
     /// Calls that rendered something.
     pub renders: AtomicU32,
     memory: Mutex<Option<(Instant, u64)>>,
@@ -228,9 +228,14 @@ impl Worker {
         memory.map_or(0, |(_, used)| used)
     }
 
+    /// Returns the host's own name for what is loaded in it.
+    pub fn loaded(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.loaded.lock().expect("no code panics under this lock")
+    }
+
     /// Says by how much its memory has grown since it first came back with its scene.
     pub fn grown(&self, memory: u64) -> u64 {
-        let loaded = self.loaded.lock().expect("no code panics under this lock").clone();
+        let loaded = self.loaded().clone();
         let mut first = self.first.lock().expect("no code panics under this lock");
         if first.as_ref().is_none_or(|(scene, _)| *scene != loaded) {
             *first = Some((loaded, memory));

@@ -17,6 +17,7 @@ use crate::blender::BlenderError;
 use crate::blender::pool::Held;
 use crate::blender::wire::{self, Region, Samples};
 use crate::blender::worker::Worker;
+use crate::terms::hexadecimal;
 
 /// A scene in a worker that is this attempt's alone.
 #[derive(Debug, Clone)]
@@ -81,7 +82,7 @@ impl Inner {
         let job = &self.attempt.job;
         let (content, blender) = (job.content.digest(), job.pool.version());
         let from = json!([content, blender, job.cpu, frame, name, self.settings]);
-        Sha256::digest(from.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&Sha256::digest(from.to_string()))
     }
 
     /// Returns a worker with the scene as it was set; a new one if the last is gone.

@@ -90,11 +90,6 @@ impl Folders {
 }
 
 impl Output {
-    /// Makes a folder ready, as [`Folders::open`] does.
-    pub fn open(folder: &Path, keep: bool) -> io::Result<Self> {
-        Folders::default().open(folder, keep)
-    }
-
     /// Returns the folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -220,7 +215,7 @@ impl Staging {
         if expected.is_empty() && self.is_empty() {
             return Ok(Vec::new());
         }
-        let task = attempt.of.as_ref().map(|(name, _)| name.clone());
+        let task = attempt.task();
         let (staging, recorded) = super::blocking(move || self.prepare(&expected, &step, task)).await?;
         let job = attempt.job.clone();
         // What is recorded is put in its place, even if the attempt is cut meanwhile.
@@ -315,7 +310,7 @@ async fn record(job: &JobContext, files: Vec<Recorded>) -> Result<()> {
 
 /// Records files that were there before and are kept, and tells of them.
 pub async fn keep(files: &[File], attempt: &Attempt) -> Result<()> {
-    let task = attempt.of.as_ref().map(|(name, _)| name.clone());
+    let task = attempt.task();
     let kept = |file: &File| {
         let (path, task) = (file.path.clone(), task.clone());
         Recorded { path, task, step: None, size: file.size, sha256: None, aside: None }
@@ -357,7 +352,7 @@ pub async fn finished(step: &str, attempt: &Attempt) -> Result<Known> {
 
 /// Makes files that an earlier job rendered this job's own, and tells of them.
 pub async fn own(files: &[File], attempt: &Attempt) -> Result<()> {
-    let task = attempt.of.as_ref().map(|(name, _)| name.clone());
+    let task = attempt.task();
     let files: Vec<(PathBuf, u64)> = files.iter().map(|file| (file.path.clone(), file.size)).collect();
     let job = attempt.job.id;
     let own = move |writing: &mut Writing<'_>| {
@@ -443,7 +438,7 @@ mod tests {
 
     fn output(keep: bool) -> (TempDir, Output) {
         let temp = tempfile::tempdir().unwrap();
-        let output = Output::open(&temp.path().join("out"), keep).unwrap();
+        let output = Folders::default().open(&temp.path().join("out"), keep).unwrap();
         (temp, output)
     }
 
@@ -511,7 +506,7 @@ mod tests {
         let killed = output.folder().join(".hotshoe-killed");
         fs::create_dir(&killed).unwrap();
         fs::write(killed.join("half.png"), "pix").unwrap();
-        Output::open(output.folder(), false).unwrap();
+        Folders::default().open(output.folder(), false).unwrap();
         assert!(living.folder().exists() && !killed.exists());
     }
 

@@ -177,14 +177,6 @@ impl Samples {
     }
 }
 
-/// Lets this process have as many files and sockets open as it may at all.
-pub(super) fn raise_file_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
-    }
-}
-
 /// Microseconds of one out of `batch` calls, each time from a fresh reading of the clock.
 fn micros(took: Duration, batch: u32) -> f64 {
     took.as_secs_f64() * 1e6 / f64::from(batch)

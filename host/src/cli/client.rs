@@ -47,12 +47,19 @@ pub(super) enum News {
 impl At {
     /// Returns the path of the socket.
     pub(super) fn path(&self, data: Option<&Path>) -> Result<PathBuf> {
-        match &self.socket {
+        let config = match self.socket {
+            // What was named needs no configuration, not even a sound one.
+            Some(_) => Config::default(),
+            None => Config::read(None).map_err(Failure::bad_input)?.0,
+        };
+        self.place(&config, data)
+    }
+
+    /// Returns the path of the socket under a configuration.
+    pub(super) fn place(&self, config: &Config, data: Option<&Path>) -> Result<PathBuf> {
+        match self.socket.as_ref().or(config.socket.as_ref()) {
             Some(path) => std::path::absolute(path).map_err(Failure::bad_input),
-            None => {
-                let (config, _) = Config::read(None).map_err(Failure::bad_input)?;
-                config.socket.map_or_else(|| config::socket(data).map_err(Failure::failed), Ok)
-            }
+            None => config::socket(data).map_err(Failure::failed),
         }
     }
 

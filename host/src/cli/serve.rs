@@ -48,12 +48,9 @@ pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
     };
     // What a client could ask from inside this process, nothing else can look into.
     let _ = nix::sys::prctl::set_dumpable(false);
-    super::bench::raise_file_limit();
+    super::raise_file_limit();
     let mut stopping = Stopping::listen()?;
-    let path = match &config.socket {
-        Some(path) if args.at.socket.is_none() => std::path::absolute(path).map_err(Failure::bad_input)?,
-        _ => args.at.path(given.as_deref())?,
-    };
+    let path = args.at.place(&config, given.as_deref())?;
     let host = start(&args, config, &data, &mut stopping).await?;
     let socket = match Socket::open(&path).await {
         Ok(socket) => socket,

@@ -24,8 +24,6 @@ const MAX_ATTEMPTS: u32 = 1_000;
 const MAX_CRASHES: u32 = 3;
 /// How much more must be free if a disk that did not look full was, in bytes.
 const MORE_ROOM: u64 = 64 * 1024 * 1024;
-/// The longest that a task waits before it is tried again.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// An open job.
 #[derive(Debug)]
@@ -139,6 +137,11 @@ impl Job {
         (row.clone(), std::mem::replace(&mut self.stored, row.version))
     }
 
+    /// Throws its plan away, also where it is stored.
+    pub(super) fn forget_plan(&mut self) {
+        (self.plan, self.forgets_tasks) = (Plan::default(), true);
+    }
+
     /// Decides whether a plan that failed is made again.
     pub(super) fn plans_again(&mut self, error: &PluginError, policy: &Policy) -> bool {
         self.plan_failures += 1;
@@ -208,7 +211,7 @@ impl Job {
         let failures = self.plan.note(task, seconds, Some(failure.clone()));
         let again = error.is_retryable() && failures < MAX_FAILURES && self.row.retries < policy.retries;
         self.row.retries += u32::from(again);
-        let wait = again.then(|| (policy.backoff * 2u32.pow(failures - 1)).min(MAX_BACKOFF));
+        let wait = again.then(|| policy.wait(failures));
         let state = if again { TaskState::Ready } else { TaskState::Failed };
         Verdict { state, failure: Some(failure), wait, pause: None }
     }

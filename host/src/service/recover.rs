@@ -9,6 +9,7 @@ use crate::events::EventKind;
 use crate::frames::Frames;
 use crate::jobs::{Entry, OrderError};
 use crate::store::jobs::{JobRow, TaskRow};
+use crate::store::now_ms;
 use crate::store::outputs::Output as Recorded;
 use crate::terms::{JobId, JobState, Pause, PauseCode};
 
@@ -81,12 +82,17 @@ impl Service {
         tracing::warn!(job = %id, %error, "cannot be taken up");
         let message = format!("{error}\nput that right, then `hotshoe job resume {id}`");
         let pause = Some(Pause { code: PauseCode::Host, message });
-        let (tasks, version) = (row.tasks, row.version + 1);
-        let paused = JobRow { state: JobState::Paused, pause: pause.clone(), version, ..row.clone() };
-        let state = JobState::Paused;
+        self.store_state(row, JobState::Paused, pause).await
+    }
+
+    /// Changes the state of a job that the scheduler does not have, and tells of it.
+    pub(super) async fn store_state(&self, row: JobRow, state: JobState, pause: Option<Pause>) -> Result<()> {
+        let (id, tasks, known) = (row.id, row.tasks, row.version);
+        let ended_ms = state.is_final().then(now_ms);
+        let changed = JobRow { state, pause: pause.clone(), version: known + 1, ended_ms, ..row };
         let event = EventKind::JobState { id, state, tasks, error: None, pause };
         let write = self.parts.store.write(move |writing| {
-            writing.update_job(&paused, row.version)?;
+            writing.update_job(&changed, known)?;
             writing.append(event)
         });
         Ok(write.await?)

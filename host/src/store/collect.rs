@@ -1,6 +1,6 @@
 //! Letting go of old rows.
 
-use super::{Result, Writing};
+use super::{Result, Writing, rows};
 use crate::terms::JobId;
 
 /// What is kept.
@@ -39,10 +39,8 @@ impl Writing<'_> {
              coalesce((SELECT id FROM jobs WHERE {finished} ORDER BY id DESC LIMIT 1 OFFSET ?2), '')) \
              ORDER BY id LIMIT ?3"
         );
-        let mut rows = self.db.prepare_cached(&old)?;
-        let jobs: Vec<JobId> = rows
-            .query_map((keep.jobs_since_ms, keep.jobs.saturating_sub(1), portion), |row| row.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
+        let limits = (keep.jobs_since_ms, keep.jobs.saturating_sub(1), portion);
+        let jobs: Vec<JobId> = rows(self.db, &old, limits, |row| row.get(0))?;
         for job in &jobs {
             self.db.prepare_cached("DELETE FROM outputs WHERE job = ?1")?.execute([job])?;
             self.db.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([job])?;
@@ -62,12 +60,9 @@ impl Writing<'_> {
             "SELECT seq, time_ms < ?2 OR seq <= (SELECT max(seq) FROM events) - ?3, {kept} FROM events \
              WHERE seq > ?1 ORDER BY seq LIMIT ?4"
         );
-        let mut rows = self.db.prepare_cached(&oldest)?;
-        let found: Vec<(u64, bool, bool)> = rows
-            .query_map((after, keep.events_since_ms, keep.events, portion), |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?
-            .collect::<rusqlite::Result<_>>()?;
+        let limits = (after, keep.events_since_ms, keep.events, portion);
+        let found: Vec<(u64, bool, bool)> =
+            rows(self.db, &oldest, limits, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let old: Vec<u64> =
             found.iter().take_while(|row| row.1).filter(|row| !row.2).map(|row| row.0).collect();
         let goes_on = found.len() == portion && found.iter().all(|row| row.1);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use super::{Result, Store, Writing, now_ms};
+use super::{Json, Result, Store, Writing, now_ms, rows};
 use crate::events::{Event, EventKind};
 use crate::terms::JobId;
 
@@ -94,12 +94,11 @@ pub(super) fn last(db: &Connection) -> Result<u64> {
 pub fn read(db: &Connection, cursor: u64, job: Option<JobId>, count: usize) -> Result<Vec<Arc<Event>>> {
     let of_all = "SELECT seq, time_ms, body FROM events WHERE seq > ?1 AND ?3 IS NULL ORDER BY seq LIMIT ?2";
     let of_job = "SELECT seq, time_ms, body FROM events WHERE seq > ?1 AND job = ?3 ORDER BY seq LIMIT ?2";
-    let mut rows = db.prepare_cached(if job.is_some() { of_job } else { of_all })?;
-    let found = rows.query_map((cursor, count, job), |row| {
-        let super::Json(kind) = row.get(2)?;
+    let statement = if job.is_some() { of_job } else { of_all };
+    rows(db, statement, (cursor, count, job), |row| {
+        let Json(kind) = row.get(2)?;
         Ok(Arc::new(Event { seq: row.get(0)?, time_ms: row.get(1)?, kind }))
-    })?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    })
 }
 
 /// A reader of events.

@@ -4,7 +4,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Json, Result, Store, StoreError, Writing};
+use super::{Json, Result, Store, StoreError, Writing, rows};
 use crate::terms::{Failure, JobId, JobState, Pause, TaskState};
 
 /// A job as it is stored. `request` and `release` are JSON of their owners.
@@ -245,22 +245,16 @@ fn conflict_unless(as_known: bool, what: impl FnOnce() -> String) -> Result<()> 
 impl Store {
     /// Reads a job.
     pub async fn job(&self, id: JobId) -> Result<Option<JobRow>> {
-        self.read(move |db| {
-            let mut rows = db.prepare_cached(&format!("{JOB} WHERE id = ?1"))?;
-            Ok(rows.query_row([id], job).optional()?)
-        })
-        .await
+        self.read(move |db| one_job(db, "WHERE id = ?1", [id])).await
     }
 
     /// Reads all that is known of a job, at one moment.
     pub async fn job_whole(&self, id: JobId) -> Result<Option<WholeJob>> {
         self.read(move |db| {
-            let mut rows = db.prepare_cached(&format!("{JOB} WHERE id = ?1"))?;
-            let Some(row) = rows.query_row([id], job).optional()? else { return Ok(None) };
+            let Some(row) = one_job(db, "WHERE id = ?1", [id])? else { return Ok(None) };
             let mut count = db.prepare_cached("SELECT count(*) FROM outputs WHERE job = ?1")?;
-            let mut after = db.prepare_cached("SELECT after FROM job_order WHERE job = ?1")?;
             let files = count.query_row([id], |row| row.get(0))?;
-            let after = after.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+            let after = rows(db, "SELECT after FROM job_order WHERE job = ?1", [id], |row| row.get(0))?;
             Ok(Some(WholeJob { row, files, after }))
         })
         .await
@@ -277,11 +271,7 @@ impl Store {
 
     /// Finds the job that was submitted with an idempotency key.
     pub async fn job_of_key(&self, key: String) -> Result<Option<JobRow>> {
-        self.read(move |db| {
-            let mut rows = db.prepare_cached(&format!("{JOB} WHERE key = ?1"))?;
-            Ok(rows.query_row([key], job).optional()?)
-        })
-        .await
+        self.read(move |db| one_job(db, "WHERE key = ?1", [key])).await
     }
 
     /// Lists jobs, newest first.
@@ -290,9 +280,7 @@ impl Store {
             let states = serde_json::to_string(&query.states).expect("states are plain data");
             let found = "WHERE (json_array_length(?1) = 0 OR state IN (SELECT value FROM json_each(?1))) \
                          AND (?2 IS NULL OR session = ?2) AND (?3 IS NULL OR id < ?3) ORDER BY id DESC LIMIT ?4";
-            let mut rows = db.prepare_cached(&format!("{JOB} {found}"))?;
-            let found = rows.query_map((states, query.session, query.before, query.count), job)?;
-            Ok(found.collect::<rusqlite::Result<_>>()?)
+            rows(db, &format!("{JOB} {found}"), (states, query.session, query.before, query.count), job)
         })
         .await
     }
@@ -301,9 +289,7 @@ impl Store {
     pub async fn open_jobs(&self) -> Result<Vec<JobRow>> {
         self.read(|db| {
             let open = "WHERE state NOT IN ('succeeded', 'failed', 'canceled') ORDER BY id";
-            let mut rows = db.prepare_cached(&format!("{JOB} {open}"))?;
-            let found = rows.query_map([], job)?;
-            Ok(found.collect::<rusqlite::Result<_>>()?)
+            rows(db, &format!("{JOB} {open}"), [], job)
         })
         .await
     }
@@ -313,9 +299,7 @@ impl Store {
         self.read(move |db| {
             let before =
                 "SELECT after, (SELECT state FROM jobs WHERE id = after) FROM job_order WHERE job = ?1";
-            let mut rows = db.prepare_cached(before)?;
-            let found = rows.query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok(found.collect::<rusqlite::Result<_>>()?)
+            rows(db, before, [id], |row| Ok((row.get(0)?, row.get(1)?)))
         })
         .await
     }
@@ -332,6 +316,11 @@ impl Store {
     }
 }
 
+fn one_job(db: &Connection, found: &str, parameters: impl rusqlite::Params) -> Result<Option<JobRow>> {
+    let mut rows = db.prepare_cached(&format!("{JOB} {found}"))?;
+    Ok(rows.query_row(parameters, job).optional()?)
+}
+
 fn tasks(
     db: &Connection,
     job: JobId,
@@ -343,9 +332,7 @@ fn tasks(
     let found = "WHERE job = ?1 AND position >= ?2 \
                  AND (json_array_length(?3) = 0 OR state IN (SELECT value FROM json_each(?3))) \
                  ORDER BY position LIMIT ?4";
-    let mut rows = db.prepare_cached(&format!("{TASK} {found}"))?;
-    let found = rows.query_map((job, from, states, count), task)?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    rows(db, &format!("{TASK} {found}"), (job, from, states, count), task)
 }
 
 #[cfg(test)]

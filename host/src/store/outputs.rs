@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Row};
 
-use super::{Result, Store, StoreError, Writing};
+use super::{Result, Store, StoreError, Writing, rows};
 use crate::events::EventKind;
 use crate::terms::JobId;
 
@@ -83,9 +83,7 @@ impl Writing<'_> {
 }
 
 fn collect(db: &Connection, found: &str, parameters: impl rusqlite::Params) -> Result<Vec<Output>> {
-    let mut rows = db.prepare_cached(&format!("{OUTPUT} {found}"))?;
-    let found = rows.query_map(parameters, output)?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    rows(db, &format!("{OUTPUT} {found}"), parameters, output)
 }
 
 /// Returns all that was recorded below a folder.

@@ -36,7 +36,7 @@ struct Farm {
 }
 
 pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
-    super::raise_file_limit();
+    crate::cli::raise_file_limit();
     let bar = ProgressBar::new(u64::from(args.runs) * 5);
     let style = ProgressStyle::with_template("{bar:28.green/dim} {pos}/{len} {msg} ({elapsed})");
     bar.set_style(style.expect("the template is well-formed"));

@@ -34,9 +34,7 @@ impl Rows {
         self.contents.iter().try_for_each(|(job, content)| writing.set_content(*job, content))?;
         self.events.iter().try_for_each(|event| writing.append(event.clone()))
     }
-}
 
-impl Rows {
     fn is_empty(&self) -> bool {
         self.new_jobs.is_empty()
             && self.jobs.is_empty()

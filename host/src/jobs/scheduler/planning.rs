@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::Scheduler;
 use crate::blender::content::Content;
 use crate::jobs::job::changed;
-use crate::jobs::model::{Plan, PlanError};
+use crate::jobs::model::PlanError;
 use crate::jobs::runner::End;
 use crate::plugin::PlannedTask;
 use crate::terms::{Blame, Failure, JobId, JobState, Pause, PauseCode};
@@ -38,7 +38,7 @@ impl Scheduler {
         self.batch.jobs.insert(id);
         let failed = match end {
             _ if job.is_canceled() => {
-                (job.plan, job.forgets_tasks) = (Plan::default(), true);
+                job.forget_plan();
                 return self.end(id, JobState::Canceled);
             }
             Ok(()) if job.row.state == JobState::Planning => job.row.failure.clone(),
@@ -47,7 +47,7 @@ impl Scheduler {
                 return self.plan_again(id, None);
             }
             Err(End::Failed(error)) if job.plans_again(&error, &self.policy) => {
-                let wait = self.policy.backoff * 2u32.pow(job.plan_failures - 1);
+                let wait = self.policy.wait(job.plan_failures);
                 self.later.insert((Instant::now() + wait, id, None));
                 return self.plan_again(id, None);
             }
@@ -64,7 +64,7 @@ impl Scheduler {
                 return self.plan_again(id, Some(pause));
             }
             job.row.failure.get_or_insert(failure);
-            (job.plan, job.forgets_tasks) = (Plan::default(), true);
+            job.forget_plan();
             return self.end(id, JobState::Failed);
         }
         job.row.planned = true;
@@ -77,7 +77,8 @@ impl Scheduler {
     /// Throws an unfinished plan away.
     fn plan_again(&mut self, id: JobId, pause: Option<Pause>) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        (job.plan, job.forgets_tasks, job.row.failure) = (Plan::default(), true, None);
+        job.forget_plan();
+        job.row.failure = None;
         match pause {
             Some(pause) => self.pause(id, pause),
             None if job.row.state == JobState::Planning => self.become_(id, JobState::Queued, None),

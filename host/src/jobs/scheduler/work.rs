@@ -34,12 +34,10 @@ impl Scheduler {
     pub(super) fn start_work(&mut self) {
         while self.running < self.policy.slots && !self.draining && !self.stopping {
             let Some(&(_, id)) = self.wanting.first() else { return };
-            self.running += 1;
             match self.jobs[&id].row.state {
                 JobState::Queued if !self.jobs[&id].row.planned => self.start_plan(id),
                 JobState::Queued => {
                     // It was retried.
-                    self.running -= 1;
                     self.become_(id, JobState::Running, None);
                     self.settle(id);
                 }
@@ -54,6 +52,7 @@ impl Scheduler {
         let mailbox = self.mailbox.upgrade();
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.planning = true;
+        self.running += 1;
         let (spec, directive) = (job.spec.clone(), job.directive.subscribe());
         let store = self.store.clone();
         self.then(move || drop(tokio::spawn(runner::plan(spec, directive, mailbox, store))));
@@ -64,6 +63,7 @@ impl Scheduler {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let task = job.plan.start().expect("a job that wants a slot has something to begin");
         job.running += 1;
+        self.running += 1;
         let row = &job.plan.task(task).row;
         let (name, frame, attempt) = (row.name.clone(), row.frame, row.attempts);
         let (after, payload) = (row.after.clone(), row.payload.clone());
