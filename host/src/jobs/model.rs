@@ -3,9 +3,9 @@
 //! ```text
 //! job   queued ─► planning ─► running ─► succeeded | failed | canceled
 //!          ▲─────────┴── paused ─┘ ▲          retried ─┘──────┘
-//! task  blocked ─► ready ─► running ─► done | failed | canceled
-//!          ▲         ▲─────────┘        │       └ retried, with its job
-//!          │         └──────────────────┘ its files are gone
+//! task  blocked ◄─► ready ─► running ─► done | failed | canceled
+//!          ▲          ▲─────────┘        │       └ retried, with its job
+//!          │          └──────────────────┘ its files are gone
 //! ```
 
 use std::collections::{HashMap, VecDeque};
@@ -32,7 +32,7 @@ pub fn task_may_become(from: TaskState, next: TaskState) -> bool {
     use TaskState::{Blocked, Canceled, Done, Failed, Ready, Running};
     match from {
         Blocked => matches!(next, Ready | Canceled),
-        Ready => matches!(next, Running | Canceled),
+        Ready => matches!(next, Running | Blocked | Canceled),
         Running => matches!(next, Ready | Done | Failed | Canceled),
         Done => matches!(next, Ready),
         Failed | Canceled => matches!(next, Blocked),
@@ -225,20 +225,38 @@ impl Plan {
 
     /// Lets a task that was to come later be begun; false if it is not wanted any more.
     pub fn due(&mut self, index: usize) -> bool {
-        let is_wanted = self.tasks.get(index).is_some_and(|task| task.row.state == TaskState::Ready);
+        let is_ready = self.tasks.get(index).is_some_and(|task| task.row.state == TaskState::Ready);
+        let is_wanted = is_ready && !self.ready.contains(&index);
         if is_wanted {
             self.ready.push_back(index);
         }
         is_wanted
     }
 
-    /// Makes a task that was done ready again, since what it made is gone.
-    pub fn undo(&mut self, name: &str) {
-        if let Some(&index) = self.by_name.get(name)
-            && self.tasks[index].row.state == TaskState::Done
-        {
-            self.change(index, TaskState::Ready);
+    /// Makes tasks that were done ready again, since what they made is gone. What
+    /// comes after them and was not begun waits for them anew; what comes after a task
+    /// that is lost is lost as well.
+    pub fn undo(&mut self, names: &[String]) {
+        for name in names {
+            if let Some(&index) = self.by_name.get(name)
+                && self.tasks[index].row.state == TaskState::Done
+            {
+                self.change(index, TaskState::Ready);
+            }
         }
+        // What waits for what is counted anew.
+        self.tasks.iter_mut().for_each(|task| task.dependents.clear());
+        for index in 0..self.tasks.len() {
+            let row = &self.tasks[index].row;
+            let is_done = |name| self.tasks[self.by_name[name]].row.state == TaskState::Done;
+            if row.state == TaskState::Ready && !row.after.iter().all(is_done) {
+                self.change(index, TaskState::Blocked);
+            }
+            if self.tasks[index].row.state == TaskState::Blocked {
+                self.link(index);
+            }
+        }
+        self.ready.retain(|&index| self.tasks[index].row.state == TaskState::Ready);
     }
 
     /// Cancels every task that does not run.
@@ -422,6 +440,31 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_after_a_task_that_is_undone_waits_for_it_again() {
+        let mut plan = plan(&[("a", &[]), ("b", &["a"]), ("c", &["a", "b"])]);
+        let a = plan.start().unwrap();
+        plan.finish(a, TaskState::Done, false);
+        let b = plan.start().unwrap();
+        // Its attempt failed, and the next one is to come later.
+        plan.finish(b, TaskState::Ready, true);
+        plan.undo(&["a".to_owned()]);
+        assert!(!plan.due(b));
+        assert_eq!(plan.start(), Some(a));
+        assert_eq!(plan.start(), None);
+        plan.finish(a, TaskState::Done, false);
+        assert!(!plan.due(b), "it is among those that are ready, once");
+        assert_eq!(plan.start(), Some(b));
+        plan.finish(b, TaskState::Done, false);
+        plan.undo(&["a".to_owned(), "b".to_owned()]);
+        for index in [a, b, 2] {
+            assert_eq!(plan.start(), Some(index));
+            assert_eq!(plan.start(), None);
+            plan.finish(index, TaskState::Done, false);
+        }
+        assert_eq!((plan.open(), plan.done()), (0, 3));
+    }
+
+    #[test]
     fn a_retried_task_is_ready_again_and_counts_its_attempts() {
         let mut plan = plan(&[("a", &[])]);
         let a = plan.start().unwrap();
@@ -435,7 +478,7 @@ mod tests {
         #[test]
         fn every_plan_comes_to_an_end(
             edges in prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..3), 1..30),
-            ends in prop::collection::vec(0..4u8, 200),
+            ends in prop::collection::vec((0..4usize, any::<prop::sample::Index>(), 0..8u8), 200),
         ) {
             let mut plan = Plan::default();
             for (index, after) in edges.iter().enumerate() {
@@ -448,14 +491,18 @@ mod tests {
                 let after: Vec<&str> = names.iter().map(String::as_str).collect();
                 plan.add(task(&index.to_string(), &after)).unwrap();
             }
-            for end in ends {
+            for (end, other, chance) in ends {
                 let Some(index) = plan.start() else { break };
                 for name in &plan.task(index).row.after {
                     let before: usize = name.parse().unwrap();
                     prop_assert_eq!(plan.task(before).row.state, TaskState::Done);
                 }
-                let state = [TaskState::Done, TaskState::Done, TaskState::Failed, TaskState::Ready][end as usize];
+                let state = [TaskState::Done, TaskState::Done, TaskState::Failed, TaskState::Ready][end];
                 plan.finish(index, state, false);
+                if chance == 0 {
+                    // What it made is gone.
+                    plan.undo(&[other.index(plan.len()).to_string()]);
+                }
                 // A host that dies at any point and comes back finds the same plan.
                 let mut rows: Vec<_> = (0..plan.len()).map(|i| plan.task(i).row.clone()).collect();
                 rows.iter_mut().for_each(|row| row.version = 1);
