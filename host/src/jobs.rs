@@ -127,8 +127,6 @@ pub struct Standing {
     pub running: usize,
     /// Whether nothing new is begun.
     pub draining: bool,
-    /// Why nothing can be written, if so.
-    pub trouble: Option<String>,
 }
 
 /// A handle on all jobs.
@@ -168,6 +166,16 @@ impl Jobs {
     /// then, a job that an earlier host has begun does not end.
     pub async fn lost(&self, job: JobId, tasks: Vec<String>) {
         let _ = self.mailbox.send(Message::Lost { job, tasks }).await;
+    }
+
+    /// Tells of the end of a job that could not be taken up.
+    pub async fn gone(&self, job: JobId, state: JobState) {
+        let _ = self.mailbox.send(Message::Gone { job, state }).await;
+    }
+
+    /// Returns once the scheduler has answered.
+    pub async fn ping(&self) -> Result<(), OrderError> {
+        self.ask(Message::Ping).await
     }
 
     /// Begins nothing new, or begins again.

@@ -220,13 +220,14 @@ impl Releases {
     async fn load_anew(&self, release: Release) -> Result<Arc<Loaded>, ReleaseError> {
         let name = release.name.clone();
         let failed = |source| ReleaseError::Load { name: name.clone(), source };
-        let compiled = self.compiled(&release)?;
+        // Compiling takes seconds: others go on meanwhile.
+        let compiled = tokio::task::block_in_place(|| self.compiled(&release))?;
         // SAFETY: `compiled` wrote the file, into a folder that is private to this user.
         let load = || unsafe { self.components.load(&compiled) };
         let component = match load() {
             Err(PluginError::Host(reason)) => {
                 tracing::warn!(reason, file = %compiled.display(), "compiling anew what was compiled before");
-                self.compile(&release, &compiled)?;
+                tokio::task::block_in_place(|| self.compile(&release, &compiled))?;
                 load()
             }
             loaded => loaded,

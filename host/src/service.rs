@@ -10,6 +10,7 @@ pub mod types;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tokio::sync::{Mutex, broadcast, watch};
@@ -21,6 +22,7 @@ use crate::capability::gpu;
 use crate::capability::output::Folders;
 use crate::config::DataDir;
 use crate::events::Progress;
+use crate::jobs::model::MAX_TASKS;
 use crate::jobs::{Jobs, Order, OrderError, Standing};
 use crate::releases::{Release, ReleaseError, Releases};
 use crate::store::events::{Missed, Subscription};
@@ -131,9 +133,8 @@ impl Service {
     }
 
     async fn submit_now(&self, submission: Submission, session: Option<String>) -> Result<Job> {
-        let standing = self.parts.jobs.standing().borrow().clone();
-        if let Some(trouble) = standing.trouble {
-            return Err(ServiceError::Unavailable(format!("the host cannot write its database: {trouble}")));
+        if let Some(trouble) = self.parts.store.trouble() {
+            return Err(ServiceError::Unavailable(format!("the host cannot write: {trouble}")));
         }
         if self.stop.borrow().is_some() {
             return Err(ServiceError::Unavailable("the host is stopping".to_owned()));
@@ -209,6 +210,7 @@ impl Service {
             (Err(OrderError::NotTakenUp), Order::Resume { .. }) => self.take_up(row).await?,
             (Err(OrderError::NotTakenUp), Order::Cancel) => {
                 self.store_state(row, JobState::Canceled, None).await?;
+                self.parts.jobs.gone(id, JobState::Canceled).await;
             }
             (result, _) => result?,
         }
@@ -220,7 +222,7 @@ impl Service {
         let count = page(filter.limit)?;
         let TaskFilter { job, states, cursor, .. } = filter;
         self.row(job).await?;
-        let rows = self.parts.store.tasks(job, states, cursor.unwrap_or(0), count).await?;
+        let rows = self.parts.store.tasks(job, states, cursor.unwrap_or(0).min(MAX_TASKS), count).await?;
         let next = (rows.len() == count).then(|| rows.last().map(|row| row.position + 1)).flatten();
         let task = |row: crate::store::jobs::TaskRow| Task {
             id: row.name,
@@ -237,6 +239,7 @@ impl Service {
     /// Lists events that are stored.
     pub async fn events(&self, EventFilter { from, job, limit }: EventFilter) -> Result<EventPage> {
         let count = page(limit)?;
+        self.known_event(from)?;
         let events =
             self.parts.store.read(move |db| crate::store::events::read(db, from, job, count)).await?;
         Ok(EventPage { events: events.iter().map(|event| (**event).clone()).collect() })
@@ -245,6 +248,7 @@ impl Service {
     /// Follows events from a number on; without one, from now on.
     pub async fn subscribe(&self, from: Option<u64>) -> Result<(Subscription, u64, Option<Missed>)> {
         let from = from.unwrap_or_else(|| self.parts.store.last_event());
+        self.known_event(from)?;
         let (subscription, missed) = self.parts.store.subscribe(from).await?;
         Ok((subscription, from, missed))
     }
@@ -274,10 +278,7 @@ impl Service {
 
     /// Takes down what the client of a session has seen.
     pub async fn acknowledge(&self, session: String, seq: u64) -> Result<()> {
-        let last = self.parts.store.last_event();
-        if seq > last {
-            return Err(ServiceError::Parameter(format!("there is no event {seq} yet; the last is {last}")));
-        }
+        self.known_event(seq)?;
         Ok(self.parts.store.write(move |writing| writing.acknowledge(&session, seq)).await?)
     }
 
@@ -289,7 +290,7 @@ impl Service {
             blender: seen.blender,
             scene: seen.scene,
             renders: seen.renders,
-            memory: seen.memory,
+            memory: seen.memory.load(Ordering::Relaxed),
         };
         let workers = self.parts.pool.list().into_iter().map(worker).collect();
         Workers { workers, slots: self.parts.pool.size() }
@@ -350,7 +351,8 @@ impl Service {
 
     /// Says how the host stands.
     pub fn host(&self) -> Host {
-        let Standing { open, running, draining, trouble } = self.parts.jobs.standing().borrow().clone();
+        let Standing { open, running, draining } = *self.parts.jobs.standing().borrow();
+        let trouble = self.parts.store.trouble().map(|trouble| trouble.to_string());
         let state = match () {
             () if trouble.is_some() => HostState::Troubled,
             () if draining => HostState::Draining,
@@ -369,6 +371,16 @@ impl Service {
             last_event: self.parts.store.last_event(),
             trouble,
         }
+    }
+
+    /// Returns once all that a host must do has been seen to go on, also if it goes on
+    /// waiting for room on its disk.
+    pub async fn is_well(&self) -> Result<()> {
+        tokio::select! {
+            answered = self.parts.jobs.ping() => answered?,
+            _ = self.parts.store.troubled() => {}
+        }
+        self.jobs(JobFilter::default()).await.map(drop)
     }
 
     /// Finishes what runs and begins nothing, or begins again.
@@ -393,6 +405,12 @@ impl Service {
     pub async fn idle(&self) {
         let mut standing = self.parts.jobs.standing();
         let _ = standing.wait_for(|standing| standing.running == 0).await;
+    }
+
+    fn known_event(&self, seq: u64) -> Result<()> {
+        let last = self.parts.store.last_event();
+        let unknown = || ServiceError::Parameter(format!("there is no event {seq} yet; the last is {last}"));
+        (seq <= last).then_some(()).ok_or_else(unknown)
     }
 
     async fn row(&self, id: JobId) -> Result<JobRow> {

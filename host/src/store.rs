@@ -105,7 +105,18 @@ struct Shared {
     ended: watch::Receiver<bool>,
     readers: Mutex<Vec<Connection>>,
     tail: Tail,
+    trouble: watch::Sender<Trouble>,
 }
+
+/// What keeps patient writers waiting.
+#[derive(Debug, Default)]
+struct Trouble {
+    waiting: usize,
+    error: Option<StoreError>,
+}
+
+/// One who waits until the database can be written again.
+struct Waiting<'a>(&'a watch::Sender<Trouble>);
 
 /// Does one write; tells whether it went well, and who hears that it is on disk.
 /// Without a transaction it is not done, and only hears why.
@@ -133,6 +144,7 @@ impl Store {
             ended,
             readers: Mutex::default(),
             tail: Tail::starting_after(last),
+            trouble: watch::Sender::default(),
         };
         let tail = shared.tail.clone();
         std::thread::Builder::new()
@@ -173,12 +185,28 @@ impl Store {
         &self,
         work: impl Fn(&mut Writing<'_>) -> Result<T> + Clone + Send + 'static,
     ) -> Result<T> {
+        let mut waiting = None;
         loop {
             match self.write(work.clone()).await {
-                Err(error) if error.may_pass() => tokio::time::sleep(AGAIN).await,
+                Err(error) if error.may_pass() => {
+                    waiting.get_or_insert_with(|| Waiting::begin(&self.0.trouble, error));
+                    tokio::time::sleep(AGAIN).await;
+                }
                 result => return result,
             }
         }
+    }
+
+    /// Says why somebody waits to write, if so.
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.0.trouble.borrow().error.clone()
+    }
+
+    /// Waits until somebody has to wait to write; says why.
+    pub async fn troubled(&self) -> StoreError {
+        let mut trouble = self.0.trouble.subscribe();
+        let troubled = trouble.wait_for(|trouble| trouble.error.is_some()).await;
+        troubled.ok().and_then(|trouble| trouble.error.clone()).unwrap_or(StoreError::Closed)
     }
 
     /// Writes soon, and does not say when. For what nobody waits for.
@@ -213,6 +241,26 @@ impl Store {
     ) -> Result<T> {
         let shared = self.0.clone();
         tokio::task::spawn_blocking(move || shared.read(work)).await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(trouble: &'a watch::Sender<Trouble>, error: StoreError) -> Self {
+        tracing::error!(%error, "cannot write the database; trying again");
+        trouble.send_modify(|trouble| {
+            trouble.waiting += 1;
+            trouble.error = Some(error);
+        });
+        Self(trouble)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|trouble| {
+            trouble.waiting -= 1;
+            trouble.error.take_if(|_| trouble.waiting == 0);
+        });
     }
 }
 
@@ -284,7 +332,7 @@ fn write_group(db: &Connection, group: &mut Vec<Work>, tail: &Tail) {
         }
         // Nothing of the group happened, and all of it hear why.
         Err(error) => {
-            tracing::warn!(%error, "a transaction failed");
+            tracing::debug!(%error, "a transaction failed");
             if !db.is_autocommit() {
                 let _ = db.execute_batch("ROLLBACK");
             }

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::farm::{Client, Farm};
-use crate::harness::{assert_same_pixels, command, files_below, installed, probe};
+use crate::harness::{assert_same_pixels, at_a_terminal, command, files_below, installed, probe};
 
 fn id(job: &Value) -> String {
     job["id"].as_str().unwrap().to_owned()
@@ -225,8 +225,8 @@ fn a_scene_that_changed_pauses_the_job_and_is_named() {
     // ... and so does accepting it, also for the host after this one.
     std::fs::write(&scene, &changed).unwrap();
     farm.wait_for(&job, "paused");
+    farm.run(&["host", "drain"]).expect(0);
     farm.run(&["job", "resume", &job, "--accept-changes"]).expect(0);
-    std::thread::sleep(Duration::from_millis(60));
     farm.signal(Signal::SIGKILL);
     farm.serve();
     farm.wait_for(&job, "succeeded");
@@ -718,6 +718,40 @@ fn a_job_that_was_canceled_stays_so_whatever_becomes_of_the_host() {
     farm.serve();
     let canceled = farm.wait_for(&job, "canceled");
     assert_eq!(canceled["done"], 0);
+}
+
+#[test]
+fn a_job_that_cannot_be_taken_up_waits_and_those_after_it_hear_of_its_end() {
+    let mut farm = Farm::new();
+    farm.fake = "ms=20".to_owned();
+    farm.serve();
+    let lost = farm.submit("1-1000");
+    farm.wait_for(&lost, "running");
+    farm.signal(Signal::SIGKILL);
+    std::fs::rename(farm.path("out"), farm.path("elsewhere")).unwrap();
+    std::fs::write(farm.path("out"), "not mounted").unwrap();
+    farm.serve();
+    let paused = farm.wait_for(&lost, "paused");
+    assert!(paused["pause"]["message"].as_str().unwrap().contains("job resume"), "{paused:#}");
+    let mut next = farm.job("1");
+    (next["after"], next["out"]) = (json!([lost]), farm.path("next").to_str().into());
+    let next = id(&farm.client().call("jobs.submit", next));
+    assert_eq!(farm.state(&next)["state"], "queued");
+    farm.run(&["job", "cancel", &lost]).expect(0);
+    let failed = farm.wait_for(&next, "failed");
+    assert!(failed["error"]["message"].as_str().unwrap().contains(&lost), "{failed:#}");
+}
+
+#[test]
+fn a_job_is_watched_at_a_terminal_with_bars() {
+    let mut farm = Farm::new();
+    farm.fake = "ms=20".to_owned();
+    farm.serve();
+    let job = farm.submit("1-40");
+    let Some(screen) = at_a_terminal(&mut farm.hotshoe(&["job", "watch", &job])) else { return };
+    for part in ["worker 1", "worker 2", "/40 tasks", "40/40 tasks", "elapsed", "about "] {
+        assert!(screen.contains(part), "{part}: {screen}");
+    }
 }
 
 #[test]

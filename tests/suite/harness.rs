@@ -1,8 +1,9 @@
 //! What the tests stand on: the program, Blenders, scenes and plugins.
 
 use std::ffi::OsStr;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{LazyLock, OnceLock};
 
 use serde_json::Value;
@@ -320,4 +321,25 @@ pub(crate) fn assert_same_pixels(ours: &Path, theirs: &Path) {
     let different = a.values.iter().zip(&b.values).filter(|(a, b)| a != b).count();
     assert_eq!(different, 0, "of {} values in {}", a.values.len(), ours.display());
     assert_eq!(a.values.len(), b.values.len());
+}
+
+/// Runs a command at a terminal, and returns all that it shows; nothing where there
+/// are no terminals.
+pub(crate) fn at_a_terminal(command: &mut Command) -> Option<String> {
+    let size = nix::pty::Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+    let Ok(terminal) = nix::pty::openpty(&size, None) else {
+        eprintln!("not tested: this machine gives no pseudo-terminal; is /dev/pts mounted?");
+        return None;
+    };
+    let mut child =
+        command.env("TERM", "xterm").stdout(Stdio::null()).stderr(terminal.slave).spawn().unwrap();
+    // Its end of the terminal must be the only one that is left.
+    command.stderr(Stdio::null());
+    let mut screen = Vec::new();
+    let mut chunk = [0; 4096];
+    let mut master = std::fs::File::from(terminal.master);
+    // A terminal that nobody writes to any more ends in an error.
+    while let Ok(1..) = master.read(&mut chunk).inspect(|&read| screen.extend_from_slice(&chunk[..read])) {}
+    assert!(child.wait().unwrap().success());
+    Some(String::from_utf8_lossy(&screen).into_owned())
 }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use nix::libc;
 use serde_json::{Value, json};
 
 use crate::farm::{Client, Farm};
@@ -48,6 +49,29 @@ fn socket_and_token_are_the_users_alone() {
 }
 
 #[test]
+fn another_user_of_the_machine_is_not_let_in() {
+    let farm = Farm::start();
+    let open_to_all = |name: &str, mode| {
+        std::fs::set_permissions(farm.path(name), PermissionsExt::from_mode(mode)).unwrap();
+    };
+    // As if somebody had opened every door but the last.
+    for (name, mode) in [("", 0o755), ("socket", 0o755), ("socket/host.sock", 0o777)] {
+        open_to_all(name, mode);
+    }
+    let socket = farm.socket();
+    let stranger = std::thread::spawn(move || {
+        // SAFETY: this sets the user of this one thread, which is about to end.
+        let changed = unsafe { libc::syscall(libc::SYS_setresuid, -1, 65_534, -1) };
+        (changed == 0).then(|| Client::raw(&socket).expect("it can reach the socket").is_closed())
+    });
+    match stranger.join().unwrap() {
+        Some(()) => assert!(farm.log().contains("somebody else tried to connect"), "{}", farm.log()),
+        None => eprintln!("skipped: only root can be somebody else"),
+    }
+    farm.client().call("host.status", json!({}));
+}
+
+#[test]
 fn bad_messages_get_the_standard_errors_and_hurt_nobody_else() {
     let farm = Farm::start();
     let mut other = farm.client();
@@ -63,6 +87,7 @@ fn bad_messages_get_the_standard_errors_and_hurt_nobody_else() {
         ("{\"jsonrpc\":\"2.0\",\"id\":null,\"method\":\"jobs.list\"}", INVALID),
         ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"jobs.destroy\"}", NO_METHOD),
         ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"jobs.list\",\"params\":[1]}", PARAMS),
+        ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"jobs.list\",\"params\":1}", INVALID),
         ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"jobs.list\",\"params\":{\"limit\":\"many\"}}", PARAMS),
         ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"jobs.list\",\"params\":{\"limit\":0}}", PARAMS),
         ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"jobs.list\",\"params\":{\"limti\":1}}", PARAMS),
@@ -71,6 +96,10 @@ fn bad_messages_get_the_standard_errors_and_hurt_nobody_else() {
         assert!(client.send(text));
         assert_eq!(read_code(&mut client), code, "{text}");
     }
+    // Nobody waits for an answer to a notification, whatever it says.
+    client.send("{\"jsonrpc\":\"2.0\",\"method\":\"jobs.list\",\"params\":[1]}");
+    client.call("host.status", json!({}));
+    assert_eq!(client.heard, Vec::<Value>::new());
     // Enough is enough: this connection, and no other.
     for _ in 0..20 {
         client.send("nonsense");
@@ -86,6 +115,10 @@ fn requests_that_cannot_be_done_say_why() {
     let nobody = "01a1ff7f-d264-763e-be1d-f07806c60938";
     assert_eq!(client.code("jobs.get", json!({"id": nobody})), NOT_FOUND);
     assert_eq!(client.code("session.resume", json!({"id": "x"})), NOT_FOUND);
+    for far in [1_000_000, u64::MAX] {
+        assert_eq!(client.code("events.list", json!({"from": far})), PARAMS);
+        assert_eq!(client.code("events.subscribe", json!({"from": far})), PARAMS);
+    }
     assert_eq!(client.code("events.unsubscribe", json!({"subscription": 7})), NOT_FOUND);
     assert_eq!(client.code("plugins.show", json!({"id": "no such renderer"})), REFUSED);
     let good = farm.job("1");

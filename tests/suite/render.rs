@@ -1,11 +1,8 @@
 //! `hotshoe render`: what users see and what is left when it ends.
 
-use std::io::Read;
-use std::process::Stdio;
-
 use serde_json::Value;
 
-use crate::harness::{Ended, Picture, Render, blenders, command, files_below, installed};
+use crate::harness::{Ended, Picture, Render, at_a_terminal, blenders, command, files_below, installed};
 
 #[test]
 fn frames_go_beside_the_scene_when_no_folder_is_named() {
@@ -54,22 +51,8 @@ fn events_come_a_line_each_numbered_and_in_order() {
 
 #[test]
 fn a_person_at_a_terminal_sees_bars() {
-    let size = nix::pty::Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
-    let Ok(terminal) = nix::pty::openpty(&size, None) else {
-        return eprintln!("not tested: this machine gives no pseudo-terminal; is /dev/pts mounted?");
-    };
     let mut render = Render::new(&installed().scene("small")).frames("1-2");
-    render.command.env("TERM", "xterm").stdout(Stdio::piped()).stderr(terminal.slave);
-    let mut child = render.command.spawn().unwrap();
-    // Its end of the terminal must be the only one that is left.
-    render.command.stderr(Stdio::null());
-    let mut screen = Vec::new();
-    let mut chunk = [0; 4096];
-    let mut master = std::fs::File::from(terminal.master);
-    // A terminal that nobody writes to any more ends in an error.
-    while let Ok(1..) = master.read(&mut chunk).inspect(|&read| screen.extend_from_slice(&chunk[..read])) {}
-    assert!(child.wait().unwrap().success());
-    let screen = String::from_utf8_lossy(&screen);
+    let Some(screen) = at_a_terminal(&mut render.command) else { return };
     for part in ["worker 1", "loading the scene", "frame 1", "1/2 tasks", "2/2 tasks", "elapsed", "about "] {
         assert!(screen.contains(part), "{part}: {screen}");
     }

@@ -44,6 +44,12 @@ pub struct Content {
     pub scene: Hashed,
     /// What the scene needs; none before it has been opened for the first time.
     pub dependencies: Option<Vec<Hashed>>,
+    /// When somebody has last accepted whatever is found, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_ms: Option<u64>,
+    /// Whether that is still to be looked for.
+    #[serde(default)]
+    pub accepts: bool,
 }
 
 /// A file that is not as it was.
@@ -98,29 +104,13 @@ impl Hashes {
         Ok(hashed)
     }
 
-    /// Returns what is known of a scene, if none of it was touched since.
-    pub fn known_scene(&self, path: &Path) -> Option<Content> {
-        let content = {
-            let known = self.known();
-            let scene = known.files.get(path)?.clone();
-            let dependencies = match known.needs.get(&(scene.path.clone(), scene.sha256.clone())) {
-                Some(files) => {
-                    Some(files.iter().map(|file| known.files.get(file).cloned()).collect::<Option<_>>()?)
-                }
-                None => None,
-            };
-            Content { scene, dependencies }
-        };
-        content.is_untouched().then_some(content)
-    }
-
     /// Hashes a scene, and what it needs if it was opened before. Blocks.
     pub fn scene(&self, path: &Path) -> io::Result<Content> {
         let scene = self.of(path)?;
         let needs = self.known().needs.get(&(scene.path.clone(), scene.sha256.clone())).cloned();
         let needs = needs.map(|files| files.iter().map(|file| self.of(file)).collect());
         // One that is gone is found missing when the scene is opened.
-        Ok(Content { scene, dependencies: needs.transpose().unwrap_or(None) })
+        Ok(Content::found(scene, needs.transpose().unwrap_or(None)))
     }
 
     /// Remembers what a scene needs.
@@ -140,6 +130,10 @@ impl Hashes {
 }
 
 impl Content {
+    fn found(scene: Hashed, dependencies: Option<Vec<Hashed>>) -> Self {
+        Self { scene, dependencies, accepted_ms: None, accepts: false }
+    }
+
     /// Says in one hash what would be rendered from.
     pub fn digest(&self) -> String {
         let mut hasher = Sha256::new();
@@ -151,12 +145,7 @@ impl Content {
         hexadecimal(&hasher.finalize())
     }
 
-    /// Whether no file was touched since it was hashed.
-    pub fn is_untouched(&self) -> bool {
-        self.files().all(|file| Stamp::of(&file.path).is_ok_and(|stamp| stamp == file.stamp))
-    }
-
-    /// Looks at the same files as they are now. Blocks.
+    /// Looks at the same files as they are now, and accepts them. Blocks.
     pub fn again(&self, hashes: &Hashes) -> io::Result<Self> {
         let scene = hashes.of(&self.scene.path)?;
         // One that is gone is not needed any more, or found missing.
@@ -164,7 +153,10 @@ impl Content {
             files.iter().map(|file| file.path.clone()).filter(|path| path.exists()).collect()
         };
         let again = |files: &Vec<Hashed>| there(files).iter().map(|path| hashes.of(path)).collect();
-        Ok(Self { scene, dependencies: self.dependencies.as_ref().map(again).transpose()? })
+        let dependencies = self.dependencies.as_ref().map(again).transpose()?;
+        // Until it is known what the scene needs, that is accepted, too.
+        let accepts = dependencies.is_none();
+        Ok(Self { scene, dependencies, accepted_ms: self.accepted_ms, accepts })
     }
 
     /// Names the first file that is not as it was. Blocks.
@@ -210,7 +202,7 @@ mod tests {
         std::fs::write(&texture, "texture").unwrap();
         let hashes = Hashes::default();
         let dependencies = Some(vec![hashes.of(&texture).unwrap()]);
-        let content = Content { scene: hashes.of(&scene).unwrap(), dependencies };
+        let content = Content::found(hashes.of(&scene).unwrap(), dependencies);
         assert_eq!(content.check(&hashes), Ok(()));
 
         std::fs::write(&scene, "scene").unwrap();
@@ -232,7 +224,7 @@ mod tests {
         let (a, b, c) = (file("a", "1"), file("b", "1"), file("c", "2"));
         let digest = |scene: &Hashed, dependencies: &[&Hashed]| {
             let dependencies = Some(dependencies.iter().copied().cloned().collect());
-            Content { scene: scene.clone(), dependencies }.digest()
+            Content::found(scene.clone(), dependencies).digest()
         };
         let all = [digest(&a, &[]), digest(&b, &[]), digest(&a, &[&c]), digest(&a, &[&b])];
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -63,8 +63,8 @@ pub struct Seen {
     pub is_busy: bool,
     /// Renders so far.
     pub renders: u32,
-    /// Memory in use, in bytes, when it was last looked at.
-    pub memory: u64,
+    /// Memory in use, in bytes, when it was last looked at: a few seconds ago.
+    pub memory: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -228,7 +228,7 @@ impl Pool {
     /// Counts the workers, and adds up their memory.
     fn usage(&self) -> (usize, u64) {
         let seen = self.seen();
-        (seen.len(), seen.values().map(|worker| worker.memory).sum())
+        (seen.len(), seen.values().map(|worker| worker.memory.load(Ordering::Relaxed)).sum())
     }
 
     async fn start(&self, seat: &Seat) -> Result<Worker, BlenderError> {
@@ -256,13 +256,12 @@ impl Pool {
     fn keep(&self, worker: Worker) {
         let Limits { renders, growth, .. } = self.0.limits;
         let now = self.see(&worker, None, false);
+        let memory = now.memory.load(Ordering::Relaxed);
         let reason = match () {
             () if self.0.stopping.is_cancelled() => Some("the host stops".to_owned()),
             () if !worker.is_idle() => Some("its work was given up, or it died".to_owned()),
             () if now.renders >= renders => Some(format!("it has rendered {} times", now.renders)),
-            () if worker.grown(now.memory) > growth => {
-                Some(format!("it has grown to {} MiB", now.memory >> 20))
-            }
+            () if worker.grown(memory) > growth => Some(format!("it has grown to {} MiB", memory >> 20)),
             () => None,
         };
         match reason {
@@ -293,6 +292,7 @@ impl Pool {
 
     /// Takes down how a worker is; `wanted` is what it has loaded now.
     fn see(&self, worker: &Worker, wanted: Option<&Wanted>, is_busy: bool) -> Seen {
+        worker.look();
         let mut seen = self.seen();
         let scene = wanted.map(|wanted| wanted.scene.clone());
         let before = seen.get(&worker.id).and_then(|seen| seen.scene.clone());
@@ -302,7 +302,7 @@ impl Pool {
             scene: scene.or(before),
             is_busy,
             renders: worker.renders.load(Ordering::Relaxed),
-            memory: worker.memory(),
+            memory: worker.memory.clone(),
         };
         seen.insert(worker.id, now.clone());
         now

@@ -4,7 +4,7 @@
 
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,9 @@ pub struct Worker {
     loaded: Mutex<Option<String>>,
     /// Calls that rendered something.
     pub renders: AtomicU32,
-    memory: Mutex<Option<(Instant, u64)>>,
+    /// Memory in use, in bytes, when it was last looked at.
+    pub memory: Arc<AtomicU64>,
+    looked: Mutex<Option<Instant>>,
     /// The scene that it came back with, and its memory then.
     first: Mutex<Option<(Option<String>, u64)>>,
     peer: Peer,
@@ -124,7 +126,7 @@ impl Worker {
     /// Starts a worker and waits until it says hello.
     pub async fn start(launch: &Launch, id: u32, seat: &Seat) -> Result<Self, BlenderError> {
         let began = Instant::now();
-        let signs = Arc::new(watch::Sender::new(Signs::new()));
+        let (signs, memory) = (Arc::new(watch::Sender::new(Signs::new())), Arc::default());
         let (ours, theirs) = StdUnixStream::pair().map_err(BlenderError::io("make a socket pair"))?;
         let process = Process::start(launch, id, seat, theirs.into(), signs.clone())?;
         ours.set_nonblocking(true).map_err(BlenderError::io("use a socket"))?;
@@ -133,7 +135,7 @@ impl Worker {
         let (peer, mut incoming) = Peer::start(reading, writing, rpc::Limits::of_a_child());
         let said = tokio::select! {
             hello = hello(&mut incoming) => Ok(hello),
-            what = hangs(&process, &signs, launch.patience) => Err(format!("hangs: {what}")),
+            what = hangs(&process, &signs, &memory, launch.patience) => Err(format!("hangs: {what}")),
             () = tokio::time::sleep(START_LIMIT) => Err(format!("said nothing in {} s", START_LIMIT.as_secs())),
         };
         let hello = match said {
@@ -154,7 +156,8 @@ impl Worker {
             started_in: began.elapsed(),
             loaded: Mutex::default(),
             renders: AtomicU32::new(0),
-            memory: Mutex::default(),
+            memory,
+            looked: Mutex::default(),
             first: Mutex::default(),
             peer,
             process,
@@ -219,13 +222,13 @@ impl Worker {
         self.signs.subscribe()
     }
 
-    /// Returns the memory that it has in use, in bytes, as of a second ago at most.
-    pub fn memory(&self) -> u64 {
-        let mut memory = self.memory.lock().expect("no code panics under this lock");
-        if memory.is_none_or(|(looked, _)| looked.elapsed() > MEMORY_AGE) {
-            *memory = Some((Instant::now(), self.process.memory()));
+    /// Looks how much memory it has in use, unless somebody did a moment ago.
+    pub fn look(&self) {
+        let mut looked = self.looked.lock().expect("no code panics under this lock");
+        if looked.is_none_or(|looked| looked.elapsed() > MEMORY_AGE) {
+            *looked = Some(Instant::now());
+            self.memory.store(self.process.memory(), Ordering::Relaxed);
         }
-        memory.map_or(0, |(_, used)| used)
     }
 
     /// Returns the host's own name for what is loaded in it.
@@ -283,7 +286,7 @@ impl Worker {
         });
         let result = tokio::select! {
             result = self.peer.call(method, params) => result,
-            what = hangs(&self.process, &self.signs, self.patience) => return Err(self.killed(what).await),
+            what = hangs(&self.process, &self.signs, &self.memory, self.patience) => return Err(self.killed(what).await),
         };
         self.busy.store(false, Ordering::Relaxed);
         match result {
@@ -317,7 +320,12 @@ impl Worker {
 }
 
 /// Waits until a process shows no sign of life any more, or too great an appetite.
-async fn hangs(process: &Process, shown: &watch::Sender<Signs>, patience: Patience) -> String {
+async fn hangs(
+    process: &Process,
+    shown: &watch::Sender<Signs>,
+    used: &AtomicU64,
+    patience: Patience,
+) -> String {
     let Patience { frozen, stalled, memory } = patience;
     // Most calls are over before anybody looks.
     let mut ticks = None;
@@ -342,9 +350,10 @@ async fn hangs(process: &Process, shown: &watch::Sender<Signs>, patience: Patien
         if signs.active.elapsed() > stalled {
             return format!("it made no progress for {} s", stalled.as_secs_f64());
         }
-        let used = process.memory();
-        if used > memory {
-            return format!("it took {used} bytes of memory, more than the {memory} that it may");
+        let now = process.memory();
+        used.store(now, Ordering::Relaxed);
+        if now > memory {
+            return format!("it took {now} bytes of memory, more than the {memory} that it may");
         }
     }
 }

@@ -19,16 +19,14 @@ pub struct JobContent {
 struct Known {
     content: Content,
     digest: String,
-    /// Whether whatever is found from now on is taken as it is.
-    accepts: bool,
-    /// What was written after this has changed, in milliseconds since 1970.
-    since_ms: u64,
+    /// When the job was submitted, in milliseconds since 1970.
+    submitted_ms: u64,
 }
 
 impl JobContent {
     /// Takes what was found when the job was submitted, or what is stored of it.
     pub fn new(content: Content, hashes: Hashes, submitted_ms: u64) -> Self {
-        let known = Known { digest: content.digest(), content, accepts: false, since_ms: submitted_ms };
+        let known = Known { digest: content.digest(), content, submitted_ms };
         Self { shared: Arc::new(Mutex::new(known)), hashes }
     }
 
@@ -37,25 +35,18 @@ impl JobContent {
         self.known().digest.clone()
     }
 
-    /// Takes what is found the next time as it is.
-    pub fn accept(&self) {
-        let mut known = self.known();
-        (known.accepts, known.since_ms) = (true, now_ms());
+    /// Takes what is found the next time as it is; returns what is to be recorded.
+    pub fn accept(&self) -> Content {
+        let content = &mut self.known().content;
+        (content.accepts, content.accepted_ms) = (true, Some(now_ms()));
+        content.clone()
     }
 
     /// Fails if a file is not as it was; returns what is to be recorded if that was accepted.
     pub async fn check(&self) -> Result<Option<Content>, Changed> {
-        let (content, accepts) = {
-            let known = self.known();
-            (known.content.clone(), known.accepts)
-        };
-        if !accepts && content.is_untouched() {
-            return Ok(None);
-        }
-        let hashes = self.hashes.clone();
-        let scene = content.scene.path.clone();
-        let looked = tokio::task::spawn_blocking(move || match accepts {
-            true => content.again(&hashes).map(Some).map_err(|_| Changed(scene)),
+        let (content, hashes) = (self.known().content.clone(), self.hashes.clone());
+        let looked = tokio::task::spawn_blocking(move || match content.accepts {
+            true => content.again(&hashes).map(Some).map_err(|_| Changed(content.scene.path)),
             false => content.check(&hashes).map(|()| None),
         });
         let found = looked.await.expect("looking at files does not panic")?;
@@ -74,27 +65,28 @@ impl JobContent {
         except: &Path,
     ) -> Result<Result<Content, Changed>> {
         files.retain(|file| !file.starts_with(except));
-        let (mut content, accepts) = {
+        let (mut content, submitted) = {
             let known = self.known();
-            (known.content.clone(), known.accepts)
+            (known.content.clone(), known.submitted_ms)
         };
+        let (accepts, since) = (content.accepts, content.accepted_ms.unwrap_or(submitted));
         if let Some(known) = &content.dependencies {
             let known_file = |file: &PathBuf| known.iter().any(|hashed| hashed.path == *file);
             if !accepts && files.len() == known.len() && files.iter().all(known_file) {
                 return Ok(Ok(content));
             }
         }
-        let (hashes, submitted) = (self.hashes.clone(), self.known().since_ms);
+        let hashes = self.hashes.clone();
         let hashing = tokio::task::spawn_blocking(move || -> io::Result<Result<Content, Changed>> {
             let mut hashed = Vec::with_capacity(files.len());
             for file in files {
                 let file = hashes.of(&file)?;
-                if !accepts && file.changed_ms() > submitted {
+                if !accepts && file.changed_ms() > since {
                     return Ok(Err(Changed(file.path)));
                 }
                 hashed.push(file);
             }
-            content.dependencies = Some(hashed);
+            (content.dependencies, content.accepts) = (Some(hashed), false);
             Ok(Ok(content))
         });
         let found = hashing.await.expect("hashing files does not panic");
@@ -108,8 +100,6 @@ impl JobContent {
 
     fn keep(&self, content: Content) {
         let mut known = self.known();
-        // Until it is known what the scene needs, that is taken as it is, too.
-        known.accepts &= content.dependencies.is_none();
         (known.digest, known.content) = (content.digest(), content);
     }
 

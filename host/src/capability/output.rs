@@ -115,15 +115,19 @@ impl Output {
         Ok(Staging { locked: Some(locked), output: self.clone() })
     }
 
-    /// Whether there is room for more.
-    pub fn has_room(&self) -> bool {
+    /// Whether there is room for more, and at least so many bytes. Blocks.
+    pub fn has_room(&self, bytes: u64) -> bool {
         let (free, all) = room(&self.folder);
-        free >= ROOM.min(all / 20)
+        free >= bytes.max(ROOM.min(all / 20))
     }
 
-    /// Returns how many bytes are free.
-    pub fn free(&self) -> u64 {
-        room(&self.folder).0
+    /// Returns how many bytes must be free before it goes on, now that it is said
+    /// to be full. Blocks.
+    pub fn wanted_room(&self) -> u64 {
+        match self.has_room(0) {
+            true => room(&self.folder).0.saturating_add(ROOM),
+            false => 0,
+        }
     }
 
     fn file(&self, name: &Path, kept: bool) -> io::Result<File> {

@@ -103,19 +103,20 @@ async fn start(args: &Args, config: Config, data: &DataDir, stopping: &mut Stopp
 /// that it is well.
 async fn until_asked(host: &Host, stopping: &mut Stopping) -> Result<Shutdown> {
     let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(5), |limit| limit / 2);
-    loop {
-        tokio::select! {
-            () = stopping.asked() => return Ok(Shutdown::default()),
-            how = host.service().asked_to_stop(false) => return Ok(how),
-            () = tokio::time::sleep(every) => {
-                if host.is_lost() {
-                    return Err(Failure::failed("the host lost its database; what it had begun is done by the next one"));
-                }
-                // Only who still answers is alive.
-                if host.service().jobs(Default::default()).await.is_ok() {
-                    notify(NotifyState::Watchdog);
-                }
+    let lost = async {
+        while !host.is_lost() {
+            // Only who still answers is alive.
+            if host.service().is_well().await.is_ok() {
+                notify(NotifyState::Watchdog);
             }
+            tokio::time::sleep(every).await;
+        }
+    };
+    tokio::select! {
+        () = stopping.asked() => Ok(Shutdown::default()),
+        how = host.service().asked_to_stop(false) => Ok(how),
+        () = lost => {
+            Err(Failure::failed("the host lost its database; what it had begun is done by the next one"))
         }
     }
 }

@@ -22,8 +22,6 @@ const MAX_FAILURES: u32 = 3;
 const MAX_ATTEMPTS: u32 = 1_000;
 /// How often a scene may crash Blender with nothing done in between.
 const MAX_CRASHES: u32 = 3;
-/// How much more must be free if a disk that did not look full was, in bytes.
-const MORE_ROOM: u64 = 64 * 1024 * 1024;
 
 /// An open job.
 #[derive(Debug)]
@@ -52,7 +50,9 @@ pub(super) struct Job {
     /// Whether it waits before it is planned again.
     pub held: bool,
     /// Bytes that must be free before it goes on after its disk was full.
-    room: u64,
+    pub room: u64,
+    /// Whether it is looked for room already.
+    pub seeks_room: bool,
 }
 
 /// What becomes of a task after an attempt.
@@ -98,6 +98,7 @@ impl Job {
             plan_failures: 0,
             held: false,
             room: 0,
+            seeks_room: false,
             plan,
             row,
         })
@@ -154,16 +155,9 @@ impl Job {
         again
     }
 
-    /// Notes how much room there was when there was not enough.
-    pub(super) fn wants_room(&mut self) {
-        let output = &self.spec.context.output;
-        self.room = if output.has_room() { output.free().saturating_add(MORE_ROOM) } else { 0 };
-    }
-
-    /// Whether there is room to go on.
-    pub(super) fn has_room(&self) -> bool {
-        let output = &self.spec.context.output;
-        output.has_room() && output.free() >= self.room
+    /// Whether it waits for room on its disk.
+    pub(super) fn is_out_of_room(&self) -> bool {
+        self.row.pause.as_ref().is_some_and(|pause| pause.code == PauseCode::DiskFull)
     }
 
     /// Counts a crash of Blender; the failure of the job if there were too many.
@@ -190,7 +184,10 @@ impl Job {
             }
             _ if self.is_canceled() => return Verdict::of(TaskState::Canceled),
             End::Changed(file) => return Verdict::pause(changed(&file)),
-            End::NoRoom(pause) => return Verdict::pause(pause),
+            End::NoRoom { pause, room } => {
+                self.room = room;
+                return Verdict::pause(pause);
+            }
             End::Outcome(Outcome::Yielded) if self.plan.task(task).row.attempts < MAX_ATTEMPTS => {
                 return Verdict::of(TaskState::Ready);
             }

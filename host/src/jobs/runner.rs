@@ -45,7 +45,12 @@ pub(super) enum End {
     /// It was not begun: a file is not as it was when the job was submitted.
     Changed(PathBuf),
     /// It failed where there is no room for its pictures.
-    NoRoom(Pause),
+    NoRoom {
+        /// What becomes of its job.
+        pause: Pause,
+        /// How many bytes must be free before it goes on.
+        room: u64,
+    },
 }
 
 impl From<PluginError> for End {
@@ -77,7 +82,10 @@ pub(super) async fn plan(
         look(&spec, &attempt, &mailbox, &store).await?;
         Ok(pages(&spec, &attempt, &mailbox).await?)
     };
-    let end = until_canceled(&attempt, planning).await.map_err(|end| no_room(end, &spec));
+    let end = match until_canceled(&attempt, planning).await {
+        Ok(()) => Ok(()),
+        Err(end) => Err(no_room(end, &spec).await),
+    };
     drop(attempt);
     let _ = forwarding.await;
     let _ = mailbox.send(Message::PlanEnded { job, end }).await;
@@ -105,7 +113,7 @@ pub(super) async fn attempt(
     let began = Instant::now();
     let end = until_canceled(&attempt, work).await.map_or_else(|end| end, End::Outcome);
     let took = began.elapsed();
-    let end = no_room(end, &spec);
+    let end = no_room(end, &spec).await;
     // All reports are in before the end is: the attempt holds the last sender.
     drop(attempt);
     let _ = forwarding.await;
@@ -166,24 +174,26 @@ async fn pages(
 }
 
 /// Finds out whether a failure is that of a disk that is full.
-fn no_room(end: End, spec: &JobSpec) -> End {
-    let output = &spec.context.output;
-    let is_full = |error: &PluginError| {
-        let text = error.to_string();
-        let said =
-            ["No space left", "cut off: is the disk full", "Disk quota"].iter().any(|s| text.contains(s));
-        matches!(error.blame(), Blame::Host | Blame::Blender) && (said || !output.has_room())
-    };
-    match end {
-        End::Failed(error) if is_full(&error) => {
-            let folder = output.folder().display();
-            let message = format!(
-                "the disk of {folder}, or of the data directory, is full\nit goes on by itself once there is room\n{error}"
-            );
-            End::NoRoom(Pause { code: PauseCode::DiskFull, message })
-        }
-        end => end,
+async fn no_room(end: End, spec: &JobSpec) -> End {
+    let End::Failed(error) = end else { return end };
+    if !matches!(error.blame(), Blame::Host | Blame::Blender) {
+        return End::Failed(error);
     }
+    let output = spec.context.output.clone();
+    let look = move || {
+        let text = error.to_string();
+        let said = ["No space left", "cut off: is the disk full", "Disk quota"];
+        if output.has_room(0) && !said.iter().any(|said| text.contains(said)) {
+            return End::Failed(error);
+        }
+        let folder = output.folder().display();
+        let message = format!(
+            "the disk of {folder}, or of the data directory, is full\n\
+             it goes on by itself once there is room\n{text}"
+        );
+        End::NoRoom { pause: Pause { code: PauseCode::DiskFull, message }, room: output.wanted_room() }
+    };
+    tokio::task::spawn_blocking(look).await.expect("looking at a disk does not panic")
 }
 
 /// Fails if a file is not as it was, unless that was accepted.

@@ -69,7 +69,18 @@ pub(super) enum Message {
         job: JobId,
         tasks: Vec<String>,
     },
+    /// Whether there is room for a job whose disk was full.
+    Room {
+        job: JobId,
+        there: bool,
+    },
+    /// A job ended that never came here.
+    Gone {
+        job: JobId,
+        state: JobState,
+    },
     Drain(bool, oneshot::Sender<()>),
+    Ping(oneshot::Sender<()>),
     Stop,
 }
 
@@ -170,7 +181,7 @@ impl Scheduler {
             self.wake();
             self.start_work();
             self.commit().await?;
-            self.stand(None);
+            self.stand();
         }
         Ok(())
     }
@@ -192,6 +203,9 @@ impl Scheduler {
             Message::Reported { job, task, report } => self.reported(job, task, report),
             Message::AttemptEnded { job, task, took, end } => self.attempt_ended(job, task, took, end),
             Message::Lost { job, tasks } => self.lost(job, &tasks),
+            Message::Room { job, there } => self.room(job, there),
+            Message::Gone { job, state } => self.gone(job, state),
+            Message::Ping(reply) => self.then(move || reply.send(()).unwrap_or_default()),
             Message::Drain(draining, reply) => {
                 self.draining = draining;
                 self.then(move || reply.send(()).unwrap_or_default());
@@ -238,7 +252,7 @@ impl Scheduler {
         match state {
             JobState::Failed | JobState::Canceled => self.retried(id),
             JobState::Planning => self.become_(id, JobState::Queued, None),
-            JobState::Paused => drop(self.later.insert((Instant::now(), id, None))),
+            JobState::Paused => self.enter_paused(id),
             _ => {}
         }
         if self.jobs[&id].is_canceled() {
@@ -250,6 +264,12 @@ impl Scheduler {
         }
         self.settle(id);
         self.then(move || reply.send(()).unwrap_or_default());
+    }
+
+    fn enter_paused(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.is_out_of_room()) else { return };
+        job.seeks_room = true;
+        self.later.insert((Instant::now(), id, None));
     }
 
     /// Begins a job anew that had failed or was canceled: only what is not done.
@@ -282,10 +302,10 @@ impl Scheduler {
                 return refused("only a paused job can be resumed");
             }
             Order::Resume { accept_changes } => {
-                let content = &job.spec.context.content;
                 if accept_changes {
                     // The next attempt looks, and takes what it finds.
-                    content.accept();
+                    let content = job.spec.context.content.accept();
+                    self.looked(id, &content);
                 }
                 self.resume(id);
             }
@@ -310,8 +330,7 @@ impl Scheduler {
             return;
         }
         job.directive.send_replace(Directive::Yield);
-        if pause.code == PauseCode::DiskFull {
-            job.wants_room();
+        if pause.code == PauseCode::DiskFull && !std::mem::replace(&mut job.seeks_room, true) {
             self.later.insert((Instant::now() + AGAIN, id, None));
         }
         self.become_(id, JobState::Paused, Some(pause));
@@ -382,7 +401,7 @@ impl Scheduler {
 
     fn lost(&mut self, id: JobId, tasks: &[String]) {
         let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.row.state.is_final()) else { return };
-        tasks.iter().for_each(|name| job.plan.undo(name));
+        job.plan.undo(tasks);
         job.verified = true;
         self.batch.jobs.insert(id);
         self.settle(id);
@@ -422,6 +441,11 @@ impl Scheduler {
     fn end(&mut self, id: JobId, state: JobState) {
         self.become_(id, state, None);
         self.later.retain(|(_, job, _)| *job != id);
+        self.gone(id, state);
+    }
+
+    /// Lets those hear of the end of a job that come after it.
+    fn gone(&mut self, id: JobId, state: JobState) {
         self.ended.insert(id, state);
         for next in self.after.remove(&id).unwrap_or_default() {
             let Some(job) = self.jobs.get_mut(&next) else { continue };

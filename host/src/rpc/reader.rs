@@ -62,8 +62,12 @@ pub(super) fn parse(line: &[u8]) -> Result<Message, Refusal> {
         None => return answer(id, parts),
     };
     let params = parts.remove("params").unwrap_or_else(|| json!({}));
-    if !params.is_object() {
-        return refused(INVALID_PARAMS, "\"params\" is not an object");
+    match (&params, &id) {
+        (Value::Object(_), _) => {}
+        // Nobody waits to hear that it will not do.
+        (Value::Array(_), None) => {}
+        (Value::Array(_), _) => return refused(INVALID_PARAMS, "\"params\" is not an object"),
+        _ => return refused(INVALID_REQUEST, "\"params\" is neither an object nor an array"),
     }
     match id {
         Some(Value::Null) => Err((INVALID_REQUEST, "a request needs an id that is not null", Value::Null)),

@@ -79,7 +79,8 @@ pub async fn check(
     submission: Submission,
 ) -> Result<Checked, RequestError> {
     let frames: Frames = submission.frames.parse()?;
-    let scene = check_scene(absolute(&submission.scene)?)?;
+    let scene = absolute(&submission.scene)?.to_owned();
+    let scene = blocking(move || check_scene(&scene)).await?;
     let pin = releases.load(releases.find(&submission.renderer)?).await?;
     let settings = match &submission.settings {
         Settings::Texts(texts) => pin.schema.read(texts)?,
@@ -89,7 +90,8 @@ pub async fn check(
         Some(out) => absolute(out)?.to_owned(),
         None => beside(&scene),
     };
-    let output = open(folders, &out, submission.skip_existing)?;
+    let (folders, keep) = (folders.clone(), submission.skip_existing);
+    let output = blocking(move || open(&folders, &out, keep)).await?;
     let (settings, out) = (Settings::Object(settings), Some(output.folder().to_owned()));
     Ok(Checked { submission: Submission { scene, settings, out, ..submission }, frames, pin, output })
 }
@@ -122,12 +124,9 @@ impl Service {
     }
 
     async fn content(&self, scene: &Path) -> Result<Content, RequestError> {
-        if let Some(known) = self.hashes.known_scene(scene) {
-            return Ok(known);
-        }
-        let (hashes, file) = (self.hashes.clone(), scene.to_owned());
-        let content = tokio::task::spawn_blocking(move || hashes.scene(&file)).await;
-        content.expect("hashing does not panic").map_err(|error| unreadable(scene, &error.to_string()))
+        let (hashes, scene) = (self.hashes.clone(), scene.to_owned());
+        let hash = move || hashes.scene(&scene).map_err(|error| unreadable(&scene, &error.to_string()));
+        blocking(hash).await
     }
 
     /// Puts together how a job is run.
@@ -177,7 +176,7 @@ impl Service {
     async fn earlier(&self, submission: &Submission) -> Vec<Recorded> {
         let folder = submission.out.clone().unwrap_or_else(|| beside(&submission.scene));
         let journals = self.parts.data.journals();
-        let found = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let folder = folder.canonicalize().unwrap_or(folder);
             let mut found = Vec::new();
             for journal in journals {
@@ -188,8 +187,8 @@ impl Service {
             }
             output::reconcile(&found);
             found
-        });
-        found.await.expect("reading journals does not panic")
+        })
+        .await
     }
 }
 
@@ -254,10 +253,15 @@ impl From<JobRow> for Job {
     }
 }
 
-/// Makes an output folder ready.
+/// Makes an output folder ready. Blocks.
 pub(super) fn open(folders: &Folders, folder: &Path, keep: bool) -> Result<Output, RequestError> {
     let failed = |source| RequestError::Output { path: folder.to_owned(), source };
     folders.open(folder, keep).map_err(failed)
+}
+
+/// Does what a slow disk may hold up.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("looking at files does not panic")
 }
 
 fn absolute(path: &Path) -> Result<&Path, RequestError> {

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::check::blocking;
 use super::{Result, Service};
 use crate::store::collect::{Collected, Keep};
 
@@ -38,7 +39,7 @@ impl Service {
             after = next.unwrap_or(after);
         }
         let (crashes, count) = (self.parts.data.crashes(), rules.crashes);
-        let _ = tokio::task::spawn_blocking(move || thin_out(&crashes, count)).await;
+        blocking(move || thin_out(&crashes, count)).await;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Jobs of earlier hosts: taken up after a start, and when one is retried.
 
-use super::check::open;
+use super::check::{blocking, open};
 use super::types::{Job, OneJob, Release as ReleaseName, Submission};
 use super::{RequestError, Result, Service, ServiceError};
 use crate::blender::content::Content;
@@ -23,8 +23,7 @@ impl Service {
         // All of them first: jobs that share a folder sweep it when they are taken up.
         for row in &rows {
             let recorded = self.parts.store.outputs_of_job(row.id).await?;
-            let work = tokio::task::spawn_blocking(move || output::reconcile(&recorded));
-            work.await.expect("it does not panic");
+            blocking(move || output::reconcile(&recorded)).await;
         }
         self.clear_spool(&rows).await;
         let count = rows.len();
@@ -60,7 +59,7 @@ impl Service {
                 }
             }
         };
-        let _ = tokio::task::spawn_blocking(clear).await;
+        blocking(clear).await;
     }
 
     pub(super) async fn take_up(&self, row: JobRow) -> Result<()> {
@@ -113,7 +112,8 @@ impl Service {
         let release = self.parts.releases.pinned(&release.digest).map_err(RequestError::from)?;
         let pin = self.parts.releases.load(release).await.map_err(RequestError::from)?;
         let folder = submission.out.clone().unwrap_or_default();
-        let output = open(&self.folders, &folder, submission.skip_existing)?;
+        let (folders, keep) = (self.folders.clone(), submission.skip_existing);
+        let output = blocking(move || open(&folders, &folder, keep)).await?;
         let tasks = self.all_tasks(row.id).await?;
         // One that was let go of since had succeeded: nobody waits for the others.
         let before = self.parts.store.jobs_before(row.id).await?;

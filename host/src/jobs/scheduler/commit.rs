@@ -1,13 +1,17 @@
 //! Writing what changed, before anyone hears of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{AGAIN, Scheduler};
+use super::Scheduler;
 use crate::events::EventKind;
 use crate::jobs::Standing;
 use crate::store::jobs::{JobRow, TaskRow};
 use crate::store::{StoreError, Writing};
 use crate::terms::JobId;
+
+/// How long a host that stops still waits for a database that cannot be written.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The rows of a batch.
 #[derive(Default)]
@@ -77,27 +81,22 @@ impl Scheduler {
     }
 
     async fn write(&mut self, rows: Arc<Rows>) -> Result<(), StoreError> {
-        loop {
-            let these = rows.clone();
-            match self.store.write(move |writing| these.write(writing)).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.may_pass() => {
-                    // Nothing was let known, so nothing is lost: all wait until there is room.
-                    tracing::error!(%error, "cannot write the database; trying again");
-                    self.stand(Some(error.to_string()));
-                    tokio::select! {
-                        () = tokio::time::sleep(AGAIN) => {}
-                        () = self.stop.cancelled() => return Err(error),
-                    }
-                }
-                Err(error) => return Err(error),
-            }
+        // Nothing was let known, so nothing is lost: all wait until there is room.
+        let write = self.store.write_patiently(move |writing| rows.write(writing));
+        let in_vain = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(PATIENCE).await;
+            self.store.troubled().await
+        };
+        tokio::select! {
+            written = write => written,
+            error = in_vain => Err(error),
         }
     }
 
-    pub(super) fn stand(&self, trouble: Option<String>) {
+    pub(super) fn stand(&self) {
         let (open, running, draining) = (self.jobs.len(), self.running, self.draining);
-        let now = Standing { open, running, draining, trouble };
+        let now = Standing { open, running, draining };
         self.standing.send_if_modified(|known| {
             let differs = *known != now;
             *known = now;

@@ -2,11 +2,11 @@
 
 use tokio::time::Instant;
 
-use super::{AGAIN, Scheduler};
+use super::{AGAIN, Message, Scheduler};
 use crate::events::EventKind;
 use crate::jobs::runner;
 use crate::plugin::PlannedTask;
-use crate::terms::{JobId, JobState, PauseCode};
+use crate::terms::{JobId, JobState};
 
 impl Scheduler {
     /// Lets what was to come later be begun now, if it is time.
@@ -19,13 +19,34 @@ impl Scheduler {
                 job.plan.due(task);
             } else if job.held {
                 job.held = false;
-            } else if job.row.pause.as_ref().is_some_and(|pause| pause.code == PauseCode::DiskFull) {
-                match job.has_room() {
-                    true => self.resume(id),
-                    false => drop(self.later.insert((now + AGAIN, id, task))),
-                }
+            } else {
+                self.seek_room(id);
             }
             self.place(id);
+        }
+    }
+
+    /// Looks whether a job that waits for room can go on. A disk may take its time
+    /// to tell, so others ask it.
+    fn seek_room(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id).filter(|job| job.is_out_of_room()) else { return };
+        let (context, room, mailbox) = (job.spec.context.clone(), job.room, self.mailbox.upgrade());
+        tokio::task::spawn_blocking(move || {
+            let there = context.output.has_room(room);
+            mailbox.and_then(|mailbox| mailbox.blocking_send(Message::Room { job: id, there }).ok())
+        });
+    }
+
+    /// Goes on with a job that waits for room if there is some, and looks again later if not.
+    pub(super) fn room(&mut self, id: JobId, there: bool) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        match there {
+            _ if !job.is_out_of_room() => job.seeks_room = false,
+            true => {
+                job.seeks_room = false;
+                self.resume(id);
+            }
+            false => drop(self.later.insert((Instant::now() + AGAIN, id, None))),
         }
     }
 
