@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use interprocess::local_socket::tokio::Listener;
 use interprocess::local_socket::tokio::prelude::*;
@@ -127,7 +128,7 @@ impl Socket {
                 Err(error) => {
                     // Out of file descriptors, say: others may be closing theirs.
                     tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
@@ -173,6 +174,21 @@ pub fn understand(line: &[u8]) -> Option<i64> {
         },
         Ok(None) => None,
         Err(code) => Some(code),
+    }
+}
+
+/// Lets a peer read what a stranger may send, until its end or until it is hung up on.
+/// For the fuzzer, as [`understand`].
+pub async fn overhear(bytes: Vec<u8>) {
+    let limits = rpc::Limits { line: 2048, requests: 4, patience: Duration::from_secs(1), nonsense: 8 };
+    let (_peer, mut incoming) = rpc::Peer::start(io::Cursor::new(bytes), tokio::io::sink(), limits);
+    while let Some(message) = incoming.recv().await {
+        if let rpc::Incoming::Request(mut request) = message {
+            match wire::read(&request.method, request.params.take()) {
+                Some(read) => request.answer(read.map(|()| serde_json::Value::Null)).await,
+                None => request.refuse_method().await,
+            }
+        }
     }
 }
 

@@ -159,6 +159,12 @@ pub struct JobContext {
 }
 
 impl JobContext {
+    /// Whether there is room for files and for images. Blocks.
+    pub fn has_room(&self) -> bool {
+        let spool = self.spool.parent().is_none_or(output::has_room);
+        spool && output::has_room(self.output.folder())
+    }
+
     /// Says what a worker must hold to render for the job.
     pub fn wanted(&self) -> Wanted {
         Wanted { scene: self.scene.clone(), content: self.content.digest(), cpu: self.cpu }
@@ -250,6 +256,11 @@ impl Attempt {
     /// Whether files that are recorded may be there already.
     fn may_be_done(&self) -> bool {
         self.job.resumes || self.of.as_ref().is_some_and(|(_, number)| *number > 1)
+    }
+
+    /// Says how far the worker is, unless nobody keeps up with it.
+    fn rendering(&self, worker: u32, progress: Progress) {
+        let _ = self.reports.try_send(Report::Rendering { worker, progress });
     }
 
     async fn report(&self, report: Report) {

@@ -195,9 +195,10 @@ fn sweep(runs: &Path) -> io::Result<()> {
             && let Ok(_lock) = lock(&path.join("lock"), FlockArg::LockExclusiveNonblock)
         {
             let journal = path.join(JOURNAL);
-            let age =
-                journal.metadata().and_then(|info| info.modified()).ok().and_then(|time| time.elapsed().ok());
-            abandoned.push((path, age.is_some_and(|age| age < JOURNAL_LIFE)));
+            let written = journal.metadata().and_then(|info| info.modified());
+            // A clock that was set back makes nothing old.
+            let age = written.map(|time| time.elapsed().unwrap_or_default());
+            abandoned.push((path, age.is_ok_and(|age| age < JOURNAL_LIFE)));
         }
     }
     // Their names sort by time.

@@ -88,7 +88,8 @@ impl Host {
         let patience = Patience {
             frozen: seconds(config.workers.frozen_seconds),
             stalled: seconds(config.workers.stalled_seconds),
-            memory: or(config.workers.kill_above_mib, memory()),
+            // Before the kernel would, which may choose somebody else.
+            memory: or(config.workers.kill_above_mib, memory() / 10 * 9),
         };
         let launch = Launch { blender, guard: program, folder, patience, processes: TaskTracker::new() };
         let pool = Pool::new(launch, limits, store.clone());
@@ -148,9 +149,10 @@ impl Host {
         UnixStream::from_std(theirs)
     }
 
-    /// Whether the host cannot go on: its database is lost.
-    pub fn is_lost(&self) -> bool {
-        self.scheduler.is_finished()
+    /// Waits until the host cannot go on: its database is lost.
+    pub async fn lost(&self) {
+        let mut standing = self.jobs.standing();
+        while standing.changed().await.is_ok() {}
     }
 
     /// Lets what runs end, up to the configured time, then stops.
@@ -194,7 +196,8 @@ async fn collect(service: Arc<Service>, config: Config, stop: CancellationToken)
             events_since_ms: since(keep.events_days),
             events: keep.events,
         };
-        let rules = Rules { keep, crashes: config.keep.crashes };
+        let spool = config.keep.spool_mib.saturating_mul(1024 * 1024);
+        let rules = Rules { keep, spool, crashes: config.keep.crashes };
         let collected = tokio::select! {
             collected = service.collect(rules) => collected,
             () = stop.cancelled() => return,

@@ -148,7 +148,14 @@ impl Jobs {
         let jobs = Self { mailbox, progress: progress.clone(), standing: standing.subscribe(), stop };
         let scheduler =
             Scheduler::new(store, policy, jobs.mailbox.downgrade(), progress, standing, jobs.stop.clone());
-        (jobs, tokio::spawn(scheduler.run(messages)))
+        let running = async {
+            let result = scheduler.run(messages).await;
+            if let Err(error) = &result {
+                tracing::error!(%error, "jobs cannot go on");
+            }
+            result
+        };
+        (jobs, tokio::spawn(running))
     }
 
     /// Takes a job up: a new one, one of an earlier host, or one that is retried.
@@ -160,12 +167,6 @@ impl Jobs {
     /// Asks something of a job; one that is finished takes no orders but pins.
     pub async fn order(&self, id: JobId, order: Order) -> Result<(), OrderError> {
         self.ask(|reply| Message::Order(id, order, reply)).await?
-    }
-
-    /// Names the tasks of a job whose files are not as they were recorded; until
-    /// then, a job that an earlier host has begun does not end.
-    pub async fn lost(&self, job: JobId, tasks: Vec<String>) {
-        let _ = self.mailbox.send(Message::Lost { job, tasks }).await;
     }
 
     /// Tells of the end of a job that could not be taken up.

@@ -8,6 +8,7 @@ pub mod collect;
 mod recover;
 pub mod types;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,8 +41,10 @@ use types::{
 /// How many rows a page has if the client does not say, and how many at most.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
-/// Submissions with the same key wait for each other; so many keys at a time do not.
-const KEYS: usize = 64;
+/// How many bytes the texts of a page have at most; JSON makes some of them longer.
+const PAGE_BYTES: usize = 6 * 1024 * 1024;
+/// What a row takes beside its texts, in bytes.
+const ROW: usize = 512;
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +103,8 @@ pub struct Service {
     devices: gpu::Devices,
     hashes: Hashes,
     folders: Folders,
-    keys: [Mutex<()>; KEYS],
+    /// Submissions with the same key wait for each other.
+    keys: std::sync::Mutex<HashMap<String, Arc<Mutex<()>>>>,
     /// Whoever changes a job that is finished does so alone.
     finished: Mutex<()>,
     cut: CancellationToken,
@@ -117,25 +121,33 @@ impl Service {
             hashes: Hashes::default(),
             folders: Folders::default(),
             finished: Mutex::default(),
-            keys: std::array::from_fn(|_| Mutex::default()),
+            keys: Default::default(),
             cut: CancellationToken::new(),
             stop: watch::Sender::new(None),
             began: Instant::now(),
         }
     }
 
-    /// Queues a job. What was begun is finished, even if nobody waits for the answer:
-    /// the same key asked again must find it.
-    pub async fn submit(self: &Arc<Self>, submission: Submission, session: Option<String>) -> Result<Job> {
-        let service = self.clone();
-        let submitting = tokio::spawn(async move { service.submit_now(submission, session).await });
-        submitting.await.map_err(|_| ServiceError::Unavailable("the host failed; see its log".to_owned()))?
-    }
-
-    async fn submit_now(&self, submission: Submission, session: Option<String>) -> Result<Job> {
+    /// Changes something. What was begun is finished, even if nobody waits for the
+    /// answer any more: half of it must not stay.
+    async fn whole<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
         if let Some(trouble) = self.parts.store.trouble() {
             return Err(ServiceError::Unavailable(format!("the host cannot write: {trouble}")));
         }
+        let working = tokio::spawn(work(self.clone()));
+        working.await.map_err(|_| ServiceError::Unavailable("the host failed; see its log".to_owned()))?
+    }
+
+    /// Queues a job.
+    pub async fn submit(self: &Arc<Self>, submission: Submission, session: Option<String>) -> Result<Job> {
+        self.whole(|service| async move { service.submit_now(submission, session).await }).await
+    }
+
+    async fn submit_now(&self, submission: Submission, session: Option<String>) -> Result<Job> {
         if self.stop.borrow().is_some() {
             return Err(ServiceError::Unavailable("the host is stopping".to_owned()));
         }
@@ -143,12 +155,18 @@ impl Service {
         if key.is_empty() || key.len() > 256 {
             return Err(ServiceError::Parameter("an idempotency key has 1 to 256 bytes".to_owned()));
         }
-        let place = key.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        let _alone = self.keys[place % KEYS].lock().await;
-        match self.parts.store.job_of_key(key).await? {
+        let keys = || self.keys.lock().expect("no code panics under this lock");
+        let turn = keys().entry(key.clone()).or_default().clone();
+        let alone = turn.lock().await;
+        let job = match self.parts.store.job_of_key(key).await? {
             Some(row) => Ok(Job::from(row)),
             None => self.enter_new(submission, session).await,
-        }
+        };
+        drop(alone);
+        drop(turn);
+        // One for the table itself.
+        keys().retain(|_, turn| Arc::strong_count(turn) > 1);
+        job
     }
 
     /// Returns a job.
@@ -163,32 +181,48 @@ impl Service {
     pub async fn jobs(&self, filter: JobFilter) -> Result<JobPage> {
         let count = page(filter.limit)?;
         let JobFilter { states, session, cursor: before, .. } = filter;
-        let rows = self.parts.store.jobs(JobQuery { states, session, before, count }).await?;
-        let next = (rows.len() == count).then(|| rows.last().map(|row| row.id)).flatten();
+        let mut rows = self.parts.store.jobs(JobQuery { states, session, before, count }).await?;
+        let size = |row: &JobRow| row.request.len() + row.failure.as_ref().map_or(0, |f| f.message.len());
+        let is_cut = cut(&mut rows, size);
+        let next = (is_cut || rows.len() == count).then(|| rows.last().map(|row| row.id)).flatten();
         Ok(JobPage { jobs: rows.into_iter().map(Job::from).collect(), next })
     }
 
     /// Cancels a job.
-    pub async fn cancel(&self, OneJob { id }: OneJob) -> Result<Job> {
+    pub async fn cancel(self: &Arc<Self>, OneJob { id }: OneJob) -> Result<Job> {
         self.order(id, Order::Cancel).await
     }
 
     /// Pauses a job.
-    pub async fn pause(&self, OneJob { id }: OneJob) -> Result<Job> {
+    pub async fn pause(self: &Arc<Self>, OneJob { id }: OneJob) -> Result<Job> {
         self.order(id, Order::Pause).await
     }
 
     /// Goes on with a paused job.
-    pub async fn resume(&self, Resume { id, accept_changes }: Resume) -> Result<Job> {
+    pub async fn resume(self: &Arc<Self>, Resume { id, accept_changes }: Resume) -> Result<Job> {
         self.order(id, Order::Resume { accept_changes }).await
     }
 
     /// Keeps a job however old it is, or does not.
-    pub async fn pin(&self, Pin { id, pinned }: Pin) -> Result<Job> {
+    pub async fn pin(self: &Arc<Self>, Pin { id, pinned }: Pin) -> Result<Job> {
+        self.whole(move |service| async move { service.pin_now(id, pinned).await }).await
+    }
+
+    /// Begins a finished job anew: only what is not done.
+    pub async fn retry(self: &Arc<Self>, OneJob { id }: OneJob) -> Result<Job> {
+        self.whole(move |service| async move { service.retry_now(id).await }).await
+    }
+
+    async fn order(self: &Arc<Self>, id: JobId, order: Order) -> Result<Job> {
+        self.whole(move |service| async move { service.order_now(id, order).await }).await
+    }
+
+    async fn pin_now(&self, id: JobId, pinned: bool) -> Result<Job> {
         let _alone = self.finished.lock().await;
         let row = self.row(id).await?;
         if !row.state.is_final() {
-            return self.order(id, Order::Pin(pinned)).await;
+            self.parts.jobs.order(id, Order::Pin(pinned)).await?;
+            return Ok(Job::from(self.row(id).await?));
         }
         let mut changed = row.clone();
         (changed.pinned, changed.version) = (pinned, row.version + 1);
@@ -197,7 +231,7 @@ impl Service {
         Ok(Job::from(self.row(id).await?))
     }
 
-    async fn order(&self, id: JobId, order: Order) -> Result<Job> {
+    async fn order_now(&self, id: JobId, order: Order) -> Result<Job> {
         let row = self.row(id).await?;
         if row.state.is_final() {
             let (state, why) = (row.state, "nothing happens to it any more");
@@ -206,13 +240,9 @@ impl Service {
                 _ => Err(OrderError::State { id, state, why }.into()),
             };
         }
-        match (self.parts.jobs.order(id, order).await, order) {
-            (Err(OrderError::NotTakenUp), Order::Resume { .. }) => self.take_up(row).await?,
-            (Err(OrderError::NotTakenUp), Order::Cancel) => {
-                self.store_state(row, JobState::Canceled, None).await?;
-                self.parts.jobs.gone(id, JobState::Canceled).await;
-            }
-            (result, _) => result?,
+        match self.parts.jobs.order(id, order).await {
+            Err(OrderError::NotTakenUp) => self.order_stored(id, order).await?,
+            result => result?,
         }
         Ok(Job::from(self.row(id).await?))
     }
@@ -222,8 +252,10 @@ impl Service {
         let count = page(filter.limit)?;
         let TaskFilter { job, states, cursor, .. } = filter;
         self.row(job).await?;
-        let rows = self.parts.store.tasks(job, states, cursor.unwrap_or(0).min(MAX_TASKS), count).await?;
-        let next = (rows.len() == count).then(|| rows.last().map(|row| row.position + 1)).flatten();
+        let mut rows = self.parts.store.tasks(job, states, cursor.unwrap_or(0).min(MAX_TASKS), count).await?;
+        let is_cut =
+            cut(&mut rows, |row| row.name.len() + row.failure.as_ref().map_or(0, |f| f.message.len()));
+        let next = (is_cut || rows.len() == count).then(|| rows.last().map(|row| row.position + 1)).flatten();
         let task = |row: crate::store::jobs::TaskRow| Task {
             id: row.name,
             job,
@@ -273,13 +305,20 @@ impl Service {
     /// Finds a session again.
     pub async fn session(&self, id: String) -> Result<Session> {
         let unknown = ServiceError::Unknown { what: "session", id: id.clone() };
-        self.parts.store.session(id).await?.ok_or(unknown)
+        let session = self.parts.store.session(id.clone()).await?.ok_or(unknown)?;
+        // It is in use, and not old.
+        self.parts.store.write(move |writing| writing.acknowledge(&id, 0)).await?;
+        Ok(session)
     }
 
     /// Takes down what the client of a session has seen.
     pub async fn acknowledge(&self, session: String, seq: u64) -> Result<()> {
         self.known_event(seq)?;
-        Ok(self.parts.store.write(move |writing| writing.acknowledge(&session, seq)).await?)
+        let id = session.clone();
+        match self.parts.store.write(move |writing| writing.acknowledge(&session, seq)).await? {
+            true => Ok(()),
+            false => Err(ServiceError::Unknown { what: "session", id }),
+        }
     }
 
     /// Lists the workers.
@@ -426,6 +465,18 @@ fn rejected(source: String, error: &ReleaseError) -> Plugin {
     let id = PathBuf::from(&source).file_stem().map_or(source.clone(), |stem| stem.to_string_lossy().into());
     let summary = error.to_string();
     Plugin { id, state: PluginState::Rejected, version: None, digest: None, summary, source, settings: None }
+}
+
+/// Cuts a page off where it would not fit in a message any more; says whether it did.
+fn cut<T>(rows: &mut Vec<T>, size: impl Fn(&T) -> usize) -> bool {
+    let mut sum = 0;
+    let fitting = rows.iter().take_while(|row| {
+        sum += size(row) + ROW;
+        sum <= PAGE_BYTES
+    });
+    let (fitting, all) = (fitting.count().max(1), rows.len());
+    rows.truncate(fitting);
+    fitting < all
 }
 
 fn page(limit: Option<usize>) -> Result<usize> {

@@ -209,24 +209,6 @@ impl Store {
         troubled.ok().and_then(|trouble| trouble.error.clone()).unwrap_or(StoreError::Closed)
     }
 
-    /// Writes soon, and does not say when. For what nobody waits for.
-    pub fn write_soon(&self, work: impl FnOnce(&mut Writing<'_>) -> Result<()> + Send + 'static) {
-        let work: Work = Box::new(move |writing| {
-            let result = writing.map_or(Err(StoreError::Closed), work);
-            let went_well = result.is_ok();
-            let done = move |written: Result<()>| {
-                if let Err(error) = written.and(result) {
-                    tracing::warn!(%error, "could not be written");
-                }
-            };
-            (went_well, Box::new(done))
-        });
-        let sent = self.0.writer().as_ref().map(|writer| writer.try_send(work).is_ok());
-        if sent != Some(true) {
-            tracing::warn!("too much waits to be written; something was left out");
-        }
-    }
-
     /// Writes what still waits, and leaves one tidy file behind.
     pub async fn close(&self) {
         *self.0.writer() = None;
@@ -344,7 +326,10 @@ fn write_group(db: &Connection, group: &mut Vec<Work>, tail: &Tail) {
 /// Does one write of a group; undoes it alone if it fails.
 fn write_one(writing: &mut Writing<'_>, work: Work, waiting: &mut Vec<Done>) -> Result<()> {
     let db = writing.db;
-    db.prepare_cached("SAVEPOINT one")?.execute([])?;
+    if let Err(error) = db.prepare_cached("SAVEPOINT one").and_then(|mut begin| begin.execute([])) {
+        waiting.push(work(None).1);
+        return Err(error.into());
+    }
     let mark = writing.appended.mark();
     let (went_well, done) = work(Some(writing));
     waiting.push(done);

@@ -265,6 +265,17 @@ fn a_texture_that_changed_pauses_the_job_and_is_named() {
     std::fs::write(&texture, picture).unwrap();
     let paused = farm.wait_for(&job, "paused");
     assert!(paused["pause"]["message"].as_str().unwrap().contains("texture.png"), "{paused:#}");
+    // Once it is accepted, it is that one which must not change.
+    let done = paused["done"].as_u64().unwrap();
+    farm.run(&["job", "resume", &job, "--accept-changes"]).expect(0);
+    while farm.state(&job)["done"].as_u64().unwrap() < done + 2 {
+        assert_ne!(farm.state(&job)["state"], "paused", "{:#}", farm.state(&job));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::fs::write(&texture, "another one").unwrap();
+    let paused = farm.wait_for(&job, "paused");
+    assert!(paused["pause"]["message"].as_str().unwrap().contains("texture.png"), "{paused:#}");
+    assert_eq!(paused["retries"], 0, "that is nobody's failure: {paused:#}");
 }
 
 #[test]
@@ -599,6 +610,18 @@ fn frames_of_an_earlier_render_are_kept_only_if_they_are_the_same() {
     changed.extend(b"more");
     std::fs::write(&scene, changed).unwrap();
     assert_eq!(render("1-6", &["--set", "samples=4"]), 19, "another scene, other pictures");
+    // What lies in a folder below is not what is asked for.
+    let below = out.join("below");
+    let below = below.to_str().unwrap();
+    let elsewhere = |out: &str, count| {
+        let mut render = farm.hotshoe(&["render", "--alone", "-f", "11-12", "--resume", "--out", out]);
+        render.env("HOTSHOE_FAKE", &farm.fake).arg(&scene).arg("--blender").arg(&farm.blender);
+        assert!(render.output().unwrap().status.success());
+        assert_eq!(farm.rendered().len(), count);
+    };
+    elsewhere(below, 21);
+    elsewhere(out.to_str().unwrap(), 23);
+    assert!(out.join("0011.png").exists() && out.join("below/0011.png").exists());
 }
 
 #[test]
@@ -743,6 +766,103 @@ fn a_job_that_cannot_be_taken_up_waits_and_those_after_it_hear_of_its_end() {
 }
 
 #[test]
+fn a_job_that_could_not_be_taken_up_goes_on_when_it_is_resumed() {
+    let mut farm = Farm::new();
+    farm.fake = "ms=5".to_owned();
+    let mut farm = farm.keeps_count();
+    farm.serve();
+    let job = farm.submit("1-100");
+    while farm.rendered().len() < 5 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    farm.signal(Signal::SIGKILL);
+    let (out, elsewhere) = (farm.path("out"), farm.path("elsewhere"));
+    std::fs::rename(&out, &elsewhere).unwrap();
+    std::fs::write(&out, "not mounted").unwrap();
+    farm.serve();
+    farm.wait_for(&job, "paused");
+    farm.run(&["job", "resume", &job]).expect(2).tells(&["cannot write to", "choose another folder"]);
+    std::fs::remove_file(&out).unwrap();
+    std::fs::rename(&elsewhere, &out).unwrap();
+    // Whoever else wants something of it meanwhile hurts nobody.
+    let orders = ["resume", "pause", "resume"].map(|order| {
+        let mut order = farm.hotshoe(&["job", order, &job]);
+        order.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+    });
+    for mut order in orders {
+        order.wait().unwrap();
+    }
+    farm.run(&["job", "resume", &job]);
+    farm.wait_for(&job, "succeeded");
+    assert_eq!(files_below(&out).len(), 100);
+}
+
+#[test]
+fn what_was_begun_for_a_client_that_is_gone_is_finished() {
+    let mut farm = Farm::new();
+    farm.fake = "ms=40".to_owned();
+    let mut farm = farm.keeps_count();
+    farm.serve();
+    let job = farm.submit("1-60");
+    while farm.rendered().len() < 5 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let retry = json!({"jsonrpc": "2.0", "id": 99, "method": "jobs.retry", "params": {"id": job}});
+    let not_wanted = json!({"jsonrpc": "2.0", "method": "$/cancel", "params": {"id": 99}});
+    for tries in 0..10 {
+        farm.run(&["job", "cancel", &job]);
+        assert!(farm.wait_for(&job, "canceled")["done"].as_u64().unwrap() > 0);
+        let mut client = farm.client();
+        client.send(&retry.to_string());
+        std::thread::sleep(Duration::from_micros(200 * tries));
+        client.send(&not_wanted.to_string());
+        drop(client);
+        // Not even begun, or begun and finished.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = farm.client().try_call("jobs.retry", json!({"id": job}));
+    assert_eq!(farm.wait_for(&job, "succeeded")["done"], 60);
+}
+
+#[test]
+fn a_long_chain_of_jobs_ends_and_the_host_does_not() {
+    let farm = Farm::start();
+    let mut client = farm.client();
+    client.call("host.drain", json!({}));
+    let mut chain: Vec<String> = Vec::new();
+    for _ in 0..5000 {
+        let mut job = farm.job("1");
+        job["after"] = json!(chain.last().iter().collect::<Vec<_>>());
+        chain.push(id(&client.call("jobs.submit", job)));
+    }
+    client.call("jobs.cancel", json!({"id": chain[0]}));
+    let last = farm.wait_for(chain.last().unwrap(), "failed");
+    assert!(last["error"]["message"].as_str().unwrap().contains(&chain[4998]), "{last:#}");
+}
+
+#[test]
+fn images_of_old_jobs_are_collected_and_those_of_pinned_ones_stay() {
+    let mut farm = Farm::start();
+    let jobs: Vec<String> = (0..3).map(|n| farm.submit(&format!("{}", n + 1))).collect();
+    jobs.iter().for_each(|job| drop(farm.wait_for(job, "succeeded")));
+    farm.run(&["job", "pin", &jobs[0]]).expect(0);
+    farm.signal(Signal::SIGTERM);
+    let folders: Vec<_> = jobs.iter().map(|job| farm.path("data").join("spool").join(job)).collect();
+    for folder in &folders {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("image"), vec![0; 700 * 1024]).unwrap();
+    }
+    farm.config = "[keep]\nspool_mib = 1\n".to_owned();
+    farm.serve();
+    let began = Instant::now();
+    while folders[1].exists() {
+        assert!(began.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(folders[0].exists() && folders[2].exists());
+}
+
+#[test]
 fn a_job_is_watched_at_a_terminal_with_bars() {
     let mut farm = Farm::new();
     farm.fake = "ms=20".to_owned();
@@ -771,6 +891,10 @@ fn a_full_disk_pauses_a_job_until_there_is_room() {
     let ballast = small.join("ballast");
     // Until nothing more fits.
     let _ = std::fs::write(&ballast, vec![1u8; 2 * 1024 * 1024]);
+    let paused = farm.wait_for(&job, "paused");
+    assert_eq!(paused["pause"]["code"], "disk_full", "{paused:#}");
+    // Somebody is in a hurry, and that changes nothing.
+    farm.run(&["job", "resume", &job]).expect(0);
     let paused = farm.wait_for(&job, "paused");
     assert_eq!(paused["pause"]["code"], "disk_full", "{paused:#}");
     // Also for the host after this one.

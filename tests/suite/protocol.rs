@@ -119,7 +119,7 @@ fn requests_that_cannot_be_done_say_why() {
         assert_eq!(client.code("events.list", json!({"from": far})), PARAMS);
         assert_eq!(client.code("events.subscribe", json!({"from": far})), PARAMS);
     }
-    assert_eq!(client.code("events.unsubscribe", json!({"subscription": 7})), NOT_FOUND);
+    assert_eq!(client.code("events.unsubscribe", json!({"id": 7})), NOT_FOUND);
     assert_eq!(client.code("plugins.show", json!({"id": "no such renderer"})), REFUSED);
     let good = farm.job("1");
     let with = |name: &str, value: Value| {
@@ -129,6 +129,9 @@ fn requests_that_cannot_be_done_say_why() {
     };
     assert_eq!(client.code("jobs.submit", with("scene", "orbit.blend".into())), REFUSED);
     assert_eq!(client.code("jobs.submit", with("scene", "/etc/passwd".into())), REFUSED);
+    let pipe = farm.path("pipe.blend");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(client.code("jobs.submit", with("scene", pipe.to_str().into())), REFUSED);
     assert_eq!(client.code("jobs.submit", with("frames", "9-1".into())), REFUSED);
     assert_eq!(client.code("jobs.submit", with("renderer", "dierct".into())), REFUSED);
     assert_eq!(client.code("jobs.submit", with("settings", json!({"sampels": 4}))), REFUSED);
@@ -259,6 +262,29 @@ fn pages_lead_to_all_there_is() {
 }
 
 #[test]
+fn a_page_fits_in_a_message_whatever_is_on_it() {
+    let farm = Farm::start();
+    let mut client = farm.client();
+    client.call("host.drain", json!({}));
+    let many: Vec<String> = (0..1600).map(|frame| (frame * 2).to_string()).collect();
+    for _ in 0..1000 {
+        client.call("jobs.submit", farm.job(&many.join(",")));
+    }
+    let (mut seen, mut pages, mut cursor) = (0, 0, Value::Null);
+    loop {
+        let page = client.call("jobs.list", json!({"limit": 1000, "cursor": cursor}));
+        assert!(page.to_string().len() < 16 * 1024 * 1024);
+        (seen, pages) = (seen + page["jobs"].as_array().unwrap().len(), pages + 1);
+        cursor = page["next"].clone();
+        if cursor.is_null() {
+            break;
+        }
+    }
+    assert_eq!(seen, 1000);
+    assert!(pages > 1);
+}
+
+#[test]
 fn connections_are_limited_and_others_get_their_turn() {
     let mut farm = Farm::new();
     farm.config = "[clients]\nconnections = 2\n".to_owned();
@@ -369,9 +395,19 @@ fn what_runs_in_a_worker_cannot_become_a_client() {
 fn the_corpus_of_the_fuzzer_is_understood_as_it_is_meant() {
     let folder = root().join("fuzz/corpus/message");
     let understood = |name: &str| hotshoe::api::understand(&std::fs::read(folder.join(name)).unwrap());
-    for name in
-        ["submit", "submit-texts", "get", "list", "tasks", "subscribe", "resume", "cancel", "answer", "error"]
-    {
+    for name in [
+        "hello",
+        "submit",
+        "submit-texts",
+        "get",
+        "list",
+        "tasks",
+        "subscribe",
+        "resume",
+        "cancel",
+        "answer",
+        "error",
+    ] {
         assert_eq!(understood(name), None, "{name}");
     }
     assert_eq!(understood("batch"), Some(INVALID));

@@ -84,8 +84,8 @@ pub(super) async fn serve(
         subscriptions: Mutex::default(),
     });
     connection.clone().answer_all(incoming, stop).await;
-    let subscriptions = connection.subscriptions.lock().expect("no code panics under this lock");
-    subscriptions.values().for_each(AbortHandle::abort);
+    connection.end_pumps();
+    let _ = tokio::time::timeout(REST, connection.peer.flushed()).await;
 }
 
 impl Connection {
@@ -120,7 +120,6 @@ impl Connection {
         // What was asked before is still answered.
         let rest = async { while answering.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(REST, rest).await;
-        self.peer.flushed().await;
     }
 
     async fn answer(self: Arc<Self>, mut request: Request) {
@@ -232,6 +231,11 @@ impl Connection {
         let pump = tokio::spawn(async move { tokio::join!(happens, goes_on) });
         subscriptions.insert(id, pump.abort_handle());
         Ok(id)
+    }
+
+    fn end_pumps(&self) {
+        let subscriptions = self.subscriptions.lock().expect("no code panics under this lock");
+        subscriptions.values().for_each(AbortHandle::abort);
     }
 
     /// Ends a subscription; false if there is none.

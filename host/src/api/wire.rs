@@ -75,8 +75,8 @@ struct Subscribe {
 /// That something is followed.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct Subscribed {
-    /// The number of the subscription.
-    subscription: u64,
+    /// Its number in this connection.
+    id: u64,
     /// The event that it begins after.
     from: u64,
     /// If some events after `from` are not kept any more: the last that may be gone.
@@ -88,7 +88,7 @@ struct Subscribed {
 #[serde(deny_unknown_fields)]
 struct Unsubscribe {
     /// Its number.
-    subscription: u64,
+    id: u64,
 }
 
 /// What a client has seen.
@@ -129,6 +129,8 @@ macro_rules! methods {
         /// Reads what a method takes, and does nothing; none if there is no such method.
         pub(super) fn read(method: &str, params: Value) -> Option<Result<(), ErrorObject>> {
             match method {
+                "hello" => Some(serde_json::from_value::<Hello>(params).map(drop).map_err(|e| bad_params(&e))),
+                "rpc.discover" => Some(Ok(())),
                 $($name => Some(match serde_json::from_value::<$takes>(params) {
                     Ok(_) => Ok(()),
                     Err(error) => Err(bad_params(&error)),
@@ -205,12 +207,12 @@ methods! {
         };
         let (events, from, missed) = connection.service.subscribe(from).await?;
         let pump = connection.pump(events, params.job, params.progress);
-        let subscription = pump.map_err(|what| ServiceError::Parameter(what.to_owned()))?;
-        Ok(Subscribed { subscription, from, missed: missed.map(|missed| missed.0) })
+        let id = pump.map_err(|what| ServiceError::Parameter(what.to_owned()))?;
+        Ok(Subscribed { id, from, missed: missed.map(|missed| missed.0) })
     }
     /// Ends a subscription.
     "events.unsubscribe"(connection, params: Unsubscribe) -> Nothing {
-        let id = params.subscription;
+        let id = params.id;
         let unknown = ServiceError::Unknown { what: "subscription", id: id.to_string() };
         connection.end_pump(id).then_some(Nothing {}).ok_or(unknown)
     }
@@ -236,6 +238,7 @@ fn error_of(error: &ServiceError) -> ErrorObject {
         ServiceError::Unknown { .. } => NOT_FOUND,
         ServiceError::Order(OrderError::State { .. } | OrderError::NotTakenUp) => CONFLICT,
         ServiceError::Order(OrderError::Stopping) | ServiceError::Unavailable(_) => UNAVAILABLE,
+        ServiceError::Store(error) if error.may_pass() => UNAVAILABLE,
         ServiceError::Store(_) => INTERNAL_ERROR,
         ServiceError::Parameter(_) => INVALID_PARAMS,
     };

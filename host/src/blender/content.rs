@@ -145,18 +145,11 @@ impl Content {
         hexadecimal(&hasher.finalize())
     }
 
-    /// Looks at the same files as they are now, and accepts them. Blocks.
+    /// Looks at the scene as it is now, and accepts it. Blocks.
     pub fn again(&self, hashes: &Hashes) -> io::Result<Self> {
         let scene = hashes.of(&self.scene.path)?;
-        // One that is gone is not needed any more, or found missing.
-        let there = |files: &Vec<Hashed>| -> Vec<PathBuf> {
-            files.iter().map(|file| file.path.clone()).filter(|path| path.exists()).collect()
-        };
-        let again = |files: &Vec<Hashed>| there(files).iter().map(|path| hashes.of(path)).collect();
-        let dependencies = self.dependencies.as_ref().map(again).transpose()?;
-        // Until it is known what the scene needs, that is accepted, too.
-        let accepts = dependencies.is_none();
-        Ok(Self { scene, dependencies, accepted_ms: self.accepted_ms, accepts })
+        // Until it is known what the scene needs now, that is accepted, too.
+        Ok(Self { scene, dependencies: None, accepted_ms: self.accepted_ms, accepts: true })
     }
 
     /// Names the first file that is not as it was. Blocks.

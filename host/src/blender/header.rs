@@ -26,6 +26,10 @@ pub enum HeaderError {
 
 /// Returns the version of the Blender that wrote the scene, e.g. `(4, 5)`.
 pub fn version(scene: &Path) -> Result<(u32, u32), HeaderError> {
+    // Opening a pipe would wait for somebody to write into it.
+    if !scene.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file").into());
+    }
     let mut file = BufReader::new(File::open(scene)?);
     let mut magic = [0; 4];
     let count = read_up_to(&mut file, &mut magic)?;

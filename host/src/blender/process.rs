@@ -4,19 +4,21 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use regex::Regex;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::{ChildStdin, Command};
 use tokio::sync::{oneshot, watch};
@@ -30,6 +32,10 @@ use crate::config::create_private;
 pub(super) const END_LIMIT: Duration = Duration::from_secs(5);
 /// How many lines of Blender's output an error shows.
 const LOG_LINES: usize = 20;
+/// The longest line of it that is read whole, in bytes.
+const LINE: u64 = 16 * 1024;
+/// How much is read of what Blender wrote about its own crash, in bytes.
+const CRASH_TEXT: u64 = 64 * 1024;
 /// The signals by which a program ends that has a fault.
 const FAULTS: [Signal; 5] =
     [Signal::SIGSEGV, Signal::SIGABRT, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE];
@@ -167,11 +173,18 @@ impl Process {
     }
 
     /// Returns what Blender wrote about its own crash, if it did.
+    ///
+    /// What runs in a worker can put anything there.
     pub(super) fn crash_text(&self) -> Option<String> {
         let files = fs::read_dir(&self.home).ok()?.flatten();
-        let crash = |name: &str| name.ends_with(".crash.txt");
-        let file = files.map(|file| file.path()).find(|path| path.to_str().is_some_and(crash))?;
-        Some(String::from_utf8_lossy(&fs::read(file).ok()?).into_owned())
+        let is_file = |file: &fs::DirEntry| file.file_type().is_ok_and(|kind| kind.is_file());
+        let crash = |path: &PathBuf| path.to_str().is_some_and(|name| name.ends_with(".crash.txt"));
+        let path = files.filter(is_file).map(|file| file.path()).find(crash)?;
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+        let file = fs::File::options().read(true).custom_flags(flags).open(path).ok()?;
+        let mut text = Vec::new();
+        file.take(CRASH_TEXT).read_to_end(&mut text).ok()?;
+        Some(String::from_utf8_lossy(&text).into_owned())
     }
 }
 
@@ -224,12 +237,16 @@ fn command(launch: &Launch, home: &Path, seat: &Seat, line: &OwnedFd) -> Result<
 
 /// Keeps the end of what Blender prints, and reads the samples out of it.
 async fn follow_output(output: pipe::Receiver, worker: u32, log: &Log, signs: &watch::Sender<Signs>) {
-    let mut lines = BufReader::new(output).split(b'\n');
-    while let Ok(Some(line)) = lines.next_segment().await {
-        let line = String::from_utf8_lossy(&line);
-        tracing::trace!(worker, "{line}");
-        signs.send_modify(|signs| signs.printed(samples(&line)));
-        log.push(line.chars().take(1000).collect());
+    let mut output = BufReader::new(output);
+    let mut line = Vec::new();
+    // A line without an end is several.
+    while let Ok(1..) = (&mut output).take(LINE).read_until(b'\n', &mut line).await {
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches('\n');
+        tracing::trace!(worker, "{text}");
+        signs.send_modify(|signs| signs.printed(samples(text)));
+        log.push(text.chars().take(1000).collect());
+        line.clear();
     }
 }
 

@@ -285,6 +285,8 @@ impl Worker {
             false
         });
         let result = tokio::select! {
+            // An answer that came too late to be heard in time is still an answer.
+            biased;
             result = self.peer.call(method, params) => result,
             what = hangs(&self.process, &self.signs, &self.memory, self.patience) => return Err(self.killed(what).await),
         };

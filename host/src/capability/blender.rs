@@ -77,11 +77,11 @@ impl Drop for Inner {
 }
 
 impl Inner {
-    /// Names what a frame is rendered from: equal names, equal pixels.
+    /// Names what a frame is rendered from, and where to: equal names, the same files.
     fn step(&self, frame: i32, name: Option<&str>) -> String {
         let job = &self.attempt.job;
-        let (content, blender) = (job.content.digest(), job.pool.version());
-        let from = json!([content, blender, job.cpu, frame, name, self.settings]);
+        let (content, blender, folder) = (job.content.digest(), job.pool.version(), job.output.folder());
+        let from = json!([content, blender, job.cpu, frame, name, self.settings, folder]);
         hexadecimal(&Sha256::digest(from.to_string()))
     }
 
@@ -134,7 +134,8 @@ impl Scene {
         check(frame, name)?;
         let output = &self.attempt.job.output;
         // Outlives the worker that writes into it, also when the job is canceled.
-        let staging = output.stage()?;
+        let folder = output.clone();
+        let staging = blocking(move || folder.stage()).await?;
         let directory = staging.folder();
         let write = async {
             let mut inner = self.inner.lock().await;
@@ -147,9 +148,11 @@ impl Scene {
             let paths = worker.paths(&wire::Paths { frame, name }).await?;
             // What was recorded and is not so any more is nobody's wish to keep.
             let spoiled = matches!(known, Known::Spoiled);
-            let existing = output.existing(&paths, worker.opened.overwrite).filter(|_| !spoiled);
-            if let Some(files) = existing {
-                return Ok(Done::Kept(files));
+            if !spoiled {
+                let (output, overwrite, paths) = (output.clone(), worker.opened.overwrite, paths.clone());
+                if let Some(files) = blocking(move || Ok(output.existing(&paths, overwrite))).await? {
+                    return Ok(Done::Kept(files));
+                }
             }
             let written = self.watched(worker, worker.write(&wire::Write { frame, name, directory })).await?;
             if !written.unread.is_empty() {
@@ -214,7 +217,8 @@ impl Scene {
     /// Turns a picture into a file as the scene would write it.
     pub async fn develop(&self, image: &Image, frame: i32, name: Option<&str>) -> Result<File> {
         check(frame, name)?;
-        let staging = self.attempt.job.output.stage()?;
+        let folder = self.attempt.job.output.clone();
+        let staging = blocking(move || folder.stage()).await?;
         let directory = staging.folder();
         let develop = async {
             let mut inner = self.inner.lock().await;
@@ -240,15 +244,14 @@ impl Scene {
     ) -> Result<T> {
         let mut signs = worker.signs();
         signs.mark_unchanged();
-        let rendering = |progress| Report::Rendering { worker: worker.id, progress };
-        self.attempt.report(rendering(wire::Progress::default())).await;
+        self.attempt.rendering(worker.id, wire::Progress::default());
         tokio::pin!(work);
         loop {
             tokio::select! {
                 result = &mut work => return heard(&self.attempt, result).await,
                 Ok(()) = signs.changed() => {
                     let now = signs.borrow_and_update().progress;
-                    self.attempt.report(rendering(now)).await;
+                    self.attempt.rendering(worker.id, now);
                 }
             }
         }

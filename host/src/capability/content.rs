@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::{CapabilityError, Result};
+use super::{CapabilityError, Code, Result};
 use crate::blender::content::{Changed, Content, Hashes};
 use crate::store::now_ms;
 
@@ -35,6 +35,11 @@ impl JobContent {
         self.known().digest.clone()
     }
 
+    /// Whether it is known what the scene needs.
+    pub fn is_whole(&self) -> bool {
+        self.known().content.dependencies.is_some()
+    }
+
     /// Takes what is found the next time as it is; returns what is to be recorded.
     pub fn accept(&self) -> Content {
         let content = &mut self.known().content;
@@ -54,6 +59,16 @@ impl JobContent {
             self.keep(found.clone());
         }
         Ok(found)
+    }
+
+    /// Fails if a file is not as it was when this attempt began.
+    pub async fn unchanged(&self) -> Result<()> {
+        let (content, hashes) = (self.known().content.clone(), self.hashes.clone());
+        let looked = tokio::task::spawn_blocking(move || content.check(&hashes)).await;
+        looked.expect("looking at files does not panic").map_err(|Changed(path)| {
+            let message = format!("{} has changed while Blender rendered from it", path.display());
+            CapabilityError::new(Code::Blender, message)
+        })
     }
 
     /// Takes down the files that the scene needs; those below `except` are its own work.

@@ -1,5 +1,6 @@
 //! `gpu`: devices and leases. In this version the CPU is the only device.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,8 +111,21 @@ fn cpu_name() -> String {
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.to_owned())
 }
 
-/// Returns the memory of this machine in bytes.
+/// Returns the memory that this process and its children may use at most, in bytes:
+/// the machine's, or less where a control group says so.
 pub fn memory() -> u64 {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let limit = |group: &Path| {
+        let limit = std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(group).join("memory.max"));
+        limit.ok()?.trim().parse::<u64>().ok()
+    };
+    // A limit of any group above it holds, too.
+    let least = Path::new(group).ancestors().filter_map(limit).min();
+    least.map_or(memory_of_machine(), |limit| limit.min(memory_of_machine()))
+}
+
+fn memory_of_machine() -> u64 {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib =
         info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());

@@ -75,8 +75,12 @@ impl Folders {
         let known = |all: &HashMap<PathBuf, Instant>| all.get(&folder).is_some_and(fresh);
         if !known(&self.proven()) {
             sweep(&folder)?;
-            // Proves that files can be made here, before anything is rendered.
-            drop(staging_in(&folder)?);
+            // Proves that files can be made here, before anything is rendered. A disk that
+            // is full may have room by then.
+            match staging_in(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::StorageFull => return Err(error),
+                _ => {}
+            }
             let mut all = self.proven();
             all.retain(|_, proven| fresh(proven));
             all.insert(folder.clone(), Instant::now());
@@ -115,21 +119,6 @@ impl Output {
         Ok(Staging { locked: Some(locked), output: self.clone() })
     }
 
-    /// Whether there is room for more, and at least so many bytes. Blocks.
-    pub fn has_room(&self, bytes: u64) -> bool {
-        let (free, all) = room(&self.folder);
-        free >= bytes.max(ROOM.min(all / 20))
-    }
-
-    /// Returns how many bytes must be free before it goes on, now that it is said
-    /// to be full. Blocks.
-    pub fn wanted_room(&self) -> u64 {
-        match self.has_room(0) {
-            true => room(&self.folder).0.saturating_add(ROOM),
-            false => 0,
-        }
-    }
-
     fn file(&self, name: &Path, kept: bool) -> io::Result<File> {
         let path = self.folder.join(name);
         let info = path.metadata()?;
@@ -140,12 +129,12 @@ impl Output {
     }
 }
 
-/// Returns the free bytes and all bytes of a folder's disk; a disk that cannot be
-/// looked at has none.
-fn room(folder: &Path) -> (u64, u64) {
-    nix::sys::statvfs::statvfs(folder).map_or((0, u64::MAX), |disk| {
-        (disk.blocks_available() * disk.fragment_size(), disk.blocks() * disk.fragment_size())
-    })
+/// Whether there is room for more on a folder's disk; one that cannot be looked at
+/// has other troubles. Blocks.
+pub fn has_room(folder: &Path) -> bool {
+    let Ok(disk) = nix::sys::statvfs::statvfs(folder) else { return true };
+    let (free, all) = (disk.blocks_available(), disk.blocks());
+    free * disk.fragment_size() >= ROOM.min(all * disk.fragment_size() / 20)
 }
 
 /// Makes a staging folder, locked as long as somebody writes into it.
@@ -222,6 +211,7 @@ impl Staging {
         let task = attempt.task();
         let (staging, recorded) = super::blocking(move || self.prepare(&expected, &step, task)).await?;
         let job = attempt.job.clone();
+        job.content.unchanged().await?;
         // What is recorded is put in its place, even if the attempt is cut meanwhile.
         let finishing = tokio::spawn(async move {
             record(&job, recorded.clone()).await?;

@@ -47,7 +47,8 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     match args.command {
         Command::Install { version, with_deps } => {
             let request = install::Request { version, with_deps };
-            let blender = Stopping::listen()?.cuts(install(&request, data, false)).await?;
+            let blender =
+                Stopping::listen()?.cuts("a Blender was installed", install(&request, data, false)).await?;
             say!("{}", blender.path().display());
             Ok(())
         }

@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::{Failure, Result, table};
 use crate::config::DataDir;
-use crate::releases::{Release, Releases};
+use crate::config::file::Config;
+use crate::releases::Releases;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -31,7 +32,8 @@ enum Command {
 }
 
 pub(super) async fn run(args: Args, data: &DataDir) -> Result {
-    let releases = super::releases(data, None)?;
+    let (config, _) = Config::read(None).map_err(Failure::bad_input)?;
+    let releases = super::releases(data, config.plugins)?;
     match args.command {
         Command::List { json } => list(&releases, json).await,
         Command::Show { renderer, json } => show(&releases, &renderer, json).await,
@@ -40,8 +42,18 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
 
 async fn list(releases: &Releases, json: bool) -> Result {
     let mut rows = Vec::new();
-    for release in Release::shipped() {
-        let loaded = releases.load(release).await.map_err(Failure::failed)?;
+    for (source, release) in releases.list() {
+        let loaded = match release {
+            Ok(release) => releases.load(release).await,
+            Err(error) => Err(error),
+        };
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                eprintln!("{source}: {error}");
+                continue;
+            }
+        };
         let release = &loaded.release;
         if json {
             let (name, version, digest) = (&release.name, &release.version, &release.digest);

@@ -148,7 +148,7 @@ async fn alone(args: &Args, submission: Submission, data: &DataDir) -> Result {
     }
     let mut stopping = Stopping::listen()?;
     let given = args.blender.as_deref().or(config.blender.as_deref());
-    let blender = stopping.cuts(choose_blender(given, data, args.json)).await?;
+    let blender = stopping.cuts("a Blender was installed", choose_blender(given, data, args.json)).await?;
     tracing::info!(blender = %blender.path().display(), "using this Blender");
     let program = std::env::current_exe().map_err(Failure::failed)?;
     let mut view = View::choose(args.json, config.workers.count.into());
@@ -160,7 +160,10 @@ async fn alone(args: &Args, submission: Submission, data: &DataDir) -> Result {
         let job: Job = client.call("jobs.submit", &json!(submission)).await?;
         follow(&mut client, job.id, &mut view, Leaving::Cancels, &mut stopping, false).await
     };
-    let result = render.await;
+    let result = tokio::select! {
+        result = render => result,
+        () = host.lost() => Err(Failure::failed("the host cannot go on")),
+    };
     tokio::select! {
         stopped = host.stop() => result.and(stopped.map_err(Failure::failed)),
         () = stopping.asked() => std::process::exit(INTERRUPTED.into()),

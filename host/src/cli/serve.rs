@@ -62,7 +62,11 @@ pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
     eprintln!("serving {} at {}", data.path().display(), path.display());
     host.listen(socket);
     notify(NotifyState::Ready);
-    let how = until_asked(&host, &mut stopping).await?;
+    let Some(how) = until_asked(&host, &mut stopping).await else {
+        let why = host.stop().await.map_or_else(|error| error.to_string(), |()| "it ended".to_owned());
+        let hint = "what it had begun is done by the next one";
+        return Err(Failure::failed(format!("the host cannot go on: {why}\n{hint}")));
+    };
     notify(NotifyState::Stopping);
     if !how.now {
         eprintln!("finishing what runs; ask again to stop at once");
@@ -92,19 +96,21 @@ fn configuration(args: &Args) -> Result<Config> {
 
 async fn start(args: &Args, config: Config, data: &DataDir, stopping: &mut Stopping) -> Result<Host> {
     let given = args.blender.as_deref().or(config.blender.as_deref());
-    let blender = stopping.cuts(choose_blender(given, data, false)).await?;
+    let blender = stopping.cuts("a Blender was installed", choose_blender(given, data, false)).await?;
     let releases = super::releases(data, config.plugins.clone())?;
     let program = std::env::current_exe().map_err(Failure::failed)?;
     let options = Options { blender, program, releases, config, alone: false };
-    Host::start(data, options).await.map_err(Failure::failed)
+    let start = async { Host::start(data, options).await.map_err(Failure::failed) };
+    // Taking up the jobs of the host before may take as long as their disks do.
+    stopping.cuts("the host was up", start).await
 }
 
 /// Waits until a signal or a client asks the host to stop; meanwhile tells systemd
-/// that it is well.
-async fn until_asked(host: &Host, stopping: &mut Stopping) -> Result<Shutdown> {
+/// that it is well. None if it cannot go on.
+async fn until_asked(host: &Host, stopping: &mut Stopping) -> Option<Shutdown> {
     let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(5), |limit| limit / 2);
-    let lost = async {
-        while !host.is_lost() {
+    let beat = async {
+        loop {
             // Only who still answers is alive.
             if host.service().is_well().await.is_ok() {
                 notify(NotifyState::Watchdog);
@@ -113,11 +119,10 @@ async fn until_asked(host: &Host, stopping: &mut Stopping) -> Result<Shutdown> {
         }
     };
     tokio::select! {
-        () = stopping.asked() => Ok(Shutdown::default()),
-        how = host.service().asked_to_stop(false) => Ok(how),
-        () = lost => {
-            Err(Failure::failed("the host lost its database; what it had begun is done by the next one"))
-        }
+        () = stopping.asked() => Some(Shutdown::default()),
+        how = host.service().asked_to_stop(false) => Some(how),
+        () = host.lost() => None,
+        () = beat => None,
     }
 }
 

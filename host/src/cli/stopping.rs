@@ -24,13 +24,12 @@ impl Stopping {
         }
     }
 
-    /// Drops an installation, and with it the processes it runs, when asked to stop.
-    pub(super) async fn cuts<T>(&mut self, installation: impl Future<Output = Result<T>>) -> Result<T> {
+    /// Drops what is under way, and with it the processes it runs, when asked to stop.
+    pub(super) async fn cuts<T>(&mut self, before: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
-            result = installation => result,
+            result = work => result,
             () = self.asked() => {
-                let message = "stopped before a Blender was installed".to_owned();
-                Err(Failure { code: INTERRUPTED, message })
+                Err(Failure { code: INTERRUPTED, message: format!("stopped before {before}") })
             }
         }
     }

@@ -57,6 +57,7 @@ pub struct Keep {
     pub jobs: usize,
     pub events_days: f64,
     pub events: u64,
+    pub spool_mib: u64,
     pub crashes: usize,
 }
 
@@ -94,7 +95,14 @@ impl Default for JobRules {
 
 impl Default for Keep {
     fn default() -> Self {
-        Self { jobs_days: 30.0, jobs: 10_000, events_days: 30.0, events: 2_000_000, crashes: 100 }
+        Self {
+            jobs_days: 30.0,
+            jobs: 10_000,
+            events_days: 30.0,
+            events: 2_000_000,
+            spool_mib: 10_240,
+            crashes: 100,
+        }
     }
 }
 

@@ -49,8 +49,8 @@ pub(super) struct Job {
     pub plan_failures: u32,
     /// Whether it waits before it is planned again.
     pub held: bool,
-    /// Bytes that must be free before it goes on after its disk was full.
-    pub room: u64,
+    /// How often in a row its disk was full, though nothing was done in between.
+    pub full: u32,
     /// Whether it is looked for room already.
     pub seeks_room: bool,
 }
@@ -97,7 +97,7 @@ impl Job {
             crashes: 0,
             plan_failures: 0,
             held: false,
-            room: 0,
+            full: 0,
             seeks_room: false,
             plan,
             row,
@@ -178,16 +178,13 @@ impl Job {
         let is_asked_to_stop = *self.directive.borrow() != Directive::Proceed;
         let error = match end {
             End::Outcome(Outcome::Done) => {
-                self.crashes = 0;
+                (self.crashes, self.full) = (0, 0);
                 self.plan.note(task, seconds, None);
                 return Verdict::of(TaskState::Done);
             }
             _ if self.is_canceled() => return Verdict::of(TaskState::Canceled),
             End::Changed(file) => return Verdict::pause(changed(&file)),
-            End::NoRoom { pause, room } => {
-                self.room = room;
-                return Verdict::pause(pause);
-            }
+            End::NoRoom(pause) => return Verdict::pause(pause),
             End::Outcome(Outcome::Yielded) if self.plan.task(task).row.attempts < MAX_ATTEMPTS => {
                 return Verdict::of(TaskState::Ready);
             }

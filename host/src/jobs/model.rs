@@ -244,7 +244,11 @@ impl Plan {
                 self.change(index, TaskState::Ready);
             }
         }
-        // What waits for what is counted anew.
+        self.link_all();
+    }
+
+    /// Counts anew what waits for what.
+    fn link_all(&mut self) {
         self.tasks.iter_mut().for_each(|task| task.dependents.clear());
         for index in 0..self.tasks.len() {
             let row = &self.tasks[index].row;
@@ -270,18 +274,16 @@ impl Plan {
     }
 
     /// Gives every task that failed or was canceled another chance; nothing may be
-    /// blocked or under way.
+    /// under way.
     pub fn retry(&mut self) {
-        let lost: Vec<usize> =
-            (0..self.tasks.len()).filter(|&index| is_lost(self.tasks[index].row.state)).collect();
-        // What waited for what is counted anew.
-        self.tasks.iter_mut().for_each(|task| task.dependents.clear());
-        for &index in &lost {
-            self.change(index, TaskState::Blocked);
-            let row = &mut self.tasks[index].row;
-            (row.failures, row.failure) = (0, None);
+        for index in 0..self.tasks.len() {
+            if is_lost(self.tasks[index].row.state) {
+                self.change(index, TaskState::Blocked);
+                let row = &mut self.tasks[index].row;
+                (row.failures, row.failure) = (0, None);
+            }
         }
-        lost.into_iter().for_each(|index| self.link(index));
+        self.link_all();
     }
 
     /// Returns a task.
@@ -388,6 +390,41 @@ mod tests {
             plan.add(task(name, after)).unwrap();
         }
         plan
+    }
+
+    /// All that anything can become, and what that can become, and so on.
+    fn reaches<T: Copy + PartialEq>(from: T, all: &[T], may_become: impl Fn(T, T) -> bool) -> Vec<T> {
+        let mut reached = vec![from];
+        let mut next = 0;
+        while let Some(&state) = reached.get(next) {
+            let new = all.iter().filter(|other| may_become(state, **other) && !reached.contains(other));
+            let new: Vec<T> = new.copied().collect();
+            reached.extend(new);
+            next += 1;
+        }
+        reached
+    }
+
+    #[test]
+    fn every_state_leads_to_every_end_and_no_end_leads_anywhere_but_back_to_the_start() {
+        use {JobState as J, TaskState as T};
+        let jobs = [J::Queued, J::Planning, J::Running, J::Paused, J::Succeeded, J::Failed, J::Canceled];
+        for from in jobs {
+            let next: Vec<J> = jobs.into_iter().filter(|next| job_may_become(from, *next)).collect();
+            match from {
+                J::Succeeded => assert!(next.is_empty()),
+                J::Failed | J::Canceled => assert_eq!(next, [J::Queued]),
+                _ => assert!([J::Succeeded, J::Failed, J::Canceled].iter().all(|end| next.contains(end))),
+            }
+            assert!(from == J::Succeeded || reaches(from, &jobs, job_may_become).len() == jobs.len());
+        }
+        let tasks = [T::Blocked, T::Ready, T::Running, T::Done, T::Failed, T::Canceled];
+        for from in tasks {
+            assert_eq!(reaches(from, &tasks, task_may_become).len(), tasks.len(), "{from}");
+            // Nothing is done, and nothing fails, that was not begun.
+            let begun = task_may_become(from, T::Done) || task_may_become(from, T::Failed);
+            assert_eq!(begun, from == T::Running, "{from}");
+        }
     }
 
     #[test]

@@ -9,15 +9,16 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::JobSpec;
-use super::scheduler::Message;
+use super::scheduler::{AGAIN, Message};
 use crate::blender::BlenderError;
 use crate::blender::content::Changed;
 use crate::blender::wire::SceneInfo;
 use crate::capability::blender::heard;
-use crate::capability::{Attempt, CapabilityError, Code, Directive, Report, SCENE};
+use crate::capability::{Attempt, CapabilityError, Code, Directive, Report, SCENE, output};
 use crate::events::EventKind;
 use crate::plugin::{self, Outcome, PlannedTask, PluginError};
 use crate::store::Store;
+use crate::store::outputs::Output as Recorded;
 use crate::terms::{Blame, JobId, Pause, PauseCode};
 
 /// How long a canceled plugin may take to return by itself.
@@ -45,12 +46,7 @@ pub(super) enum End {
     /// It was not begun: a file is not as it was when the job was submitted.
     Changed(PathBuf),
     /// It failed where there is no room for its pictures.
-    NoRoom {
-        /// What becomes of its job.
-        pause: Pause,
-        /// How many bytes must be free before it goes on.
-        room: u64,
-    },
+    NoRoom(Pause),
 }
 
 impl From<PluginError> for End {
@@ -70,7 +66,6 @@ pub(super) async fn plan(
     spec: Arc<JobSpec>,
     directive: watch::Receiver<Directive>,
     mailbox: Option<mpsc::Sender<Message>>,
-    store: Store,
 ) {
     let Some(mailbox) = mailbox else { return };
     let job = spec.context.id;
@@ -79,7 +74,7 @@ pub(super) async fn plan(
     let forwarding = tokio::spawn(forward(received, job, None, mailbox.clone()));
     let planning = async {
         check(&spec, &mailbox).await?;
-        look(&spec, &attempt, &mailbox, &store).await?;
+        look(&spec, &attempt, &mailbox).await?;
         Ok(pages(&spec, &attempt, &mailbox).await?)
     };
     let end = match until_canceled(&attempt, planning).await {
@@ -108,7 +103,16 @@ pub(super) async fn attempt(
     let described = described(&spec);
     let work = async {
         check(&spec, &mailbox).await?;
-        Ok(spec.pin.plugin.render(attempt.clone(), &described, &planned, number).await?)
+        if !spec.context.content.is_whole() {
+            // It was accepted that files have changed: it may be others now that it needs.
+            look(&spec, &attempt, &mailbox).await?;
+        }
+        let ended = spec.pin.plugin.render(attempt.clone(), &described, &planned, number).await;
+        if ended.is_err() {
+            // That a file has changed meanwhile explains it better.
+            check(&spec, &mailbox).await?;
+        }
+        Ok(ended?)
     };
     let began = Instant::now();
     let end = until_canceled(&attempt, work).await.map_or_else(|end| end, End::Outcome);
@@ -175,25 +179,56 @@ async fn pages(
 
 /// Finds out whether a failure is that of a disk that is full.
 async fn no_room(end: End, spec: &JobSpec) -> End {
-    let End::Failed(error) = end else { return end };
+    let (End::Failed(error) | End::Hopeless(error)) = &end else { return end };
     if !matches!(error.blame(), Blame::Host | Blame::Blender) {
-        return End::Failed(error);
+        return end;
     }
-    let output = spec.context.output.clone();
-    let look = move || {
-        let text = error.to_string();
-        let said = ["No space left", "cut off: is the disk full", "Disk quota"];
-        if output.has_room(0) && !said.iter().any(|said| text.contains(said)) {
-            return End::Failed(error);
+    let (text, context) = (error.to_string(), spec.context.clone());
+    let said = ["No space left", "cut off: is the disk full", "Disk quota"];
+    let is_said = said.iter().any(|said| text.contains(said));
+    let has_room = move || !is_said && context.has_room();
+    if tokio::task::spawn_blocking(has_room).await.unwrap_or(true) {
+        return end;
+    }
+    let message = format!(
+        "the disk of {}, or of the data directory, is full\nit goes on by itself once there is room\n{text}",
+        spec.context.output.folder().display()
+    );
+    End::NoRoom(Pause { code: PauseCode::DiskFull, message })
+}
+
+/// Names the tasks of a job, which an earlier host has begun, that were done and
+/// whose files are not as they were recorded.
+pub(super) async fn verify(store: Store, job: JobId, mailbox: mpsc::WeakSender<Message>) {
+    let recorded = loop {
+        match store.outputs_of_job(job).await {
+            Ok(recorded) => break recorded,
+            Err(error) => {
+                tracing::error!(%job, %error, "its files cannot be looked up; trying again");
+                tokio::time::sleep(AGAIN).await;
+            }
         }
-        let folder = output.folder().display();
-        let message = format!(
-            "the disk of {folder}, or of the data directory, is full\n\
-             it goes on by itself once there is room\n{text}"
-        );
-        End::NoRoom { pause: Pause { code: PauseCode::DiskFull, message }, room: output.wanted_room() }
+        if mailbox.strong_count() == 0 {
+            return;
+        }
     };
-    tokio::task::spawn_blocking(look).await.expect("looking at a disk does not panic")
+    let tasks = tokio::task::spawn_blocking(move || lost(&recorded)).await.unwrap_or_default();
+    if let Some(mailbox) = mailbox.upgrade() {
+        let _ = mailbox.send(Message::Lost { job, tasks }).await;
+    }
+}
+
+/// Names the tasks with a file that is not as it was recorded. Blocks.
+fn lost(recorded: &[Recorded]) -> Vec<String> {
+    let mut lost: Vec<String> = Vec::new();
+    for file in recorded {
+        let Some(task) = &file.task else { continue };
+        if lost.last() != Some(task) && !output::is_as_recorded(file) {
+            tracing::warn!(file = %file.path.display(), "is not as it was recorded; it is rendered again");
+            lost.push(task.clone());
+        }
+    }
+    lost
 }
 
 /// Fails if a file is not as it was, unless that was accepted.
@@ -207,7 +242,8 @@ async fn check(spec: &JobSpec, mailbox: &mpsc::Sender<Message>) -> Result<(), En
 
 /// Tells deaths of Blender, which another try may not see, from what it says of the scene.
 async fn seen<T>(result: Result<T, BlenderError>, attempt: &Attempt) -> Result<T, End> {
-    let has_died = matches!(result, Err(BlenderError::Died { .. } | BlenderError::Hung { .. }));
+    use BlenderError::{Died, Hung, Io, Start};
+    let has_died = matches!(result, Err(Died { .. } | Hung { .. } | Start { .. } | Io { .. }));
     let error = match heard(attempt, result).await {
         Ok(value) => return Ok(value),
         Err(error) => PluginError::Answer(error),
@@ -217,12 +253,7 @@ async fn seen<T>(result: Result<T, BlenderError>, attempt: &Attempt) -> Result<T
 
 /// Finds what is wrong with the scene before anything is rendered, and takes
 /// down the files that it needs.
-async fn look(
-    spec: &JobSpec,
-    attempt: &Attempt,
-    mailbox: &mpsc::Sender<Message>,
-    store: &Store,
-) -> Result<(), End> {
+async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>) -> Result<(), End> {
     let context = &spec.context;
     // The workers that are wanted later come up meanwhile.
     let others = context.pool.size().min(spec.frames.len()).saturating_sub(1);
@@ -241,7 +272,7 @@ async fn look(
     scene.holds(context.wanted());
     let _ = mailbox.send(Message::Looked { job: context.id, content }).await;
     for message in warnings(&info) {
-        store.append_soon(EventKind::Warning { job: context.id, message });
+        context.store.append_soon(EventKind::Warning { job: context.id, message });
     }
     if spec.strict && !info.missing_files.is_empty() {
         let message = format!(

@@ -5,6 +5,7 @@
 //! Awaits nothing but its mailbox and that write.
 
 mod commit;
+mod orders;
 mod planning;
 mod work;
 
@@ -18,20 +19,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::job::Job;
-use super::runner::End;
+use super::runner::{self, End};
 use super::{Entry, Order, OrderError, Policy, Standing};
 use crate::blender::content::Content;
 use crate::capability::{Directive, Report};
 use crate::events::{EventKind, Progress};
 use crate::plugin::PlannedTask;
 use crate::store::{Store, StoreError};
-use crate::terms::{Blame, Failure, JobId, JobState, Pause, PauseCode, TaskState};
+use crate::terms::{Blame, Failure, JobId, JobState, Pause, TaskState};
 
 /// How many messages share a transaction at most.
 const BATCH: usize = 512;
 /// How long to wait before what could not be written is written again, and
 /// before a job that waits for room looks for it again.
-const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 /// How many jobs that ended are remembered for those that come after them.
 const REMEMBERED: usize = 10_000;
 
@@ -259,11 +260,24 @@ impl Scheduler {
             // By a host that did not live to see its end.
             self.cancel(id);
         }
-        if let Some((other, state)) = lost {
-            self.fail_after(id, other, state);
+        if let Some((other, state)) = lost
+            && self.fail_after(id, other, state)
+        {
+            self.gone(id, JobState::Failed);
         }
+        self.verify(id);
         self.settle(id);
         self.then(move || reply.send(()).unwrap_or_default());
+    }
+
+    /// Looks, while other tasks go on, whether the files of tasks that are done are
+    /// as they were recorded.
+    fn verify(&mut self, id: JobId) {
+        if self.jobs.get(&id).is_none_or(|job| job.verified || job.row.state.is_final()) {
+            return;
+        }
+        let (store, mailbox) = (self.store.clone(), self.mailbox.clone());
+        self.then(move || drop(tokio::spawn(runner::verify(store, id, mailbox))));
     }
 
     fn enter_paused(&mut self, id: JobId) {
@@ -279,72 +293,6 @@ impl Scheduler {
         job.directive.send_replace(Directive::Proceed);
         job.plan.retry();
         self.become_(id, JobState::Queued, None);
-    }
-
-    fn order(&mut self, id: JobId, order: Order) -> Result<(), OrderError> {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            let ended = |state| OrderError::State { id, state, why: "nothing happens to it any more" };
-            return Err(self.ended.state(id).map_or(OrderError::NotTakenUp, ended));
-        };
-        let refused = |why| Err(OrderError::State { id, state: job.row.state, why });
-        match order {
-            Order::Cancel => self.cancel(id),
-            Order::Pin(pinned) => {
-                job.row.pinned = pinned;
-                self.batch.jobs.insert(id);
-            }
-            _ if job.is_canceled() => return refused("it is being canceled"),
-            Order::Pause => {
-                let message = "somebody asked for it; `hotshoe job resume` goes on".to_owned();
-                self.pause(id, Pause { code: PauseCode::Asked, message });
-            }
-            Order::Resume { .. } if job.row.state != JobState::Paused => {
-                return refused("only a paused job can be resumed");
-            }
-            Order::Resume { accept_changes } => {
-                if accept_changes {
-                    // The next attempt looks, and takes what it finds.
-                    let content = job.spec.context.content.accept();
-                    self.looked(id, &content);
-                }
-                self.resume(id);
-            }
-        }
-        Ok(())
-    }
-
-    fn cancel(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.directive.send_replace(Directive::Cancel);
-        job.row.canceling = true;
-        job.plan.cancel();
-        self.batch.jobs.insert(id);
-        self.settle(id);
-    }
-
-    fn pause(&mut self, id: JobId, pause: Pause) {
-        let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.row.state.is_final()) else { return };
-        let asked = |pause: &Pause| pause.code == PauseCode::Asked;
-        // What a person wants stands above what the host would do by itself.
-        if job.is_canceled() || job.row.pause.as_ref().is_some_and(|now| asked(now) || *now == pause) {
-            return;
-        }
-        job.directive.send_replace(Directive::Yield);
-        if pause.code == PauseCode::DiskFull && !std::mem::replace(&mut job.seeks_room, true) {
-            self.later.insert((Instant::now() + AGAIN, id, None));
-        }
-        self.become_(id, JobState::Paused, Some(pause));
-    }
-
-    fn resume(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.row.state == JobState::Paused) else {
-            return;
-        };
-        job.held = false;
-        job.directive.send_replace(Directive::Proceed);
-        let state = if job.row.planned { JobState::Running } else { JobState::Queued };
-        self.become_(id, state, None);
-        self.settle(id);
     }
 
     fn reported(&mut self, id: JobId, task: Option<usize>, report: Report) {
@@ -401,8 +349,10 @@ impl Scheduler {
 
     fn lost(&mut self, id: JobId, tasks: &[String]) {
         let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.row.state.is_final()) else { return };
-        job.plan.undo(tasks);
         job.verified = true;
+        if !job.is_canceled() {
+            job.plan.undo(tasks);
+        }
         self.batch.jobs.insert(id);
         self.settle(id);
     }
@@ -439,30 +389,40 @@ impl Scheduler {
 
     /// Ends a job; it is let go of once that is written.
     fn end(&mut self, id: JobId, state: JobState) {
+        self.finish(id, state);
+        self.gone(id, state);
+    }
+
+    fn finish(&mut self, id: JobId, state: JobState) {
         self.become_(id, state, None);
         self.later.retain(|(_, job, _)| *job != id);
-        self.gone(id, state);
     }
 
     /// Lets those hear of the end of a job that come after it.
     fn gone(&mut self, id: JobId, state: JobState) {
-        self.ended.insert(id, state);
-        for next in self.after.remove(&id).unwrap_or_default() {
-            let Some(job) = self.jobs.get_mut(&next) else { continue };
-            job.before.remove(&id);
-            match state {
-                JobState::Succeeded => self.place(next),
-                state => self.fail_after(next, id, state),
+        // Chains may be long: no recursion.
+        let mut gone = VecDeque::from([(id, state)]);
+        while let Some((id, state)) = gone.pop_front() {
+            self.ended.insert(id, state);
+            for next in self.after.remove(&id).unwrap_or_default() {
+                let Some(job) = self.jobs.get_mut(&next) else { continue };
+                job.before.remove(&id);
+                match state {
+                    JobState::Succeeded => self.place(next),
+                    state if self.fail_after(next, id, state) => gone.push_back((next, JobState::Failed)),
+                    _ => {}
+                }
             }
         }
     }
 
-    /// Fails a job since one that it comes after did not succeed.
-    fn fail_after(&mut self, id: JobId, other: JobId, state: JobState) {
-        let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.row.state.is_final()) else { return };
+    /// Fails a job since one that it comes after did not succeed; false if it has ended.
+    fn fail_after(&mut self, id: JobId, other: JobId, state: JobState) -> bool {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.row.state.is_final()) else { return false };
         let message = format!("it comes after job {other}, which is {state}\nretry that one, then this one");
         job.row.failure = Some(Failure { blame: Blame::Client, message });
-        self.end(id, JobState::Failed);
+        self.finish(id, JobState::Failed);
+        true
     }
 
     fn become_(&mut self, id: JobId, state: JobState, pause: Option<Pause>) {

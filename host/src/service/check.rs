@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
 
 use super::types::{Job, Release as ReleaseName, Settings, Submission};
 use super::{Result, Service, ServiceError};
@@ -58,6 +61,9 @@ pub enum RequestError {
     /// A path depends on where somebody stands.
     #[error("{}: a host takes absolute paths only", .0.display())]
     Relative(PathBuf),
+    /// A disk does not answer.
+    #[error("its files gave no answer for {} s: is a disk gone that should be there?", LOOK.as_secs())]
+    Late,
     /// A job that it is to come after is not known.
     #[error("there is no job {0} for it to come after")]
     After(JobId),
@@ -80,8 +86,10 @@ pub async fn check(
 ) -> Result<Checked, RequestError> {
     let frames: Frames = submission.frames.parse()?;
     let scene = absolute(&submission.scene)?.to_owned();
-    let scene = blocking(move || check_scene(&scene)).await?;
-    let pin = releases.load(releases.find(&submission.renderer)?).await?;
+    let scene = in_time(move || check_scene(&scene)).await??;
+    // Some renderers are files, too.
+    let release = tokio::task::block_in_place(|| releases.find(&submission.renderer))?;
+    let pin = releases.load(release).await?;
     let settings = match &submission.settings {
         Settings::Texts(texts) => pin.schema.read(texts)?,
         Settings::Object(object) => pin.schema.check(object).map(|()| object.clone())?,
@@ -91,7 +99,7 @@ pub async fn check(
         None => beside(&scene),
     };
     let (folders, keep) = (folders.clone(), submission.skip_existing);
-    let output = blocking(move || open(&folders, &out, keep)).await?;
+    let output = in_time(move || open(&folders, &out, keep)).await??;
     let (settings, out) = (Settings::Object(settings), Some(output.folder().to_owned()));
     Ok(Checked { submission: Submission { scene, settings, out, ..submission }, frames, pin, output })
 }
@@ -153,7 +161,8 @@ impl Service {
             store,
             cpu: submission.cpu,
             content: JobContent::new(content, self.hashes.clone(), row.created_ms),
-            resumes: submission.resume,
+            // What a job had rendered before its plan was lost is still its own.
+            resumes: submission.resume || row.started_ms.is_some(),
             cut: self.cut.child_token(),
         };
         JobSpec { pin, context: Arc::new(context), frames, settings, strict: submission.strict }
@@ -259,9 +268,26 @@ pub(super) fn open(folders: &Folders, folder: &Path, keep: bool) -> Result<Outpu
     folders.open(folder, keep).map_err(failed)
 }
 
+/// How much work on files goes on at a time: the database wants threads, too.
+static FILES: Semaphore = Semaphore::const_new(128);
+/// How long a file may take to be looked at.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Does what a slow disk may hold up, and gives up if it takes too long.
+pub(super) async fn in_time<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RequestError> {
+    tokio::time::timeout(LOOK, blocking(work)).await.map_err(|_| RequestError::Late)
+}
+
 /// Does what a slow disk may hold up.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("looking at files does not panic")
+    let permit = FILES.acquire().await.expect("it is never closed");
+    let working = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        work()
+    });
+    working.await.expect("looking at files does not panic")
 }
 
 fn absolute(path: &Path) -> Result<&Path, RequestError> {

@@ -14,6 +14,8 @@ use crate::store::collect::{Collected, Keep};
 pub struct Rules {
     /// Of the database.
     pub keep: Keep,
+    /// How many bytes of images of jobs that are not open.
+    pub spool: u64,
     /// How many crash reports.
     pub crashes: usize,
 }
@@ -38,10 +40,41 @@ impl Service {
             }
             after = next.unwrap_or(after);
         }
+        self.collect_images(rules.spool).await?;
         let (crashes, count) = (self.parts.data.crashes(), rules.crashes);
         blocking(move || thin_out(&crashes, count)).await;
         Ok(())
     }
+}
+
+impl Service {
+    /// Lets go of the images of old jobs, as long as all of them take too much.
+    async fn collect_images(&self, limit: u64) -> Result<()> {
+        let mut old = Vec::new();
+        for id in self.spooled().await {
+            let row = self.parts.store.job(id).await?;
+            if row.is_none_or(|row| row.state.is_final() && !row.pinned) {
+                let folder = self.parts.spool.join(id.to_string());
+                let of = folder.clone();
+                old.push((blocking(move || size(&of)).await, folder));
+            }
+        }
+        let mut sum: u64 = old.iter().map(|(size, _)| size).sum();
+        for (size, folder) in old {
+            if sum <= limit {
+                break;
+            }
+            let _ = tokio::fs::remove_dir_all(folder).await;
+            sum -= size;
+        }
+        Ok(())
+    }
+}
+
+/// Adds up the files of a folder. Blocks.
+fn size(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|info| info.len()).sum()
 }
 
 /// Removes all but the newest files of a folder. Blocks.

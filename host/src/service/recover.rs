@@ -1,16 +1,17 @@
 //! Jobs of earlier hosts: taken up after a start, and when one is retried.
 
-use super::check::{blocking, open};
-use super::types::{Job, OneJob, Release as ReleaseName, Submission};
+use futures_util::future::join_all;
+
+use super::check::{blocking, in_time, open};
+use super::types::{Job, Release as ReleaseName, Submission};
 use super::{RequestError, Result, Service, ServiceError};
 use crate::blender::content::Content;
 use crate::capability::output;
 use crate::events::EventKind;
 use crate::frames::Frames;
-use crate::jobs::{Entry, OrderError};
+use crate::jobs::{Entry, Order, OrderError};
 use crate::store::jobs::{JobRow, TaskRow};
 use crate::store::now_ms;
-use crate::store::outputs::Output as Recorded;
 use crate::terms::{JobId, JobState, Pause, PauseCode};
 
 /// How many tasks are read at once.
@@ -21,20 +22,52 @@ impl Service {
     pub async fn recover(&self) -> Result<usize> {
         let rows = self.parts.store.open_jobs().await?;
         // All of them first: jobs that share a folder sweep it when they are taken up.
-        for row in &rows {
-            let recorded = self.parts.store.outputs_of_job(row.id).await?;
-            blocking(move || output::reconcile(&recorded)).await;
-        }
-        self.clear_spool(&rows).await;
+        let reconciling = rows.iter().map(|row| self.reconcile(row.id));
+        let reconciled = join_all(reconciling).await;
+        self.clear_spool().await?;
         let count = rows.len();
-        for row in rows {
-            self.take_up(row).await?;
+        for (row, reconciled) in rows.into_iter().zip(reconciled) {
+            let taken_up = match reconciled {
+                Ok(()) => self.take_up(row).await,
+                Err(error) => self.cannot_take_up(row, error).await,
+            };
+            if let Err(error @ ServiceError::Store(_)) = taken_up {
+                return Err(error);
+            }
         }
         Ok(count)
     }
 
+    /// Puts what a host that died had recorded of a job in its place.
+    async fn reconcile(&self, id: JobId) -> Result<()> {
+        let recorded = self.parts.store.outputs_of_job(id).await?;
+        Ok(in_time(move || output::reconcile(&recorded)).await?)
+    }
+
+    /// Carries out an order of a job that the scheduler does not have.
+    pub(super) async fn order_stored(&self, id: JobId, order: Order) -> Result<()> {
+        let _alone = self.finished.lock().await;
+        let row = self.row(id).await?;
+        match (self.parts.jobs.order(id, order).await, order) {
+            // Nobody else was faster.
+            (Err(OrderError::NotTakenUp), Order::Cancel) => {
+                self.store_state(row, JobState::Canceled, None).await?;
+                self.parts.jobs.gone(id, JobState::Canceled).await;
+                Ok(())
+            }
+            (Err(OrderError::NotTakenUp), Order::Resume { .. }) => {
+                match self.reconcile(id).await {
+                    Ok(()) => self.take_up(row).await?,
+                    Err(error) => self.cannot_take_up(row, error).await?,
+                }
+                Ok(self.parts.jobs.order(id, order).await?)
+            }
+            (result, _) => Ok(result?),
+        }
+    }
+
     /// Begins a finished job anew: only what is not done.
-    pub async fn retry(&self, OneJob { id }: OneJob) -> Result<Job> {
+    pub(super) async fn retry_now(&self, id: JobId) -> Result<Job> {
         let _alone = self.finished.lock().await;
         let row = self.row(id).await?;
         if !matches!(row.state, JobState::Failed | JobState::Canceled) {
@@ -42,50 +75,56 @@ impl Service {
             return Err(OrderError::State { id, state: row.state, why }.into());
         }
         let entry = self.entry(row).await?;
-        let has_files = entry.row.done > 0;
         self.parts.jobs.enter(entry).await?;
-        self.check_files(id, has_files).await?;
         Ok(Job::from(self.row(id).await?))
     }
 
-    /// Removes images of jobs that are over.
-    async fn clear_spool(&self, open: &[JobRow]) {
-        let open: Vec<String> = open.iter().map(|row| row.id.to_string()).collect();
-        let spool = self.parts.spool.clone();
-        let clear = move || {
-            for folder in std::fs::read_dir(spool).into_iter().flatten().flatten() {
-                if !open.iter().any(|id| folder.file_name() == id.as_str()) {
-                    let _ = std::fs::remove_dir_all(folder.path());
-                }
+    /// Removes images of jobs that are not known any more.
+    async fn clear_spool(&self) -> Result<()> {
+        for id in self.spooled().await {
+            if self.parts.store.job(id).await?.is_none() {
+                let _ = tokio::fs::remove_dir_all(self.parts.spool.join(id.to_string())).await;
             }
-        };
-        blocking(clear).await;
+        }
+        Ok(())
     }
 
-    pub(super) async fn take_up(&self, row: JobRow) -> Result<()> {
-        let id = row.id;
+    /// Lists the jobs that have images, oldest first.
+    pub(super) async fn spooled(&self) -> Vec<JobId> {
+        let spool = self.parts.spool.clone();
+        let id = |folder: std::fs::DirEntry| folder.file_name().to_str()?.parse().ok();
+        let list = move || std::fs::read_dir(spool).into_iter().flatten().flatten().filter_map(id).collect();
+        let mut jobs: Vec<JobId> = blocking(list).await;
+        jobs.sort_unstable();
+        jobs
+    }
+
+    /// Hands a job to the scheduler as it is stored.
+    async fn take_up(&self, row: JobRow) -> Result<()> {
         let error = match self.entry(row.clone()).await {
-            Ok(entry) => {
-                let has_files = entry.row.done > 0;
-                match self.parts.jobs.enter(entry).await {
-                    Ok(()) => return self.check_files(id, has_files).await,
-                    Err(error) => error.into(),
-                }
-            }
+            Ok(entry) => match self.parts.jobs.enter(entry).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error.into(),
+            },
             Err(error) => error,
         };
-        if let ServiceError::Store(_) = error {
-            return Err(error);
+        self.cannot_take_up(row, error).await
+    }
+
+    /// Pauses a job whose output folder is not mounted, say; fails with the reason.
+    async fn cannot_take_up(&self, row: JobRow, error: ServiceError) -> Result<()> {
+        if !matches!(error, ServiceError::Store(_)) {
+            let id = row.id;
+            tracing::warn!(job = %id, %error, "cannot be taken up");
+            let message = format!("{error}\nput that right, then `hotshoe job resume {id}`");
+            let pause = Some(Pause { code: PauseCode::Host, message });
+            self.store_state(row, JobState::Paused, pause).await?;
         }
-        // Its output folder is not mounted, say: it waits, and says what for.
-        tracing::warn!(job = %id, %error, "cannot be taken up");
-        let message = format!("{error}\nput that right, then `hotshoe job resume {id}`");
-        let pause = Some(Pause { code: PauseCode::Host, message });
-        self.store_state(row, JobState::Paused, pause).await
+        Err(error)
     }
 
     /// Changes the state of a job that the scheduler does not have, and tells of it.
-    pub(super) async fn store_state(&self, row: JobRow, state: JobState, pause: Option<Pause>) -> Result<()> {
+    async fn store_state(&self, row: JobRow, state: JobState, pause: Option<Pause>) -> Result<()> {
         let (id, tasks, known) = (row.id, row.tasks, row.version);
         let ended_ms = state.is_final().then(now_ms);
         let changed = JobRow { state, pause: pause.clone(), version: known + 1, ended_ms, ..row };
@@ -113,7 +152,7 @@ impl Service {
         let pin = self.parts.releases.load(release).await.map_err(RequestError::from)?;
         let folder = submission.out.clone().unwrap_or_default();
         let (folders, keep) = (self.folders.clone(), submission.skip_existing);
-        let output = blocking(move || open(&folders, &folder, keep)).await?;
+        let output = in_time(move || open(&folders, &folder, keep)).await??;
         let tasks = self.all_tasks(row.id).await?;
         // One that was let go of since had succeeded: nobody waits for the others.
         let before = self.parts.store.jobs_before(row.id).await?;
@@ -135,32 +174,4 @@ impl Service {
             }
         }
     }
-
-    /// Looks, while other tasks go on, whether the files of tasks that are done are
-    /// as they were recorded.
-    async fn check_files(&self, id: JobId, has_files: bool) -> Result<()> {
-        if !has_files {
-            return Ok(());
-        }
-        let recorded = self.parts.store.outputs_of_job(id).await?;
-        let jobs = self.parts.jobs.clone();
-        tokio::spawn(async move {
-            let lost = tokio::task::spawn_blocking(move || lost(&recorded)).await.unwrap_or_default();
-            jobs.lost(id, lost).await;
-        });
-        Ok(())
-    }
-}
-
-/// Names the tasks with a file that is not as it was recorded. Blocks.
-fn lost(recorded: &[Recorded]) -> Vec<String> {
-    let mut lost: Vec<String> = Vec::new();
-    for file in recorded {
-        let Some(task) = &file.task else { continue };
-        if lost.last() != Some(task) && !output::is_as_recorded(file) {
-            tracing::warn!(file = %file.path.display(), "is not as it was recorded; it is rendered again");
-            lost.push(task.clone());
-        }
-    }
-    lost
 }

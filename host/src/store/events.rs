@@ -134,9 +134,14 @@ impl Store {
         *self.0.tail.0.last.borrow()
     }
 
-    /// Stores an event of its own soon.
+    /// Stores an event of its own as soon as that is possible. For what nobody waits for.
     pub fn append_soon(&self, kind: EventKind) {
-        self.write_soon(|writing| writing.append(kind));
+        let store = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.write_patiently(move |writing| writing.append(kind.clone())).await {
+                tracing::warn!(%error, "an event could not be written");
+            }
+        });
     }
 }
 

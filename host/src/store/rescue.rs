@@ -38,8 +38,8 @@ pub fn rescue(damaged: &Path, into: Option<&Path>) -> Result<Vec<Saved>> {
     if let Some(into) = into.as_ref().filter(|_| is_cut("tasks")) {
         // A job that lost some of its tasks must not end without them: it is planned anew.
         into.execute_batch(
-            "UPDATE jobs SET planned = 0, tasks = 0, done = 0, failed = 0 \
-             WHERE state NOT IN ('succeeded', 'failed', 'canceled'); \
+            "UPDATE jobs SET planned = 0, tasks = 0, done = 0, failed = 0, \
+             state = CASE state WHEN 'running' THEN 'queued' ELSE state END WHERE state <> 'succeeded'; \
              DELETE FROM tasks WHERE job IN (SELECT id FROM jobs WHERE planned = 0)",
         )?;
     }

@@ -42,8 +42,7 @@ fn check(db: &Connection, path: &Path) -> Result<()> {
     let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
     let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if (application, found, tables) == (0, 0, 0) {
-        // Its first host was ended before it wrote anything.
-        return Ok(());
+        return Err(damaged("it is empty".to_owned()));
     }
     if application != APPLICATION {
         return Err(damaged("it is not a database of Hotshoe".to_owned()));
@@ -59,11 +58,27 @@ fn check(db: &Connection, path: &Path) -> Result<()> {
 }
 
 fn prepare(path: &Path) -> Result<Connection> {
-    let is_new = path.metadata().map_or(true, |info| info.len() == 0);
-    if !is_new {
+    match path.exists() {
         // What is refused is not even opened to be written.
-        look(path)?;
+        true => look(path)?,
+        false => create(path)?,
     }
+    migrated(path)
+}
+
+/// Makes a database aside, so that one that is there was once whole.
+fn create(path: &Path) -> Result<()> {
+    let failed =
+        |error: std::io::Error| StoreError::from(rusqlite::Error::ToSqlConversionFailure(error.into()));
+    let aside = path.with_extension("db-new");
+    for left_behind in ["", "-wal", "-shm", "-journal"] {
+        let _ = std::fs::remove_file(format!("{}{left_behind}", aside.display()));
+    }
+    drop(migrated(&aside)?);
+    std::fs::rename(&aside, path).map_err(failed)
+}
+
+fn migrated(path: &Path) -> Result<Connection> {
     let mut db = Connection::open(path)?;
     db.busy_timeout(BUSY)?;
     db.set_prepared_statement_cache_capacity(64);
@@ -118,5 +133,11 @@ mod tests {
         let other = temp.path().join("b.db");
         Connection::open(&other).unwrap().execute_batch("CREATE TABLE other (a)").unwrap();
         assert!(matches!(open(&other), Err(StoreError::Damaged { .. })));
+
+        let cut_off = temp.path().join("c.db");
+        drop(open(&cut_off).unwrap());
+        std::fs::write(&cut_off, "").unwrap();
+        assert!(open(&cut_off).unwrap_err().to_string().contains("it is empty"));
+        assert_eq!(cut_off.metadata().unwrap().len(), 0);
     }
 }

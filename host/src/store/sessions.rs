@@ -24,11 +24,10 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Moves the cursor of a session, never back.
-    pub fn acknowledge(&mut self, id: &str, seq: u64) -> Result<()> {
+    /// Moves the cursor of a session, never back; false if there is no such session.
+    pub fn acknowledge(&mut self, id: &str, seq: u64) -> Result<bool> {
         let update = "UPDATE sessions SET cursor = max(cursor, ?2), seen_ms = ?3 WHERE id = ?1";
-        self.db.prepare_cached(update)?.execute((id, seq, now_ms()))?;
-        Ok(())
+        Ok(self.db.prepare_cached(update)?.execute((id, seq, now_ms()))? > 0)
     }
 }
 

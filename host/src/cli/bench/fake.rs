@@ -15,6 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use serde_json::{Value, json};
 
 /// The first argument that a host gives a Blender.
@@ -33,6 +34,9 @@ pub fn run() -> std::io::Result<()> {
     let fd = fd.ok_or_else(|| std::io::Error::other("only a host starts this program like that"))?;
     // SAFETY: the host handed this number down, and nobody else here uses it.
     let mut line = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    // SAFETY: nothing of this process handles the signal otherwise: it dies of a fault, as
+    // Blender would, and not of the second one.
+    unsafe { signal(Signal::SIGSEGV, SigHandler::SigDfl) }?;
     let behaviour = std::env::var("HOTSHOE_FAKE").unwrap_or_default();
     let behaviour: HashMap<&str, &str> =
         behaviour.split_whitespace().filter_map(|part| part.split_once('=')).collect();

@@ -52,10 +52,7 @@ impl Scheduler {
                 return self.plan_again(id, None);
             }
             Err(End::Changed(file)) => return self.plan_again(id, Some(changed(&file))),
-            Err(End::NoRoom { pause, room }) => {
-                job.room = room;
-                return self.plan_again(id, Some(pause));
-            }
+            Err(End::NoRoom(pause)) => return self.plan_again(id, Some(pause)),
             Err(End::Failed(error) | End::Hopeless(error)) => {
                 Some(Failure { blame: error.blame(), message: error.to_string() })
             }

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{AGAIN, Message, Scheduler};
+use super::Scheduler;
 use crate::events::EventKind;
 use crate::jobs::runner;
 use crate::plugin::PlannedTask;
@@ -23,30 +23,6 @@ impl Scheduler {
                 self.seek_room(id);
             }
             self.place(id);
-        }
-    }
-
-    /// Looks whether a job that waits for room can go on. A disk may take its time
-    /// to tell, so others ask it.
-    fn seek_room(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get(&id).filter(|job| job.is_out_of_room()) else { return };
-        let (context, room, mailbox) = (job.spec.context.clone(), job.room, self.mailbox.upgrade());
-        tokio::task::spawn_blocking(move || {
-            let there = context.output.has_room(room);
-            mailbox.and_then(|mailbox| mailbox.blocking_send(Message::Room { job: id, there }).ok())
-        });
-    }
-
-    /// Goes on with a job that waits for room if there is some, and looks again later if not.
-    pub(super) fn room(&mut self, id: JobId, there: bool) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        match there {
-            _ if !job.is_out_of_room() => job.seeks_room = false,
-            true => {
-                job.seeks_room = false;
-                self.resume(id);
-            }
-            false => drop(self.later.insert((Instant::now() + AGAIN, id, None))),
         }
     }
 
@@ -75,8 +51,7 @@ impl Scheduler {
         job.planning = true;
         self.running += 1;
         let (spec, directive) = (job.spec.clone(), job.directive.subscribe());
-        let store = self.store.clone();
-        self.then(move || drop(tokio::spawn(runner::plan(spec, directive, mailbox, store))));
+        self.then(move || drop(tokio::spawn(runner::plan(spec, directive, mailbox))));
     }
 
     fn start_attempt(&mut self, id: JobId) {
