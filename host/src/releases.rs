@@ -169,6 +169,14 @@ impl Releases {
 
     /// Finds the release that a name, or the path of a `.wasm` file, stands for.
     pub fn find(&self, renderer: &str) -> Result<Release, ReleaseError> {
+        match self.plugins.is_some() || renderer.contains('/') {
+            // Files are read: others go on meanwhile.
+            true => tokio::task::block_in_place(|| self.find_now(renderer)),
+            false => self.find_now(renderer),
+        }
+    }
+
+    fn find_now(&self, renderer: &str) -> Result<Release, ReleaseError> {
         if renderer.contains('/') || renderer.ends_with(".wasm") {
             return Release::read(Path::new(renderer));
         }

@@ -173,9 +173,11 @@ impl Pool {
         // From here on it comes back whatever happens to this call.
         let (opened, pool) = (wire::Opened::default(), self.clone());
         let mut held = Held { opened, worker: Some(worker), pool, _seat: seat, _permit: permit };
-        let (scene, blender) = (wanted.scene.clone(), held.hello.clone());
-        let looked = tokio::task::spawn_blocking(move || header::check(&scene, &blender));
-        looked.await.expect("reading a header does not panic")?;
+        if !is_loaded {
+            let (scene, blender) = (wanted.scene.clone(), held.hello.clone());
+            let looked = tokio::task::spawn_blocking(move || header::check(&scene, &blender));
+            looked.await.expect("reading a header does not panic")?;
+        }
         held.opened = held.open(&wanted.scene, !is_loaded, wanted.cpu).await?;
         held.holds(wanted);
         Ok(held)

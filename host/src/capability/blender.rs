@@ -148,9 +148,9 @@ impl Scene {
             let paths = worker.paths(&wire::Paths { frame, name }).await?;
             // What was recorded and is not so any more is nobody's wish to keep.
             let spoiled = matches!(known, Known::Spoiled);
-            if !spoiled {
-                let (output, overwrite, paths) = (output.clone(), worker.opened.overwrite, paths.clone());
-                if let Some(files) = blocking(move || Ok(output.existing(&paths, overwrite))).await? {
+            if output.keeps(worker.opened.overwrite) && !spoiled {
+                let (output, paths) = (output.clone(), paths.clone());
+                if let Some(files) = blocking(move || Ok(output.existing(&paths))).await? {
                     return Ok(Done::Kept(files));
                 }
             }

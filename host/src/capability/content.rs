@@ -61,14 +61,16 @@ impl JobContent {
         Ok(found)
     }
 
-    /// Fails if a file is not as it was when this attempt began.
-    pub async fn unchanged(&self) -> Result<()> {
+    /// Looks, when it is called, whether all files are as they are known to be now.
+    /// What it returns blocks.
+    pub fn unchanged(&self) -> impl FnOnce() -> Result<()> + Send + 'static {
         let (content, hashes) = (self.known().content.clone(), self.hashes.clone());
-        let looked = tokio::task::spawn_blocking(move || content.check(&hashes)).await;
-        looked.expect("looking at files does not panic").map_err(|Changed(path)| {
-            let message = format!("{} has changed while Blender rendered from it", path.display());
-            CapabilityError::new(Code::Blender, message)
-        })
+        move || {
+            content.check(&hashes).map_err(|Changed(path)| {
+                let message = format!("{} has changed while Blender rendered from it", path.display());
+                CapabilityError::new(Code::Blender, message)
+            })
+        }
     }
 
     /// Takes down the files that the scene needs; those below `except` are its own work.

@@ -99,11 +99,15 @@ impl Output {
         &self.folder
     }
 
-    /// Returns the files that are there already, if all are and they are kept.
-    ///
-    /// `overwrite` is what the scene says; the person may say otherwise.
-    pub fn existing(&self, paths: &[PathBuf], overwrite: bool) -> Option<Vec<File>> {
-        if overwrite && !self.keep || paths.is_empty() {
+    /// Whether files that are there stay. `overwrite` is what the scene says; the
+    /// person may say otherwise.
+    pub fn keeps(&self, overwrite: bool) -> bool {
+        !overwrite || self.keep
+    }
+
+    /// Returns the files that are there already, if all are. Blocks.
+    pub fn existing(&self, paths: &[PathBuf]) -> Option<Vec<File>> {
+        if paths.is_empty() {
             return None;
         }
         paths.iter().map(|name| self.file(name, true).ok()).collect()
@@ -209,9 +213,13 @@ impl Staging {
             return Ok(Vec::new());
         }
         let task = attempt.task();
-        let (staging, recorded) = super::blocking(move || self.prepare(&expected, &step, task)).await?;
         let job = attempt.job.clone();
-        job.content.unchanged().await?;
+        let unchanged = job.content.unchanged();
+        let prepare = move || {
+            let prepared = self.prepare(&expected, &step, task)?;
+            unchanged().map(|()| prepared)
+        };
+        let (staging, recorded) = super::blocking(prepare).await?;
         // What is recorded is put in its place, even if the attempt is cut meanwhile.
         let finishing = tokio::spawn(async move {
             record(&job, recorded.clone()).await?;
@@ -533,9 +541,10 @@ mod tests {
         for (keep, overwrite, expected) in [(false, true, false), (true, true, true), (false, false, true)] {
             let (_temp, output) = output(keep);
             fs::write(output.folder().join("a.png"), "x").unwrap();
-            assert!(output.existing(&names, overwrite).is_none());
+            assert!(output.existing(&names).is_none());
             fs::write(output.folder().join("b.png"), "x").unwrap();
-            assert_eq!(output.existing(&names, overwrite).is_some(), expected, "{keep} {overwrite}");
+            assert!(output.existing(&names).is_some());
+            assert_eq!(output.keeps(overwrite), expected, "{keep} {overwrite}");
         }
     }
 

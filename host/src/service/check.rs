@@ -84,24 +84,34 @@ pub async fn check(
     folders: &Folders,
     submission: Submission,
 ) -> Result<Checked, RequestError> {
+    check_with(releases, folders, submission, |_| Ok(())).await.map(|(checked, ())| checked)
+}
+
+/// Checks a submission, and looks at its scene once more where that holds up nobody.
+async fn check_with<T: Send + 'static>(
+    releases: &Releases,
+    folders: &Folders,
+    submission: Submission,
+    look: impl FnOnce(&Path) -> Result<T, RequestError> + Send + 'static,
+) -> Result<(Checked, T), RequestError> {
     let frames: Frames = submission.frames.parse()?;
     let scene = absolute(&submission.scene)?.to_owned();
-    let scene = in_time(move || check_scene(&scene)).await??;
-    // Some renderers are files, too.
-    let release = tokio::task::block_in_place(|| releases.find(&submission.renderer))?;
-    let pin = releases.load(release).await?;
+    let given = submission.out.as_deref().map(absolute).transpose()?.map(Path::to_owned);
+    let pin = releases.load(releases.find(&submission.renderer)?).await?;
     let settings = match &submission.settings {
         Settings::Texts(texts) => pin.schema.read(texts)?,
         Settings::Object(object) => pin.schema.check(object).map(|()| object.clone())?,
     };
-    let out = match &submission.out {
-        Some(out) => absolute(out)?.to_owned(),
-        None => beside(&scene),
-    };
     let (folders, keep) = (folders.clone(), submission.skip_existing);
-    let output = in_time(move || open(&folders, &out, keep)).await??;
+    let files = move || -> Result<_, RequestError> {
+        let scene = check_scene(&scene)?;
+        let output = open(&folders, &given.unwrap_or_else(|| beside(&scene)), keep)?;
+        Ok((look(&scene)?, scene, output))
+    };
+    let (looked, scene, output) = blocking(files).await?;
     let (settings, out) = (Settings::Object(settings), Some(output.folder().to_owned()));
-    Ok(Checked { submission: Submission { scene, settings, out, ..submission }, frames, pin, output })
+    let submission = Submission { scene, settings, out, ..submission };
+    Ok((Checked { submission, frames, pin, output }, looked))
 }
 
 impl Service {
@@ -115,11 +125,12 @@ impl Service {
             true => self.earlier(&submission).await,
             false => Vec::new(),
         };
-        let checked = check(&self.parts.releases, &self.folders, submission).await?;
+        let hashes = self.hashes.clone();
+        let hash = move |scene: &Path| hashes.scene(scene).map_err(|e| unreadable(scene, &e.to_string()));
+        let (checked, content) = check_with(&self.parts.releases, &self.folders, submission, hash).await?;
         let Checked { submission, frames, pin, output } = checked;
         self.parts.releases.keep(&pin.release).map_err(RequestError::from)?;
         let after = self.after(&submission.after).await?;
-        let content = self.content(&submission.scene).await?;
         let row = new_row(&submission, &pin, session);
         if !earlier.is_empty() {
             let id = row.id;
@@ -129,12 +140,6 @@ impl Service {
         let view = Job::from(JobRow { version: 1, ..row.clone() });
         self.parts.jobs.enter(Entry { row, tasks: Vec::new(), after, spec, content: Some(content) }).await?;
         Ok(view)
-    }
-
-    async fn content(&self, scene: &Path) -> Result<Content, RequestError> {
-        let (hashes, scene) = (self.hashes.clone(), scene.to_owned());
-        let hash = move || hashes.scene(&scene).map_err(|error| unreadable(&scene, &error.to_string()));
-        blocking(hash).await
     }
 
     /// Puts together how a job is run.
