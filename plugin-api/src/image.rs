@@ -19,6 +19,12 @@ impl Image {
         Ok(Self(sys::Image::load(key)?))
     }
 
+    /// Averages pictures of one size, each weighed by its samples.
+    pub fn merge(parts: &[&Self]) -> Result<Self> {
+        let parts: Vec<_> = parts.iter().map(|part| &part.0).collect();
+        Ok(Self(sys::Image::merge(&parts)?))
+    }
+
     /// Returns width and height in pixels.
     pub fn size(&self) -> (u32, u32) {
         self.0.size()
@@ -27,6 +33,16 @@ impl Image {
     /// Returns how many samples a pixel it holds; 0 if that is not known.
     pub fn samples(&self) -> u32 {
         self.0.samples()
+    }
+
+    /// Copies a region into an image of its own.
+    pub fn crop(&self, region: Region) -> Result<Self> {
+        Ok(Self(self.0.crop(region)?))
+    }
+
+    /// Copies another picture into this one, its lower left corner to `x`, `y`.
+    pub fn place(&self, part: &Self, x: u32, y: u32) -> Result<()> {
+        Ok(self.0.place(&part.0, x, y)?)
     }
 
     /// Reads the pixels of a region, row by row from the lowest up.

@@ -1,7 +1,7 @@
 //! `image`: scene-linear pixels that the host keeps.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use exr::prelude::*;
@@ -53,7 +53,7 @@ pub struct Image(Arc<Pixels>);
 struct Pixels {
     width: u32,
     height: u32,
-    samples: u32,
+    samples: AtomicU32,
     values: RwLock<Vec<f32>>,
     _budget: Budget,
 }
@@ -95,7 +95,8 @@ impl Image {
     }
 
     fn new(width: u32, height: u32, samples: u32, values: Vec<f32>, budget: Budget) -> Self {
-        Self(Arc::new(Pixels { width, height, samples, values: RwLock::new(values), _budget: budget }))
+        let (samples, values) = (AtomicU32::new(samples), RwLock::new(values));
+        Self(Arc::new(Pixels { width, height, samples, values, _budget: budget }))
     }
 
     /// Returns width and height.
@@ -105,16 +106,67 @@ impl Image {
 
     /// Returns how many samples a pixel it holds; 0 if that is not known.
     pub fn samples(&self) -> u32 {
-        self.0.samples
+        self.0.samples.load(Ordering::Relaxed)
+    }
+
+    /// Averages pictures, each weighed by its samples. Blocks.
+    pub fn merge(parts: &[Self], attempt: &Attempt) -> Result<Self> {
+        let invalid = |message| Err(CapabilityError::new(Code::InvalidArgument, message));
+        let Some(first) = parts.first() else { return invalid("there is no picture to merge".to_owned()) };
+        if let Some(other) = parts.iter().find(|part| part.size() != first.size()) {
+            let ((w, h), (w2, h2)) = (first.size(), other.size());
+            return invalid(format!("pictures of one size are merged, not of {w}x{h} and {w2}x{h2}"));
+        }
+        if parts.iter().any(|part| part.samples() == 0) {
+            return invalid("a picture whose samples are not known has no weight".to_owned());
+        }
+        let (width, height) = first.size();
+        let budget = Budget::take(attempt, width, height)?;
+        let total: f64 = parts.iter().map(|part| f64::from(part.samples())).sum();
+        let mut sums = vec![0.0; width as usize * height as usize * CHANNELS];
+        // Doubles, a row at a time: many parts add up without an error that can be seen.
+        let stride = width as usize * CHANNELS;
+        let mut row = vec![0.0f64; stride];
+        for (y, sums) in sums.chunks_exact_mut(stride).enumerate() {
+            row.fill(0.0);
+            for part in parts {
+                let weight = f64::from(part.samples()) / total;
+                let values = part.0.values.read().expect("no code panics under this lock");
+                let values = values[y * stride..][..stride].iter();
+                row.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * f64::from(*value));
+            }
+            sums.iter_mut().zip(&row).for_each(|(sum, value)| *sum = *value as f32);
+        }
+        let samples = parts.iter().map(Self::samples).fold(0, u32::saturating_add);
+        Ok(Self::new(width, height, samples, sums, budget))
+    }
+
+    /// Copies a region into an image of its own. Blocks.
+    pub fn crop(&self, region: Region, attempt: &Attempt) -> Result<Self> {
+        self.contains(region)?;
+        let budget = Budget::take(attempt, region.width, region.height)?;
+        Ok(Self::new(region.width, region.height, self.samples(), self.copy(region), budget))
+    }
+
+    /// Copies another image into this one. Blocks.
+    pub fn place(&self, part: &Self, x: u32, y: u32) -> Result<()> {
+        if Arc::ptr_eq(&self.0, &part.0) {
+            let message = "an image cannot be placed in itself";
+            return Err(CapabilityError::new(Code::InvalidArgument, message));
+        }
+        let region = Region { x, y, width: part.0.width, height: part.0.height };
+        self.contains(region)?;
+        let pixels = part.0.values.read().expect("no code panics under this lock");
+        self.overwrite(region, &pixels);
+        let fewest = |now| if now == 0 { part.samples() } else { part.samples().min(now) };
+        let _ = self.0.samples.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(fewest(now)));
+        Ok(())
     }
 
     /// Reads the pixels of a region.
     pub fn read(&self, region: Region) -> Result<Vec<f32>> {
-        let area = self.check(region)?;
-        let values = self.0.values.read().expect("no code panics under this lock");
-        let mut pixels = Vec::with_capacity(area * CHANNELS);
-        self.rows(region).for_each(|row| pixels.extend_from_slice(&values[row]));
-        Ok(pixels)
+        self.check(region)?;
+        Ok(self.copy(region))
     }
 
     /// Overwrites the pixels of a region.
@@ -124,10 +176,21 @@ impl Image {
             let message = format!("the region takes {wanted} numbers, not {}", pixels.len());
             return Err(CapabilityError::new(Code::InvalidArgument, message));
         }
+        self.overwrite(region, pixels);
+        Ok(())
+    }
+
+    fn copy(&self, region: Region) -> Vec<f32> {
+        let values = self.0.values.read().expect("no code panics under this lock");
+        let mut pixels = Vec::with_capacity(region.width as usize * region.height as usize * CHANNELS);
+        self.rows(region).for_each(|row| pixels.extend_from_slice(&values[row]));
+        pixels
+    }
+
+    fn overwrite(&self, region: Region, pixels: &[f32]) {
         let mut values = self.0.values.write().expect("no code panics under this lock");
         let rows = pixels.chunks_exact(region.width as usize * CHANNELS);
         self.rows(region).zip(rows).for_each(|(row, new)| values[row].copy_from_slice(new));
-        Ok(())
     }
 
     /// Keeps the image for other attempts of the job.
@@ -161,7 +224,7 @@ impl Image {
             (values[at], values[at + 1], values[at + 2], values[at + 3])
         };
         let mut image = exr::image::Image::from_channels((width, height), SpecificChannels::rgba(pixel));
-        let samples = AttributeValue::I32(self.0.samples.try_into().unwrap_or(i32::MAX));
+        let samples = AttributeValue::I32(self.samples().try_into().unwrap_or(i32::MAX));
         image.layer_data.attributes.other.insert(Text::from(SAMPLES), samples);
         image.write().to_file(file).map_err(|error| {
             CapabilityError::new(Code::Host, format!("cannot write an image to the spool: {error}"))
@@ -199,8 +262,8 @@ impl Image {
         Ok(Self::new(width, height, samples, values, budget))
     }
 
-    /// Returns the area of a region that is within the image and not too large.
-    fn check(&self, region: Region) -> Result<usize> {
+    /// Fails unless a region is within the image.
+    fn contains(&self, region: Region) -> Result<()> {
         let Region { x, y, width, height } = region;
         let fits = |at: u32, length: u32, side: u32| {
             length > 0 && at.checked_add(length).is_some_and(|end| end <= side)
@@ -210,7 +273,13 @@ impl Image {
             let message = format!("region {width}x{height} at {x},{y} is not within the image of {w}x{h}");
             return Err(CapabilityError::new(Code::InvalidArgument, message));
         }
-        let area = u64::from(width) * u64::from(height);
+        Ok(())
+    }
+
+    /// Returns the area of a region that is within the image and not too large.
+    fn check(&self, region: Region) -> Result<usize> {
+        self.contains(region)?;
+        let area = u64::from(region.width) * u64::from(region.height);
         if area > MAX_AREA {
             let message = format!("a call takes at most {MAX_AREA} pixels, not {area}; do it in parts");
             return Err(CapabilityError::new(Code::Limit, message));

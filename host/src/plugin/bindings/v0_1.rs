@@ -173,6 +173,27 @@ impl image::HostImage for Data {
         self.keep(image)
     }
 
+    async fn merge(&mut self, parts: Vec<Resource<Image>>) -> Answer<Resource<Image>> {
+        let attempt = attempt!(self);
+        let parts = parts.iter().map(|part| Ok(self.table.get(part)?.clone()));
+        let parts = parts.collect::<wasmtime::Result<Vec<Image>>>()?;
+        let image = tokio::task::spawn_blocking(move || Image::merge(&parts, &attempt)).await?;
+        self.keep(image)
+    }
+
+    async fn crop(&mut self, image: Resource<Image>, region: types::Region) -> Answer<Resource<Image>> {
+        let attempt = attempt!(self);
+        let image = self.table.get(&image)?.clone();
+        let image = tokio::task::spawn_blocking(move || image.crop(region.into(), &attempt)).await?;
+        self.keep(image)
+    }
+
+    async fn place(&mut self, image: Resource<Image>, part: Resource<Image>, x: u32, y: u32) -> Answer<()> {
+        attempt!(self);
+        let (image, part) = (self.table.get(&image)?.clone(), self.table.get(&part)?.clone());
+        answer(tokio::task::spawn_blocking(move || image.place(&part, x, y)).await?)
+    }
+
     async fn size(&mut self, image: Resource<Image>) -> wasmtime::Result<(u32, u32)> {
         self.watch.called();
         Ok(self.table.get(&image)?.size())
