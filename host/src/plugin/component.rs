@@ -15,6 +15,7 @@ use wasmtime::{
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::v0_1::{self, RendererPlugin, RendererPluginPre, exports::hotshoe::plugin::renderer};
+use super::handles::Handles;
 use super::limits::{Limits, TICK, Watch};
 use super::printed::Printed;
 use super::{Description, Job, Outcome, Page, PlannedTask, PluginError};
@@ -45,14 +46,9 @@ impl std::fmt::Debug for Components {
 
 /// What belongs to one store.
 pub struct Data {
-    /// The attempt that it works for; none in `describe`.
-    pub attempt: Option<Arc<Attempt>>,
-    /// Its handles.
-    pub table: ResourceTable,
-    /// How many of them there may be.
-    pub handles: usize,
-    /// Its limits.
-    pub watch: Watch,
+    /// What it holds of the host.
+    pub handles: Handles,
+    watch: Watch,
     wasi: WasiCtx,
     /// Apart, so that a plugin out of handles can still say so.
     wasi_table: ResourceTable,
@@ -142,16 +138,17 @@ impl Components {
     fn store(&self, attempt: Option<Arc<Attempt>>) -> Store<Data> {
         let stderr = Printed::default();
         let wasi = WasiCtx::builder().stderr(stderr.clone()).build();
-        let (handles, watch) = (self.limits.handles, Watch::new(self.limits));
-        let [mut table, mut wasi_table] = [ResourceTable::new(), ResourceTable::new()];
-        [&mut table, &mut wasi_table].into_iter().for_each(|table| table.set_max_capacity(handles));
-        let data = Data { attempt, table, handles, watch, wasi, wasi_table, stderr };
+        let (handles, watch) = (Handles::new(attempt, self.limits.handles), Watch::new(self.limits));
+        let mut wasi_table = ResourceTable::new();
+        wasi_table.set_max_capacity(self.limits.handles);
+        let data = Data { handles, watch, wasi, wasi_table, stderr };
         let mut store = Store::new(&self.engine, data);
         store.limiter(|data| &mut data.watch);
         store.set_hostcall_fuel(self.limits.copied);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {
-            store.data_mut().watch.tick()?;
+            let data = store.data_mut();
+            data.watch.tick(data.handles.calls())?;
             Ok(UpdateDeadline::Yield(1))
         });
         store

@@ -42,6 +42,8 @@ impl Default for Limits {
 pub struct Watch {
     limits: Limits,
     ticks: u128,
+    /// How many host calls there were when a tick was last counted.
+    calls: u64,
     memory: usize,
     tripped: Option<String>,
 }
@@ -49,17 +51,14 @@ pub struct Watch {
 impl Watch {
     /// Begins to watch.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, ticks: 0, memory: 0, tripped: None }
+        Self { limits, ticks: 0, calls: 0, memory: 0, tripped: None }
     }
 
-    /// Starts the processor time anew: a host call was made.
-    pub fn called(&mut self) {
-        self.ticks = 0;
-    }
-
-    /// Counts a tick of processor time; fails once there were too many.
-    pub fn tick(&mut self) -> wasmtime::Result<()> {
-        self.ticks += 1;
+    /// Counts a tick of processor time, given how many host calls there were so far;
+    /// fails once there were too many ticks between two of them.
+    pub fn tick(&mut self, calls: u64) -> wasmtime::Result<()> {
+        self.ticks = if calls == self.calls { self.ticks + 1 } else { 1 };
+        self.calls = calls;
         if self.ticks * TICK.as_millis() > self.limits.cpu.as_millis() {
             let seconds = self.limits.cpu.as_secs_f64();
             return Err(self.trip(format!("{seconds} s of processor time between two host calls")));
@@ -148,10 +147,9 @@ mod tests {
     #[test]
     fn processor_time_is_counted_between_host_calls() {
         let mut watch = watch();
-        (0..3).for_each(|_| watch.tick().unwrap());
-        watch.called();
-        (0..3).for_each(|_| watch.tick().unwrap());
-        assert!(watch.tick().is_err());
+        (0..3).for_each(|_| watch.tick(0).unwrap());
+        (0..3).for_each(|_| watch.tick(1).unwrap());
+        assert!(watch.tick(1).is_err());
         assert!(watch.tripped().unwrap().starts_with("0.03 s of processor time"));
     }
 }

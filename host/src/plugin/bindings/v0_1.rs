@@ -1,6 +1,5 @@
 //! World `hotshoe:plugin/renderer-plugin@0.1.0`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker, Resource};
@@ -8,8 +7,9 @@ use wasmtime::component::{HasSelf, Linker, Resource};
 use crate::capability::blender::{Render, Scene};
 use crate::capability::gpu::{self, Lease};
 use crate::capability::image::Image;
-use crate::capability::{self, Attempt, CapabilityError, Code, Directive, output};
+use crate::capability::{self, CapabilityError, Code, Directive, output};
 use crate::plugin::component::Data;
+use crate::plugin::handles::Handles;
 use crate::plugin::{self, Outcome};
 
 #[expect(missing_docs, reason = "the contract documents what is generated from it")]
@@ -40,42 +40,15 @@ type Answer<T> = wasmtime::Result<Result<T, types::Error>>;
 
 /// Lets components of this world call the capabilities.
 pub fn add_to_linker(linker: &mut Linker<Data>) -> wasmtime::Result<()> {
-    RendererPlugin::add_to_linker::<_, HasSelf<_>>(linker, |data| data)
-}
-
-impl Data {
-    /// The attempt that the call belongs to. `describe` has none.
-    fn attempt(&mut self) -> Result<Arc<Attempt>, types::Error> {
-        self.watch.called();
-        self.attempt.clone().ok_or_else(|| types::Error {
-            code: types::ErrorCode::Denied,
-            message: "describe may not use capabilities".to_owned(),
-        })
-    }
-
-    fn keep<T: Send + 'static>(&mut self, result: capability::Result<T>) -> Answer<Resource<T>> {
-        Ok(match result {
-            Ok(thing) => self.table.push(thing).map_err(|_| types::Error {
-                code: types::ErrorCode::Limit,
-                message: format!("an attempt keeps at most {} handles open", self.handles),
-            }),
-            Err(error) => Err(error.into()),
-        })
-    }
-
-    fn drop_handle<T: Send + 'static>(&mut self, handle: Resource<T>) -> wasmtime::Result<()> {
-        self.watch.called();
-        self.table.delete(handle)?;
-        Ok(())
-    }
+    RendererPlugin::add_to_linker::<_, HasSelf<Handles>>(linker, |data| &mut data.handles)
 }
 
 /// Returns early with the contract's error.
 macro_rules! attempt {
-    ($data:expr) => {
-        match $data.attempt() {
+    ($handles:expr) => {
+        match $handles.attempt() {
             Ok(attempt) => attempt,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(Err(error.into())),
         }
     };
 }
@@ -84,7 +57,7 @@ fn answer<T, U: From<T>>(result: capability::Result<T>) -> Answer<U> {
     Ok(result.map(U::from).map_err(types::Error::from))
 }
 
-impl blender::Host for Data {
+impl blender::Host for Handles {
     async fn open(&mut self, scene: String, lease: Option<Resource<Lease>>) -> Answer<Resource<Scene>> {
         let attempt = attempt!(self);
         if let Some(lease) = lease {
@@ -92,11 +65,11 @@ impl blender::Host for Data {
             self.table.get(&lease)?;
         }
         let scene = capability::blender::open(&attempt, &scene).await;
-        self.keep(scene)
+        answer(self.keep(scene))
     }
 }
 
-impl blender::HostScene for Data {
+impl blender::HostScene for Handles {
     async fn inspect(&mut self, scene: Resource<Scene>) -> Answer<types::SceneInfo> {
         attempt!(self);
         let scene = self.table.get(&scene)?.clone();
@@ -124,7 +97,7 @@ impl blender::HostScene for Data {
     async fn start(&mut self, scene: Resource<Scene>, shot: types::Shot) -> Answer<Resource<Render>> {
         attempt!(self);
         let render = self.table.get(&scene)?.start(shot.into());
-        self.keep(render)
+        answer(self.keep(render))
     }
 
     async fn develop(
@@ -144,14 +117,14 @@ impl blender::HostScene for Data {
     }
 }
 
-impl blender::HostRender for Data {
+impl blender::HostRender for Handles {
     async fn result(&mut self, render: Resource<Render>) -> Answer<Resource<Image>> {
         attempt!(self);
         let image = match self.table.get_mut(&render)?.take() {
             Ok(waiting) => waiting.image().await,
             Err(error) => Err(error),
         };
-        self.keep(image)
+        answer(self.keep(image))
     }
 
     async fn drop(&mut self, render: Resource<Render>) -> wasmtime::Result<()> {
@@ -159,18 +132,18 @@ impl blender::HostRender for Data {
     }
 }
 
-impl image::Host for Data {}
+impl image::Host for Handles {}
 
-impl image::HostImage for Data {
+impl image::HostImage for Handles {
     async fn create(&mut self, width: u32, height: u32) -> Answer<Resource<Image>> {
         let attempt = attempt!(self);
-        self.keep(Image::create(&attempt, width, height))
+        answer(self.keep(Image::create(&attempt, width, height)))
     }
 
     async fn load(&mut self, key: String) -> Answer<Resource<Image>> {
         let attempt = attempt!(self);
         let image = tokio::task::spawn_blocking(move || Image::load(&key, &attempt)).await?;
-        self.keep(image)
+        answer(self.keep(image))
     }
 
     async fn merge(&mut self, parts: Vec<Resource<Image>>) -> Answer<Resource<Image>> {
@@ -178,14 +151,14 @@ impl image::HostImage for Data {
         let parts = parts.iter().map(|part| Ok(self.table.get(part)?.clone()));
         let parts = parts.collect::<wasmtime::Result<Vec<Image>>>()?;
         let image = tokio::task::spawn_blocking(move || Image::merge(&parts, &attempt)).await?;
-        self.keep(image)
+        answer(self.keep(image))
     }
 
     async fn crop(&mut self, image: Resource<Image>, region: types::Region) -> Answer<Resource<Image>> {
         let attempt = attempt!(self);
         let image = self.table.get(&image)?.clone();
         let image = tokio::task::spawn_blocking(move || image.crop(region.into(), &attempt)).await?;
-        self.keep(image)
+        answer(self.keep(image))
     }
 
     async fn place(&mut self, image: Resource<Image>, part: Resource<Image>, x: u32, y: u32) -> Answer<()> {
@@ -195,22 +168,22 @@ impl image::HostImage for Data {
     }
 
     async fn size(&mut self, image: Resource<Image>) -> wasmtime::Result<(u32, u32)> {
-        self.watch.called();
+        self.called();
         Ok(self.table.get(&image)?.size())
     }
 
     async fn samples(&mut self, image: Resource<Image>) -> wasmtime::Result<u32> {
-        self.watch.called();
+        self.called();
         Ok(self.table.get(&image)?.samples())
     }
 
     async fn read(&mut self, image: Resource<Image>, region: types::Region) -> Answer<Vec<f32>> {
-        self.watch.called();
+        self.called();
         answer(self.table.get(&image)?.read(region.into()))
     }
 
     async fn write(&mut self, image: Resource<Image>, region: types::Region, pixels: Vec<f32>) -> Answer<()> {
-        self.watch.called();
+        self.called();
         answer(self.table.get(&image)?.write(region.into(), &pixels))
     }
 
@@ -225,7 +198,7 @@ impl image::HostImage for Data {
     }
 }
 
-impl gpu_wit::Host for Data {
+impl gpu_wit::Host for Handles {
     async fn devices(&mut self) -> wasmtime::Result<Vec<types::Device>> {
         let Ok(attempt) = self.attempt() else { return Ok(Vec::new()) };
         Ok(attempt.job.devices.list().into_iter().map(types::Device::from).collect())
@@ -234,11 +207,11 @@ impl gpu_wit::Host for Data {
     async fn acquire(&mut self, request: gpu_wit::Request) -> Answer<Resource<Lease>> {
         let attempt = attempt!(self);
         let lease = attempt.job.devices.acquire(request.into(), &attempt).await;
-        self.keep(lease)
+        answer(self.keep(lease))
     }
 }
 
-impl gpu_wit::HostLease for Data {
+impl gpu_wit::HostLease for Handles {
     async fn devices(&mut self, lease: Resource<Lease>) -> wasmtime::Result<Vec<types::Device>> {
         let devices = &self.table.get(&lease)?.devices;
         Ok(devices.iter().cloned().map(types::Device::from).collect())
@@ -253,7 +226,7 @@ impl gpu_wit::HostLease for Data {
     }
 }
 
-impl host::Host for Data {
+impl host::Host for Handles {
     async fn log(&mut self, level: host::Level, message: String) -> wasmtime::Result<()> {
         let level = match level {
             host::Level::Debug => "debug",
@@ -301,7 +274,7 @@ impl host::Host for Data {
     }
 }
 
-impl state::Host for Data {
+impl state::Host for Handles {
     async fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
         let attempt = attempt!(self);
         answer(attempt.job.state.get(key).await)
@@ -318,7 +291,7 @@ impl state::Host for Data {
     }
 }
 
-impl types::Host for Data {}
+impl types::Host for Handles {}
 
 impl From<CapabilityError> for types::Error {
     fn from(error: CapabilityError) -> Self {
