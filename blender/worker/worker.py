@@ -30,6 +30,8 @@ HEARTBEAT = 0.5
 MAX_LINE = 16 * 1024 * 1024
 # Cycles' own limit.
 MAX_SAMPLES = 16_777_216
+NO_DENOISER = "the scene denoises, which this Blender cannot (it is built without OpenImageDenoise)"
+NO_DENOISER_HINT = "turn denoising off in the scene, or use another Blender"
 MOVIE_FORMATS = {"AVI_JPEG", "AVI_RAW", "FFMPEG", "FRAMESERVER", "H264", "THEORA", "XVID"}
 
 
@@ -253,15 +255,17 @@ class Scene:
 
     def warnings(self):
         """What will go wrong with this scene in this Blender, in sentences."""
-        found = []
-        if self.data.render.engine == "CYCLES" and not has_denoiser():
-            layers = [layer for layer in self.data.view_layers if layer.use and layer.cycles.use_denoising]
-            if self.data.cycles.use_denoising and layers:
-                found.append(
-                    "the scene denoises, which this Blender cannot (it is built without OpenImageDenoise): "
-                    "its frames will fail; turn denoising off in the scene or use another Blender"
-                )
-        return found
+        return [f"{NO_DENOISER}: its frames will fail; {NO_DENOISER_HINT}"] if self.lacks_denoiser() else []
+
+    def lacks_denoiser(self):
+        if self.data.render.engine != "CYCLES" or not self.data.cycles.use_denoising or has_denoiser():
+            return False
+        return any(layer.use and layer.cycles.use_denoising for layer in self.data.view_layers)
+
+    def check_denoiser(self):
+        # Blender itself fails the first frame, and leaves the next ones blank without a word.
+        if self.lacks_denoiser():
+            raise Failure("unsupported", f"{NO_DENOISER}\n{NO_DENOISER_HINT}")
 
     def samples(self):
         engine = self.data.render.engine
@@ -381,6 +385,7 @@ class Scene:
     def write(self, frame, name, directory):
         scene, render = self.data, self.data.render
         self.check_device()
+        self.check_denoiser()
         if render.is_movie_format:
             raise Failure("unsupported", f"the scene writes {render.image_settings.file_format}, a movie")
         with Journal() as changed:
@@ -410,6 +415,7 @@ class Scene:
             if (region or samples) and render.engine == "CYCLES":
                 # Parts are denoised when they have been put together, not before.
                 changed.set(scene.cycles, "use_denoising", False)
+            self.check_denoiser()
             scene.frame_set(frame)
             run_render()
             with Journal() as form:

@@ -5,6 +5,7 @@
 
 pub mod bindings;
 pub mod component;
+pub mod handles;
 pub mod limits;
 pub mod printed;
 pub mod settings;

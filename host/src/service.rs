@@ -30,7 +30,7 @@ use crate::store::events::{Missed, Subscription};
 use crate::store::jobs::{JobQuery, JobRow};
 use crate::store::sessions::Session;
 use crate::store::{Store, StoreError};
-use crate::terms::{JobId, JobState};
+use crate::terms::{JobId, JobState, PauseCode};
 pub use check::RequestError;
 use types::{
     Device, Devices, Drain, EventFilter, EventPage, Host, HostState, Job, JobFilter, JobPage, OneJob,
@@ -240,6 +240,10 @@ impl Service {
                 _ => Err(OrderError::State { id, state, why }.into()),
             };
         }
+        let is_changed = row.pause.as_ref().is_some_and(|pause| pause.code == PauseCode::Changed);
+        if is_changed && order == (Order::Resume { accept_changes: false }) {
+            self.check_unchanged(id).await?;
+        }
         match self.parts.jobs.order(id, order).await {
             Err(OrderError::NotTakenUp) => self.order_stored(id, order).await?,
             result => result?,
@@ -270,8 +274,7 @@ impl Service {
 
     /// Lists events that are stored.
     pub async fn events(&self, EventFilter { from, job, limit }: EventFilter) -> Result<EventPage> {
-        let count = page(limit)?;
-        self.known_event(from)?;
+        let (count, from) = (page(limit)?, from.min(i64::MAX as u64));
         let events =
             self.parts.store.read(move |db| crate::store::events::read(db, from, job, count)).await?;
         Ok(EventPage { events: events.iter().map(|event| (**event).clone()).collect() })
@@ -280,7 +283,7 @@ impl Service {
     /// Follows events from a number on; without one, from now on.
     pub async fn subscribe(&self, from: Option<u64>) -> Result<(Subscription, u64, Option<Missed>)> {
         let from = from.unwrap_or_else(|| self.parts.store.last_event());
-        self.known_event(from)?;
+        self.known_event(from).await?;
         let (subscription, missed) = self.parts.store.subscribe(from).await?;
         Ok((subscription, from, missed))
     }
@@ -307,13 +310,18 @@ impl Service {
         let unknown = ServiceError::Unknown { what: "session", id: id.clone() };
         let session = self.parts.store.session(id.clone()).await?.ok_or(unknown)?;
         // It is in use, and not old.
-        self.parts.store.write(move |writing| writing.acknowledge(&id, 0)).await?;
-        Ok(session)
+        let touch = self.parts.store.write(move |writing| writing.acknowledge(&id, 0));
+        if let Err(error) = touch.await {
+            tracing::warn!(%error, "a session is not known to be in use");
+        }
+        // A database that was rescued may have lost events that it had seen.
+        let cursor = session.cursor.min(self.parts.store.last_event());
+        Ok(Session { cursor, ..session })
     }
 
     /// Takes down what the client of a session has seen.
     pub async fn acknowledge(&self, session: String, seq: u64) -> Result<()> {
-        self.known_event(seq)?;
+        self.known_event(seq).await?;
         let id = session.clone();
         match self.parts.store.write(move |writing| writing.acknowledge(&session, seq)).await? {
             true => Ok(()),
@@ -446,8 +454,12 @@ impl Service {
         let _ = standing.wait_for(|standing| standing.running == 0).await;
     }
 
-    fn known_event(&self, seq: u64) -> Result<()> {
-        let last = self.parts.store.last_event();
+    async fn known_event(&self, seq: u64) -> Result<()> {
+        let mut last = self.parts.store.last_event();
+        if seq > last {
+            // One that is on disk may have been read before it was told of.
+            last = self.parts.store.read(crate::store::events::last).await?;
+        }
         let unknown = || ServiceError::Parameter(format!("there is no event {seq} yet; the last is {last}"));
         (seq <= last).then_some(()).ok_or_else(unknown)
     }

@@ -27,10 +27,11 @@ impl fmt::Display for JobId {
 }
 
 impl FromStr for JobId {
-    type Err = uuid::Error;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+    fn from_str(text: &str) -> Result<Self, String> {
+        let none = |_| format!("'{text}' is no id of a job; one looks like {}", Self::new());
+        text.parse().map(Self).map_err(none)
     }
 }
 

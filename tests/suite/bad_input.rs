@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::harness::{Render, installed, on_path, probe};
+use crate::harness::{Picture, Render, installed, on_path, probe};
 
 /// Fails unless the run is refused with these words and leaves no picture.
 #[track_caller]
@@ -49,6 +49,37 @@ fn scenes_that_are_none() {
     check(&file("newer.blend", b"BLENDER17-01v0999REND"), &["saved by Blender 9.99", "--blender PATH"]);
     let whole = std::fs::read(installed().scene("small")).unwrap();
     check(&file("cut.blend", &whole[..64]), &["Blender cannot load the scene", "save it again"]);
+}
+
+#[test]
+fn a_scene_that_a_blender_cannot_denoise_fails_and_leaves_no_blank_pictures() {
+    // Debian's is built without a denoiser; it fails once, and then leaves blank pictures.
+    let Some(blender) = on_path() else { return eprintln!("not tested: no Blender on the PATH") };
+    let folder = tempfile::tempdir().unwrap();
+    let (scene, script) = (folder.path().join("denoised.blend"), folder.path().join("denoised.py"));
+    let text = format!(
+        "import bpy\n\
+         scene = bpy.context.scene\n\
+         scene.render.engine = 'CYCLES'\n\
+         scene.cycles.samples = 4\n\
+         scene.cycles.use_denoising = True\n\
+         scene.render.resolution_x, scene.render.resolution_y = 64, 36\n\
+         bpy.ops.wm.save_as_mainfile(filepath={scene:?})\n"
+    );
+    std::fs::write(&script, text).unwrap();
+    assert!(blender.python(&script).output().unwrap().status.success() && scene.exists());
+    let mut render = Render::with(&blender, &scene).frames("1-3");
+    let ended = render.run();
+    match ended.code {
+        Some(0) => {
+            let shows = |file: &String| Picture::read(&render.out().join(file)).shows_something();
+            assert!(render.files().iter().all(shows), "{ended:?}");
+        }
+        _ => {
+            ended.tells(&["the scene denoises, which this Blender cannot", "use another Blender"]);
+            assert!(render.files().is_empty(), "{:?}", render.files());
+        }
+    }
 }
 
 #[test]

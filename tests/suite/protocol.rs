@@ -116,7 +116,7 @@ fn requests_that_cannot_be_done_say_why() {
     assert_eq!(client.code("jobs.get", json!({"id": nobody})), NOT_FOUND);
     assert_eq!(client.code("session.resume", json!({"id": "x"})), NOT_FOUND);
     for far in [1_000_000, u64::MAX] {
-        assert_eq!(client.code("events.list", json!({"from": far})), PARAMS);
+        assert_eq!(client.call("events.list", json!({"from": far}))["events"], json!([]));
         assert_eq!(client.code("events.subscribe", json!({"from": far})), PARAMS);
     }
     assert_eq!(client.code("events.unsubscribe", json!({"id": 7})), NOT_FOUND);

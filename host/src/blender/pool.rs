@@ -263,7 +263,7 @@ impl Pool {
         let memory = now.memory.load(Ordering::Relaxed);
         let reason = match () {
             () if self.0.stopping.is_cancelled() => Some("the host stops".to_owned()),
-            () if !worker.is_idle() => Some("its work was given up, or it died".to_owned()),
+            () if !worker.is_idle() => Some("it died, failed, or its work was given up".to_owned()),
             () if now.renders >= renders => Some(format!("it has rendered {} times", now.renders)),
             () if worker.grown(memory) > growth => Some(format!("it has grown to {} MiB", memory >> 20)),
             () => None,

@@ -290,13 +290,20 @@ impl Worker {
             result = self.peer.call(method, params) => result,
             what = hangs(&self.process, &self.signs, &self.memory, self.patience) => return Err(self.killed(what).await),
         };
-        self.busy.store(false, Ordering::Relaxed);
         match result {
-            Ok(value) => Ok(value),
-            Err(CallError::Answer(error)) => Err(match serde_json::from_value(error.data) {
-                Ok(wire::Refusal { code, message }) => BlenderError::Refused { code, message },
-                Err(_) => BlenderError::Worker(error.message),
-            }),
+            Ok(value) => {
+                self.busy.store(false, Ordering::Relaxed);
+                Ok(value)
+            }
+            Err(CallError::Answer(error)) => match serde_json::from_value(error.data) {
+                Ok(wire::Refusal { code, message }) => {
+                    // A Blender that failed may say nothing the next time, and leave blank
+                    // pictures: it is not to be used again either.
+                    self.busy.store(code == "blender", Ordering::Relaxed);
+                    Err(BlenderError::Refused { code, message })
+                }
+                Err(_) => Err(BlenderError::Worker(error.message)),
+            },
             Err(CallError::Malformed(error)) => Err(BlenderError::Worker(error.to_string())),
             Err(CallError::Closed) => Err(self.died(method).await),
         }

@@ -66,6 +66,10 @@ impl JobContent {
     pub fn unchanged(&self) -> impl FnOnce() -> Result<()> + Send + 'static {
         let (content, hashes) = (self.known().content.clone(), self.hashes.clone());
         move || {
+            // Somebody has accepted changes meanwhile.
+            if content.accepts {
+                return Ok(());
+            }
             content.check(&hashes).map_err(|Changed(path)| {
                 let message = format!("{} has changed while Blender rendered from it", path.display());
                 CapabilityError::new(Code::Blender, message)

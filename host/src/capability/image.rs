@@ -42,6 +42,8 @@ pub const MAX_AREA: u64 = 4_194_304;
 /// How many bytes of pixels an attempt may keep.
 pub const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 const CHANNELS: usize = 4;
+/// The samples of an image that nothing was placed in yet.
+const NOTHING: u32 = u32::MAX;
 /// The EXR attribute that holds the samples a pixel.
 const SAMPLES: &str = "hotshoe.samples";
 
@@ -91,7 +93,7 @@ impl Image {
     /// Makes a transparent black image.
     pub fn create(attempt: &Attempt, width: u32, height: u32) -> Result<Self> {
         let budget = Budget::take(attempt, width, height)?;
-        Ok(Self::new(width, height, 0, vec![0.0; width as usize * height as usize * CHANNELS], budget))
+        Ok(Self::new(width, height, NOTHING, vec![0.0; width as usize * height as usize * CHANNELS], budget))
     }
 
     fn new(width: u32, height: u32, samples: u32, values: Vec<f32>, budget: Budget) -> Self {
@@ -106,7 +108,10 @@ impl Image {
 
     /// Returns how many samples a pixel it holds; 0 if that is not known.
     pub fn samples(&self) -> u32 {
-        self.0.samples.load(Ordering::Relaxed)
+        match self.0.samples.load(Ordering::Relaxed) {
+            NOTHING => 0,
+            samples => samples,
+        }
     }
 
     /// Averages pictures, each weighed by its samples. Blocks.
@@ -158,8 +163,7 @@ impl Image {
         self.contains(region)?;
         let pixels = part.0.values.read().expect("no code panics under this lock");
         self.overwrite(region, &pixels);
-        let fewest = |now| if now == 0 { part.samples() } else { part.samples().min(now) };
-        let _ = self.0.samples.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(fewest(now)));
+        self.0.samples.fetch_min(part.samples(), Ordering::Relaxed);
         Ok(())
     }
 

@@ -40,6 +40,9 @@ pub(super) async fn follow(
                 interrupts += 1;
                 if interrupts > 1 || leaving == Leaving::LetsItBe {
                     view.leave();
+                    if leaving == Leaving::LetsItBe {
+                        eprintln!("the job goes on; `hotshoe job watch {id}` follows it again");
+                    }
                     // Whatever runs in this process dies with it.
                     std::process::exit(INTERRUPTED.into());
                 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::client::{At, News};
+use super::client::{At, Client, News};
 use super::{Failure, Result, table};
 use crate::config;
-use crate::service::types::{Devices, EventPage, Host, HostState, Workers};
+use crate::events::EventKind;
+use crate::service::types::{Devices, EventPage, Host, HostState, Job, Workers};
 use crate::terms::JobId;
 
 /// How often a host that drains is asked how it stands.
@@ -201,7 +202,11 @@ pub(super) async fn events(args: Events, data: Option<&Path>) -> Result {
         Some(from) => from,
         None => client.status().await?.last_event,
     };
-    if args.no_follow {
+    let has_ended = async |client: &Client| match args.job {
+        Some(id) => Ok(client.call::<Job>("jobs.get", &json!({"id": id})).await?.state.is_final()),
+        None => Ok::<_, Failure>(false),
+    };
+    if args.no_follow || has_ended(&client).await? {
         loop {
             let params = json!({"from": from, "job": args.job, "limit": 1000});
             let page: EventPage = client.call("events.list", &params).await?;
@@ -216,6 +221,11 @@ pub(super) async fn events(args: Events, data: Option<&Path>) -> Result {
     while let Some(news) = client.news().await {
         if let News::Events(events) = news {
             events.iter().for_each(|event| show!("{}", json!(event)));
+            let ends =
+                |kind: &EventKind| matches!(kind, EventKind::JobState { state, .. } if state.is_final());
+            if events.iter().any(|event| ends(&event.kind)) && has_ended(&client).await? {
+                return Ok(());
+            }
         }
     }
     Err(Failure::failed("the host is gone"))

@@ -10,8 +10,9 @@ use super::progress::{View, line};
 use super::render::Wish;
 use super::stopping::Stopping;
 use super::{Failure, Result, table};
+use crate::events::{Event, EventKind};
 use crate::service::types::{EventPage, Job, JobPage, TaskPage};
-use crate::terms::{JobId, JobState, TaskState};
+use crate::terms::{Failure as Blamed, JobId, JobState, Pause, TaskState};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Submit {
@@ -54,6 +55,18 @@ struct Which {
     at: At,
 }
 
+/// Which job, where the newest could be somebody else's.
+#[derive(Debug, clap::Args)]
+struct This {
+    /// The job.
+    id: JobId,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List jobs, newest first.
@@ -80,26 +93,26 @@ enum Command {
         #[arg(long = "state")]
         states: Vec<TaskState>,
     },
-    /// Watch a job until it ends.
+    /// Watch a job until it ends, or is paused.
     Watch(Which),
     /// Cancel a job; what it has rendered stays.
-    Cancel(Which),
+    Cancel(This),
     /// Begin nothing more of a job until it is resumed.
-    Pause(Which),
+    Pause(This),
     /// Go on with a paused job.
     Resume {
         #[command(flatten)]
-        which: Which,
+        which: This,
         /// Go on although files have changed since the job was submitted.
         #[arg(long)]
         accept_changes: bool,
     },
     /// Begin a job again that failed or was canceled: only what is not done.
-    Retry(Which),
+    Retry(This),
     /// Keep a job however old it is.
-    Pin(Which),
+    Pin(This),
     /// Keep a job no longer than others.
-    Unpin(Which),
+    Unpin(This),
     /// Print what the renderer said, what went wrong and what was warned of.
     Logs {
         #[command(flatten)]
@@ -298,7 +311,14 @@ async fn watch(client: &mut Client, id: JobId, json: bool) -> Result {
 }
 
 async fn logs(mut client: Client, id: JobId, follow: bool, json: bool) -> Result {
-    let print = |event: &crate::events::Event| match (json, line(event)) {
+    let told = |event: &Event| match &event.kind {
+        EventKind::JobState { state, error: Some(Blamed { message, .. }), .. }
+        | EventKind::JobState { state, pause: Some(Pause { message, .. }), .. } => {
+            Some(format!("job {state}: {message}"))
+        }
+        _ => line(event),
+    };
+    let print = |event: &Event| match (json, told(event)) {
         (_, None) => {}
         (true, Some(_)) => show!("{}", json!(event)),
         (false, Some(line)) => show!("{line}"),
@@ -321,7 +341,7 @@ async fn logs(mut client: Client, id: JobId, follow: bool, json: bool) -> Result
     while let Some(super::client::News::Events(events)) = client.news().await {
         for event in &events {
             print(event);
-            if let crate::events::EventKind::JobState { state, .. } = &event.kind
+            if let EventKind::JobState { state, .. } = &event.kind
                 && state.is_final()
             {
                 return Ok(());
@@ -331,12 +351,14 @@ async fn logs(mut client: Client, id: JobId, follow: bool, json: bool) -> Result
     Err(Failure::failed("the host is gone"))
 }
 
-async fn order(which: Which, data: Option<&Path>, method: &str, mut params: serde_json::Value) -> Result {
-    let (client, id) = find(&which, data).await?;
-    params["id"] = json!(id);
+async fn order(this: This, data: Option<&Path>, method: &str, mut params: serde_json::Value) -> Result {
+    let client = this.at.connect(data).await?;
+    params["id"] = json!(this.id);
     let job: Job = client.call(method, &params).await?;
-    match which.json {
+    match this.json {
         true => show!("{}", json!(job)),
+        // What runs of it is being cut.
+        false if method == "jobs.cancel" && !job.state.is_final() => show!("{}  is being canceled", job.id),
         false => show!("{}  {}", job.id, job.state),
     }
     Ok(())

@@ -17,8 +17,8 @@ use crate::capability::blender::heard;
 use crate::capability::{Attempt, CapabilityError, Code, Directive, Report, SCENE, output};
 use crate::events::EventKind;
 use crate::plugin::{self, Outcome, PlannedTask, PluginError};
-use crate::store::Store;
 use crate::store::outputs::Output as Recorded;
+use crate::store::{Store, Writing};
 use crate::terms::{Blame, JobId, Pause, PauseCode};
 
 /// How long a canceled plugin may take to return by itself.
@@ -266,13 +266,10 @@ async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>
     });
     let scene = seen(scene.await, attempt).await?;
     let info = seen(scene.inspect().await, attempt).await?;
-    let folder = context.output.folder();
-    let content = context.content.depends_on(info.dependencies.clone(), folder).await;
-    let content = content.map_err(PluginError::Answer)??;
-    scene.holds(context.wanted());
-    let _ = mailbox.send(Message::Looked { job: context.id, content }).await;
     for message in warnings(&info) {
-        context.store.append_soon(EventKind::Warning { job: context.id, message });
+        let warning = EventKind::Warning { job: context.id, message };
+        let append = move |writing: &mut Writing<'_>| writing.append(warning.clone());
+        context.store.write_patiently(append).await.map_err(|error| PluginError::Answer(error.into()))?;
     }
     if spec.strict && !info.missing_files.is_empty() {
         let message = format!(
@@ -282,6 +279,13 @@ async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>
         );
         return Err(End::Hopeless(PluginError::Answer(CapabilityError::new(Code::NotFound, message))));
     }
+    // Until it is known which files it has loaded, nobody else is to find it so.
+    scene.loaded().take();
+    let folder = context.output.folder();
+    let content = context.content.depends_on(info.dependencies.clone(), folder).await;
+    let content = content.map_err(PluginError::Answer)??;
+    scene.holds(context.wanted());
+    let _ = mailbox.send(Message::Looked { job: context.id, content }).await;
     Ok(())
 }
 

@@ -182,7 +182,6 @@ impl Scheduler {
             self.wake();
             self.start_work();
             self.commit().await?;
-            self.stand();
         }
         Ok(())
     }

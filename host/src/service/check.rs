@@ -61,6 +61,12 @@ pub enum RequestError {
     /// A path depends on where somebody stands.
     #[error("{}: a host takes absolute paths only", .0.display())]
     Relative(PathBuf),
+    /// A file is not as it was when the job was submitted.
+    #[error(
+        "{} is still not as it was when the job was submitted\n\
+         put it back, or go on with it as it is: --accept-changes", .0.display()
+    )]
+    Changed(PathBuf),
     /// A disk does not answer.
     #[error("its files gave no answer for {} s: is a disk gone that should be there?", LOOK.as_secs())]
     Late,

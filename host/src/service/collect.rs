@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::check::blocking;
 use super::{Result, Service};
 use crate::store::collect::{Collected, Keep};
+use crate::terms::JobId;
 
 /// What is kept, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -45,29 +46,34 @@ impl Service {
         blocking(move || thin_out(&crashes, count)).await;
         Ok(())
     }
-}
 
-impl Service {
     /// Lets go of the images of old jobs, as long as all of them take too much.
     async fn collect_images(&self, limit: u64) -> Result<()> {
         let mut old = Vec::new();
         for id in self.spooled().await {
-            let row = self.parts.store.job(id).await?;
-            if row.is_none_or(|row| row.state.is_final() && !row.pinned) {
+            if self.is_old(id).await? {
                 let folder = self.parts.spool.join(id.to_string());
-                let of = folder.clone();
-                old.push((blocking(move || size(&of)).await, folder));
+                old.push((blocking(move || size(&folder)).await, id));
             }
         }
         let mut sum: u64 = old.iter().map(|(size, _)| size).sum();
-        for (size, folder) in old {
+        for (size, id) in old {
             if sum <= limit {
                 break;
             }
-            let _ = tokio::fs::remove_dir_all(folder).await;
-            sum -= size;
+            let _alone = self.finished.lock().await;
+            // It may have been retried meanwhile.
+            if self.is_old(id).await? {
+                let _ = tokio::fs::remove_dir_all(self.parts.spool.join(id.to_string())).await;
+                sum -= size;
+            }
         }
         Ok(())
+    }
+
+    async fn is_old(&self, id: JobId) -> Result<bool> {
+        let row = self.parts.store.job(id).await?;
+        Ok(row.is_none_or(|row| row.state.is_final() && !row.pinned))
     }
 }
 

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use super::check::{blocking, in_time, open};
 use super::types::{Job, Release as ReleaseName, Submission};
 use super::{RequestError, Result, Service, ServiceError};
-use crate::blender::content::Content;
+use crate::blender::content::{Changed, Content};
 use crate::capability::output;
 use crate::events::EventKind;
 use crate::frames::Frames;
@@ -64,6 +64,15 @@ impl Service {
             }
             (result, _) => Ok(result?),
         }
+    }
+
+    /// Fails if a file that a job renders from is still not as it was.
+    pub(super) async fn check_unchanged(&self, id: JobId) -> Result<()> {
+        let stored = self.parts.store.content(id).await?;
+        let content: Option<Content> = stored.and_then(|content| serde_json::from_str(&content).ok());
+        let hashes = self.hashes.clone();
+        let check = move || content.map_or(Ok(()), |content| content.check(&hashes));
+        in_time(check).await?.map_err(|Changed(path)| RequestError::Changed(path).into())
     }
 
     /// Begins a finished job anew: only what is not done.

@@ -85,7 +85,7 @@ impl Writing<'_> {
 }
 
 /// Returns the number of the last event there ever was.
-pub(super) fn last(db: &Connection) -> Result<u64> {
+pub fn last(db: &Connection) -> Result<u64> {
     let last = "SELECT max((SELECT value FROM facts WHERE name = 'last'), (SELECT coalesce(max(seq), 0) FROM events))";
     Ok(db.query_row(last, [], |row| row.get(0))?)
 }

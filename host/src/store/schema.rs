@@ -75,6 +75,10 @@ fn create(path: &Path) -> Result<()> {
         let _ = std::fs::remove_file(format!("{}{left_behind}", aside.display()));
     }
     drop(migrated(&aside)?);
+    for left_behind in ["-wal", "-shm", "-journal"] {
+        // What was to be written into one that is gone is not for this one.
+        let _ = std::fs::remove_file(format!("{}{left_behind}", path.display()));
+    }
     std::fs::rename(&aside, path).map_err(failed)
 }
 

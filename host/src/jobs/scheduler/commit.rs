@@ -76,6 +76,8 @@ impl Scheduler {
         if !rows.is_empty() {
             self.write(Arc::new(rows)).await?;
         }
+        // Who hears that something is done also finds it so.
+        self.stand();
         batch.then.into_iter().for_each(|effect| effect());
         Ok(())
     }
@@ -94,7 +96,7 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn stand(&self) {
+    fn stand(&self) {
         let (open, running, draining) = (self.jobs.len(), self.running, self.draining);
         let now = Standing { open, running, draining };
         self.standing.send_if_modified(|known| {

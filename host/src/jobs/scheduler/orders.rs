@@ -60,9 +60,9 @@ impl Scheduler {
         }
         job.directive.send_replace(Directive::Yield);
         if pause.code == PauseCode::DiskFull {
-            job.full += 1;
+            job.full += u32::from(!job.is_out_of_room());
             // Not every disk that is full looks it: there are quotas.
-            let wait = (AGAIN * 2u32.saturating_pow(job.full - 1)).min(MAX_BACKOFF);
+            let wait = (AGAIN * 2u32.saturating_pow(job.full.saturating_sub(1))).min(MAX_BACKOFF);
             if !std::mem::replace(&mut job.seeks_room, true) {
                 self.later.insert((Instant::now() + wait, id, None));
             }
@@ -71,7 +71,7 @@ impl Scheduler {
     }
 
     pub(super) fn resume(&mut self, id: JobId) {
-        let is_paused = |job: &&mut Job| job.row.state == JobState::Paused;
+        let is_paused = |job: &&mut Job| job.row.state == JobState::Paused && !job.is_canceled();
         let Some(job) = self.jobs.get_mut(&id).filter(is_paused).filter(|_| !self.stopping) else { return };
         job.held = false;
         job.directive.send_replace(Directive::Proceed);
