@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod collect;
+mod plugins;
 mod recover;
 pub mod types;
 
@@ -25,7 +26,7 @@ use crate::config::DataDir;
 use crate::events::Progress;
 use crate::jobs::model::MAX_TASKS;
 use crate::jobs::{Jobs, Order, OrderError, Standing};
-use crate::releases::{Release, ReleaseError, Releases};
+use crate::releases::Releases;
 use crate::store::events::{Missed, Subscription};
 use crate::store::jobs::{JobQuery, JobRow};
 use crate::store::sessions::Session;
@@ -33,9 +34,8 @@ use crate::store::{Store, StoreError};
 use crate::terms::{JobId, JobState, PauseCode};
 pub use check::RequestError;
 use types::{
-    Device, Devices, Drain, EventFilter, EventPage, Host, HostState, Job, JobFilter, JobPage, OneJob,
-    OnePlugin, Pin, Plugin, PluginState, Plugins, Resume, Shutdown, Submission, Task, TaskFilter, TaskPage,
-    Worker, WorkerState, Workers,
+    Device, Devices, Drain, EventFilter, EventPage, Host, HostState, Job, JobFilter, JobPage, OneJob, Pin,
+    Resume, Shutdown, Submission, Task, TaskFilter, TaskPage, Worker, WorkerState, Workers,
 };
 
 /// How many rows a page has if the client does not say, and how many at most.
@@ -355,47 +355,6 @@ impl Service {
         Devices { devices: self.devices.list().into_iter().map(device).collect() }
     }
 
-    /// Lists the plugins.
-    pub async fn plugins(&self) -> Plugins {
-        let mut plugins = Vec::new();
-        for (source, release) in self.parts.releases.list() {
-            let loaded = match release {
-                Ok(release) => self.plugin_of(release, source.clone(), false).await,
-                Err(error) => Err(error),
-            };
-            plugins.push(loaded.unwrap_or_else(|error| rejected(source, &error)));
-        }
-        Plugins { plugins }
-    }
-
-    /// Shows a plugin and its settings.
-    pub async fn plugin(&self, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
-        let release = self.parts.releases.find(&id).map_err(RequestError::from)?;
-        let list = self.parts.releases.list();
-        let same = |found: &Release| found.digest == release.digest;
-        let source = list.into_iter().find(|(_, found)| found.as_ref().is_ok_and(same));
-        let source = source.map_or(id, |(source, _)| source);
-        Ok(self.plugin_of(release, source, true).await.map_err(RequestError::from)?)
-    }
-
-    async fn plugin_of(
-        &self,
-        release: Release,
-        source: String,
-        settings: bool,
-    ) -> std::result::Result<Plugin, ReleaseError> {
-        let loaded = self.parts.releases.load(release).await?;
-        Ok(Plugin {
-            id: loaded.release.name.clone(),
-            state: PluginState::Active,
-            version: Some(loaded.release.version.clone()),
-            digest: Some(loaded.release.digest.clone()),
-            summary: loaded.description.summary.clone(),
-            source,
-            settings: settings.then(|| loaded.schema.value().clone()),
-        })
-    }
-
     /// Says how the host stands.
     pub fn host(&self) -> Host {
         let Standing { open, running, draining } = *self.parts.jobs.standing().borrow();
@@ -454,6 +413,11 @@ impl Service {
         let _ = standing.wait_for(|standing| standing.running == 0).await;
     }
 
+    /// Returns where a job's images are kept.
+    fn images(&self, id: JobId) -> PathBuf {
+        self.parts.spool.join(id.to_string())
+    }
+
     async fn known_event(&self, seq: u64) -> Result<()> {
         let mut last = self.parts.store.last_event();
         if seq > last {
@@ -471,12 +435,6 @@ impl Service {
 
 fn no_job(id: JobId) -> ServiceError {
     ServiceError::Unknown { what: "job", id: id.to_string() }
-}
-
-fn rejected(source: String, error: &ReleaseError) -> Plugin {
-    let id = PathBuf::from(&source).file_stem().map_or(source.clone(), |stem| stem.to_string_lossy().into());
-    let summary = error.to_string();
-    Plugin { id, state: PluginState::Rejected, version: None, digest: None, summary, source, settings: None }
 }
 
 /// Cuts a page off where it would not fit in a message any more; says whether it did.

@@ -166,9 +166,7 @@ fn a_job_is_paused_resumed_canceled_and_retried() {
     let mut farm = farm.keeps_count();
     farm.serve();
     let job = farm.submit("1-30");
-    while farm.rendered().len() < 3 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    farm.wait_for_frames(3);
     farm.run(&["job", "pause", &job]).expect(0);
     let paused = farm.wait_for(&job, "paused");
     assert_eq!(paused["pause"]["code"], "asked");
@@ -181,9 +179,7 @@ fn a_job_is_paused_resumed_canceled_and_retried() {
     farm.serve();
     assert_eq!(farm.state(&job)["state"], "paused");
     farm.run(&["job", "resume", &job]).expect(0);
-    while farm.rendered().len() < count + 3 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    farm.wait_for_frames(count + 3);
     farm.run(&["job", "cancel", &job]).expect(0);
     let canceled = farm.wait_for(&job, "canceled");
     assert!(canceled["done"].as_u64().unwrap() < 30);
@@ -286,9 +282,7 @@ fn files_that_are_not_as_recorded_are_rendered_again_after_a_restart() {
     let mut farm = farm.keeps_count();
     farm.serve();
     let job = farm.submit("1-20");
-    while farm.rendered().len() < 6 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    farm.wait_for_frames(6);
     farm.signal(Signal::SIGKILL);
     let out = farm.path("out");
     std::fs::remove_file(out.join("0001.png")).unwrap();
@@ -772,9 +766,7 @@ fn a_job_that_could_not_be_taken_up_goes_on_when_it_is_resumed() {
     let mut farm = farm.keeps_count();
     farm.serve();
     let job = farm.submit("1-100");
-    while farm.rendered().len() < 5 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    farm.wait_for_frames(5);
     farm.signal(Signal::SIGKILL);
     let (out, elsewhere) = (farm.path("out"), farm.path("elsewhere"));
     std::fs::rename(&out, &elsewhere).unwrap();
@@ -804,9 +796,7 @@ fn what_was_begun_for_a_client_that_is_gone_is_finished() {
     let mut farm = farm.keeps_count();
     farm.serve();
     let job = farm.submit("1-2000");
-    while farm.rendered().len() < 5 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    farm.wait_for_frames(5);
     let retry = json!({"jsonrpc": "2.0", "id": 99, "method": "jobs.retry", "params": {"id": job}});
     let not_wanted = json!({"jsonrpc": "2.0", "method": "$/cancel", "params": {"id": 99}});
     for tries in 0..10 {

@@ -190,6 +190,16 @@ impl Farm {
         log.lines().map(|line| line.parse().unwrap()).collect()
     }
 
+    /// Waits until workers have rendered so many frames.
+    #[track_caller]
+    pub(crate) fn wait_for_frames(&self, count: usize) {
+        let began = Instant::now();
+        while self.rendered().len() < count {
+            assert!(began.elapsed() < LONG, "{:?}\n{}", self.rendered(), self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Lets workers write down what they render.
     pub(crate) fn keeps_count(mut self) -> Self {
         self.fake = format!("{} log={}", self.fake, self.path("rendered").display());

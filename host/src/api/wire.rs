@@ -129,12 +129,9 @@ macro_rules! methods {
         /// Reads what a method takes, and does nothing; none if there is no such method.
         pub(super) fn read(method: &str, params: Value) -> Option<Result<(), ErrorObject>> {
             match method {
-                "hello" => Some(serde_json::from_value::<Hello>(params).map(drop).map_err(|e| bad_params(&e))),
+                "hello" => Some(fits::<Hello>(params)),
                 "rpc.discover" => Some(Ok(())),
-                $($name => Some(match serde_json::from_value::<$takes>(params) {
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(bad_params(&error)),
-                }),)*
+                $($name => Some(fits::<$takes>(params)),)*
                 _ => None,
             }
         }
@@ -223,6 +220,10 @@ methods! {
         let session = connection.session.get().cloned().ok_or_else(none)?;
         connection.service.acknowledge(session, params.seq).await.map(|()| Nothing {})
     }
+}
+
+fn fits<T: serde::de::DeserializeOwned>(params: Value) -> Result<(), ErrorObject> {
+    serde_json::from_value::<T>(params).map(drop).map_err(|error| bad_params(&error))
 }
 
 fn told<T: Serialize>(result: Result<T, ServiceError>) -> Answer {

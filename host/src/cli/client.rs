@@ -16,7 +16,7 @@ use crate::config;
 use crate::config::file::Config;
 use crate::events::{Event, Progress};
 use crate::rpc::{CallError, INVALID_PARAMS, Incoming, Limits, Peer};
-use crate::service::types::Host;
+use crate::service::types::{EventPage, Host};
 use crate::terms::JobId;
 
 /// How long a host may take to answer a hello.
@@ -132,6 +132,23 @@ impl Client {
     /// Asks how the host stands.
     pub(super) async fn status(&self) -> Result<Host> {
         self.call("host.status", &json!({})).await
+    }
+
+    /// Goes through what is stored after a number, of one job if one is given; returns
+    /// the number of the last event.
+    pub(super) async fn stored_events(
+        &self,
+        mut from: u64,
+        job: Option<JobId>,
+        mut each: impl FnMut(&Event),
+    ) -> Result<u64> {
+        loop {
+            let params = json!({"job": job, "from": from, "limit": 1000});
+            let page: EventPage = self.call("events.list", &params).await?;
+            let Some(last) = page.events.last() else { return Ok(from) };
+            from = last.seq;
+            page.events.iter().for_each(&mut each);
+        }
     }
 
     /// Follows events after a number, of one job if one is given, and progress.

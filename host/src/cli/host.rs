@@ -9,8 +9,8 @@ use serde_json::json;
 use super::client::{At, Client, News};
 use super::{Failure, Result, table};
 use crate::config;
-use crate::events::EventKind;
-use crate::service::types::{Devices, EventPage, Host, HostState, Job, Workers};
+use crate::events::{Event, EventKind};
+use crate::service::types::{Devices, Host, HostState, Job, Workers};
 use crate::terms::JobId;
 
 /// How often a host that drains is asked how it stands.
@@ -198,7 +198,7 @@ pub(super) async fn devices(args: ListArgs, data: Option<&Path>) -> Result {
 
 pub(super) async fn events(args: Events, data: Option<&Path>) -> Result {
     let mut client = args.at.connect(data).await?;
-    let mut from = match args.from {
+    let from = match args.from {
         Some(from) => from,
         None => client.status().await?.last_event,
     };
@@ -207,13 +207,8 @@ pub(super) async fn events(args: Events, data: Option<&Path>) -> Result {
         None => Ok::<_, Failure>(false),
     };
     if args.no_follow || has_ended(&client).await? {
-        loop {
-            let params = json!({"from": from, "job": args.job, "limit": 1000});
-            let page: EventPage = client.call("events.list", &params).await?;
-            let Some(last) = page.events.last() else { return Ok(()) };
-            from = last.seq;
-            page.events.iter().for_each(|event| show!("{}", json!(event)));
-        }
+        let print = |event: &Event| show!("{}", json!(event));
+        return client.stored_events(from, args.job, print).await.map(drop);
     }
     if let Some(missed) = client.subscribe(from, args.job, false).await? {
         eprintln!("some events up to {missed} are not kept any more");

@@ -11,7 +11,7 @@ use super::render::Wish;
 use super::stopping::Stopping;
 use super::{Failure, Result, table};
 use crate::events::{Event, EventKind};
-use crate::service::types::{EventPage, Job, JobPage, TaskPage};
+use crate::service::types::{Job, JobPage, TaskPage};
 use crate::terms::{Failure as Blamed, JobId, JobState, Pause, TaskState};
 
 #[derive(Debug, clap::Args)]
@@ -323,16 +323,7 @@ async fn logs(mut client: Client, id: JobId, follow: bool, json: bool) -> Result
         (true, Some(_)) => show!("{}", json!(event)),
         (false, Some(line)) => show!("{line}"),
     };
-    let mut from = 0;
-    loop {
-        let params = json!({"job": id, "from": from, "limit": 1000});
-        let page: EventPage = client.call("events.list", &params).await?;
-        page.events.iter().for_each(print);
-        match page.events.last() {
-            Some(last) => from = last.seq,
-            None => break,
-        }
-    }
+    let from = client.stored_events(0, Some(id), print).await?;
     let job: Job = client.call("jobs.get", &json!({"id": id})).await?;
     if !follow || job.state.is_final() {
         return Ok(());

@@ -30,8 +30,8 @@ use crate::terms::{Blame, Failure, JobId, JobState, Pause, TaskState};
 
 /// How many messages share a transaction at most.
 const BATCH: usize = 512;
-/// How long to wait before what could not be written is written again, and
-/// before a job that waits for room looks for it again.
+/// How long to wait before a job that waits for room looks for it again, and before
+/// what could not be read is read again.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
 /// How many jobs that ended are remembered for those that come after them.
 const REMEMBERED: usize = 10_000;

@@ -164,7 +164,7 @@ impl Service {
             id: row.id,
             scene: submission.scene,
             output,
-            spool: self.parts.spool.join(row.id.to_string()),
+            spool: self.images(row.id),
             crashes: self.parts.data.crashes(),
             pool: self.parts.pool.clone(),
             devices: self.devices.clone(),

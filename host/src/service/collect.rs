@@ -33,8 +33,8 @@ impl Service {
             let _alone = self.finished.lock().await;
             let Collected { jobs, next, .. } =
                 self.parts.store.write(move |writing| writing.collect(&keep, after, PORTION)).await?;
-            for id in &jobs {
-                let _ = tokio::fs::remove_dir_all(self.parts.spool.join(id.to_string())).await;
+            for id in jobs.iter().copied() {
+                let _ = tokio::fs::remove_dir_all(self.images(id)).await;
             }
             if jobs.len() < PORTION && next.is_none() {
                 break;
@@ -52,7 +52,7 @@ impl Service {
         let mut old = Vec::new();
         for id in self.spooled().await {
             if self.is_old(id).await? {
-                let folder = self.parts.spool.join(id.to_string());
+                let folder = self.images(id);
                 old.push((blocking(move || size(&folder)).await, id));
             }
         }
@@ -64,7 +64,7 @@ impl Service {
             let _alone = self.finished.lock().await;
             // It may have been retried meanwhile.
             if self.is_old(id).await? {
-                let _ = tokio::fs::remove_dir_all(self.parts.spool.join(id.to_string())).await;
+                let _ = tokio::fs::remove_dir_all(self.images(id)).await;
                 sum -= size;
             }
         }

@@ -68,11 +68,16 @@ impl Service {
 
     /// Fails if a file that a job renders from is still not as it was.
     pub(super) async fn check_unchanged(&self, id: JobId) -> Result<()> {
-        let stored = self.parts.store.content(id).await?;
-        let content: Option<Content> = stored.and_then(|content| serde_json::from_str(&content).ok());
+        let content = self.content(id).await?;
         let hashes = self.hashes.clone();
         let check = move || content.map_or(Ok(()), |content| content.check(&hashes));
         in_time(check).await?.map_err(|Changed(path)| RequestError::Changed(path).into())
+    }
+
+    /// Reads what a job renders from.
+    async fn content(&self, id: JobId) -> Result<Option<Content>> {
+        let stored = self.parts.store.content(id).await?;
+        Ok(stored.and_then(|content| serde_json::from_str(&content).ok()))
     }
 
     /// Begins a finished job anew: only what is not done.
@@ -92,7 +97,7 @@ impl Service {
     async fn clear_spool(&self) -> Result<()> {
         for id in self.spooled().await {
             if self.parts.store.job(id).await?.is_none() {
-                let _ = tokio::fs::remove_dir_all(self.parts.spool.join(id.to_string())).await;
+                let _ = tokio::fs::remove_dir_all(self.images(id)).await;
             }
         }
         Ok(())
@@ -152,10 +157,7 @@ impl Service {
             serde_json::from_str(&row.request).map_err(|_| broken("a request that cannot be read"))?;
         let release: ReleaseName =
             serde_json::from_str(&row.release).map_err(|_| broken("a release that cannot be read"))?;
-        let content = self.parts.store.content(row.id).await?;
-        let content: Content = (content.as_deref())
-            .and_then(|content| serde_json::from_str(content).ok())
-            .ok_or_else(|| broken("no hash of its scene"))?;
+        let content = self.content(row.id).await?.ok_or_else(|| broken("no hash of its scene"))?;
         let frames: Frames = submission.frames.parse().map_err(RequestError::from)?;
         let release = self.parts.releases.pinned(&release.digest).map_err(RequestError::from)?;
         let pin = self.parts.releases.load(release).await.map_err(RequestError::from)?;

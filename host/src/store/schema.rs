@@ -71,14 +71,14 @@ fn create(path: &Path) -> Result<()> {
     let failed =
         |error: std::io::Error| StoreError::from(rusqlite::Error::ToSqlConversionFailure(error.into()));
     let aside = path.with_extension("db-new");
-    for left_behind in ["", "-wal", "-shm", "-journal"] {
-        let _ = std::fs::remove_file(format!("{}{left_behind}", aside.display()));
+    let _ = std::fs::remove_file(&aside);
+    // What was to be written into one that is gone is not for this one.
+    for gone in [&aside, path] {
+        for companion in ["-wal", "-shm", "-journal"] {
+            let _ = std::fs::remove_file(format!("{}{companion}", gone.display()));
+        }
     }
     drop(migrated(&aside)?);
-    for left_behind in ["-wal", "-shm", "-journal"] {
-        // What was to be written into one that is gone is not for this one.
-        let _ = std::fs::remove_file(format!("{}{left_behind}", path.display()));
-    }
     std::fs::rename(&aside, path).map_err(failed)
 }
 
