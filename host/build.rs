@@ -9,6 +9,9 @@ use wasm_metadata::{AddMetadata, AddMetadataField, Version};
 
 const TARGET: &str = "wasm32-wasip2";
 const SHIPPED: [&str; 1] = ["direct"];
+/// Renderers that are folders; what they are written with goes along.
+const FOLDERS: [&str; 1] = ["contact-sheet"];
+const PYTHON: &str = "plugin-api/python/src";
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -23,6 +26,32 @@ fn main() {
         let component = fs::read(&built).expect("cargo has just built it");
         fs::write(out.join(format!("{name}.wasm")), named(name, &component)).expect("OUT_DIR is writable");
     }
+    for name in FOLDERS {
+        let folders = [root.join("plugins").join(name), root.join(PYTHON)];
+        let list = folders.iter().flat_map(|folder| embedded(folder, folder)).collect::<Vec<_>>().join(",\n");
+        fs::write(out.join(format!("{name}.rs")), format!("&[{list}]")).expect("OUT_DIR is writable");
+    }
+}
+
+/// Lists the files below a folder, as Rust that takes each of them in.
+fn embedded(root: &Path, folder: &Path) -> Vec<String> {
+    println!("cargo::rerun-if-changed={}", folder.display());
+    let entries =
+        fs::read_dir(folder).expect("the folder is there").map(|entry| entry.expect("it can be read"));
+    let mut entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    entries.sort();
+    let is_source = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        !name.starts_with(['.', '_']) || name.ends_with(".py")
+    };
+    let files = entries.iter().filter(|path| is_source(path)).flat_map(|path| match path.is_dir() {
+        true => embedded(root, path),
+        false => {
+            let name = path.strip_prefix(root).expect("it lies below");
+            vec![format!("({name:?}, include_bytes!({path:?}))")]
+        }
+    });
+    files.collect()
 }
 
 /// Builds one plugin in a target folder of its own: the outer cargo holds the

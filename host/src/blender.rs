@@ -5,13 +5,11 @@
 
 pub mod content;
 pub mod find;
-pub mod guard;
 pub mod header;
 pub mod install;
 pub mod libraries;
 pub mod pool;
 mod process;
-mod sandbox;
 pub mod seats;
 mod tool;
 pub mod wire;

@@ -7,6 +7,7 @@
 pub mod blender;
 pub mod content;
 pub mod gpu;
+pub mod grants;
 pub mod image;
 pub mod output;
 pub mod state;
@@ -25,7 +26,8 @@ use crate::store::{Store, StoreError};
 use crate::terms::JobId;
 
 /// What went wrong, in the contract's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "as in the contract")]
 pub enum Code {
     InvalidArgument,
@@ -154,6 +156,8 @@ pub struct JobContext {
     pub content: content::JobContent,
     /// Whether what earlier jobs rendered from the same is taken as it is.
     pub resumes: bool,
+    /// What its plugin may use.
+    pub grants: grants::Grants,
     /// Ends whatever is under way: the host stops.
     pub cut: CancellationToken,
 }

@@ -44,6 +44,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::DataDir;
+use crate::config::file::Config;
 use crate::plugin::component::Components;
 use crate::plugin::limits::Limits;
 use crate::releases::Releases;
@@ -133,9 +134,9 @@ impl Failure {
 }
 
 /// Makes the releases of this program, with an engine to run them.
-fn releases(data: &DataDir, plugins: Option<PathBuf>) -> Result<Releases> {
+fn releases(data: &DataDir, config: &Config) -> Result<Releases> {
     let components = Components::new(Limits::default()).map_err(Failure::failed)?;
-    Ok(Releases::new(components, data.clone(), plugins))
+    Ok(Releases::new(components, data.clone(), config))
 }
 
 /// Lets this process have as many files and sockets open as it may at all.

@@ -67,6 +67,11 @@ impl DataDir {
         self.0.join("spool")
     }
 
+    /// Returns the folder of the plugins that were installed.
+    pub fn plugins(&self) -> PathBuf {
+        self.0.join("plugins")
+    }
+
     /// Returns the folder of crash reports.
     pub fn crashes(&self) -> PathBuf {
         self.0.join("crashes")

@@ -178,6 +178,7 @@ impl Host {
         tasks.close();
         tasks.wait().await;
         pool.stop().await;
+        service.stop_plugins().await;
         drop(service);
         store.close().await;
         drop(run);

@@ -22,6 +22,8 @@ pub mod capability;
 
 pub mod blender;
 
+pub mod process;
+
 pub mod rpc;
 
 pub mod store;

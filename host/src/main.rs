@@ -8,9 +8,8 @@ fn main() -> ExitCode {
     // Before there is a second thread: a guard forks.
     let mut arguments = std::env::args_os().skip(1);
     let first = arguments.next().unwrap_or_default();
-    if first == hotshoe::blender::guard::COMMAND {
-        let command: Vec<_> = arguments.skip_while(|argument| argument == "--").collect();
-        hotshoe::blender::guard::run(&command);
+    if first == hotshoe::process::guard::COMMAND {
+        hotshoe::process::guard::run(&arguments.collect::<Vec<_>>());
     }
     if first == fake::ARGUMENT && std::env::var_os("HOTSHOE_FD").is_some() {
         return fake::run().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);

@@ -7,15 +7,27 @@ pub mod bindings;
 pub mod component;
 pub mod handles;
 pub mod limits;
+pub mod manifest;
 pub mod printed;
+pub mod process;
 pub mod settings;
+pub mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::capability::{Attempt, CapabilityError, Code};
 use crate::frames::FrameRange;
 use crate::terms::Blame;
 use component::Component;
+use process::ProcessPlugin;
+
+/// How long `describe` may take in all: it may call nothing.
+const DESCRIBE_LIMIT: Duration = Duration::from_secs(5);
+/// How much of what a plugin printed is told if it dies, in bytes.
+const TOLD: usize = 4 * 1024;
+const MAX_PAGE: usize = 4096;
+const MAX_PAYLOAD: usize = 64 * 1024;
 
 /// What a plugin says of itself.
 #[derive(Debug, Clone)]
@@ -24,6 +36,19 @@ pub struct Description {
     pub summary: String,
     /// JSON Schema of its settings.
     pub settings_schema: serde_json::Value,
+}
+
+impl Description {
+    fn read(summary: &str, settings_schema: &str) -> Result<Self, PluginError> {
+        let settings_schema = serde_json::from_str(settings_schema)
+            .map_err(|error| PluginError::Contract(format!("its settings schema is no JSON: {error}")))?;
+        let summary = summary.chars().filter(|c| !c.is_control()).take(200).collect();
+        Ok(Self { summary, settings_schema })
+    }
+}
+
+fn too_slow() -> PluginError {
+    PluginError::Limit(format!("{} s for describe", DESCRIBE_LIMIT.as_secs()))
 }
 
 /// A job as a plugin sees it.
@@ -54,6 +79,34 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+impl Page {
+    /// Fails if the page breaks the contract.
+    fn check(&self) -> Result<(), PluginError> {
+        let broken = |what: String| Err(PluginError::Contract(what));
+        if self.tasks.len() > MAX_PAGE {
+            return broken(format!(
+                "a page of a plan has at most {MAX_PAGE} tasks, not {}",
+                self.tasks.len()
+            ));
+        }
+        if self.tasks.is_empty() && self.next.is_some() {
+            return broken("a page of its plan is empty and yet not the last".to_owned());
+        }
+        for task in &self.tasks {
+            let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            if !(1..=128).contains(&task.name.len()) || !task.name.chars().all(harmless) {
+                let start: String = task.name.chars().take(40).collect();
+                return broken(format!("'{start}' is no name of a task"));
+            }
+            if task.payload.len() > MAX_PAYLOAD {
+                let (name, size) = (&task.name, task.payload.len());
+                return broken(format!("the payload of {name} has {size} bytes, more than {MAX_PAYLOAD}"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How an attempt ended when it did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "as in the contract")]
@@ -74,6 +127,18 @@ pub enum PluginError {
     /// The plugin trapped without a word.
     #[error("the plugin trapped: {0}")]
     Trap(String),
+    /// The plugin's process ended, or had to be ended.
+    #[error("the plugin's process {0}")]
+    Died(String),
+    /// The plugin's command cannot be run.
+    #[error("the plugin cannot be started: {0}")]
+    Start(String),
+    /// The plugin's process needs what is not granted.
+    #[error("{0}")]
+    Needs(String),
+    /// The plugin is not started any more.
+    #[error("the plugin is quarantined: {0}\nstart the host again to let it try once more")]
+    Quarantined(String),
     /// The plugin hit a limit.
     #[error("the plugin hit its limit of {0}")]
     Limit(String),
@@ -102,7 +167,13 @@ impl PluginError {
 
     /// Says whether another attempt may fare better.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.blame(), Blame::Blender | Blame::Plugin)
+        let is_hopeless = matches!(self, Self::Start(_) | Self::Needs(_) | Self::Quarantined(_));
+        matches!(self.blame(), Blame::Blender | Blame::Plugin) && !is_hopeless
+    }
+
+    /// Whether a process did it, and not what runs in it.
+    fn is_of_the_process(&self) -> bool {
+        matches!(self, Self::Died(_) | Self::Limit(_) | Self::Contract(_) | Self::Start(_))
     }
 }
 
@@ -111,13 +182,17 @@ impl PluginError {
 pub enum Plugin {
     /// A WebAssembly component.
     Component(Component),
+    /// A process.
+    Process(ProcessPlugin),
 }
 
 impl Plugin {
     /// Asks the plugin what it is.
     pub async fn describe(&self) -> Result<Description, PluginError> {
-        let Self::Component(component) = self;
-        component.describe().await
+        match self {
+            Self::Component(component) => component.describe().await,
+            Self::Process(process) => process.describe().await,
+        }
     }
 
     /// Asks for a page of a job's plan.
@@ -127,8 +202,10 @@ impl Plugin {
         job: &Job,
         cursor: Option<&str>,
     ) -> Result<Page, PluginError> {
-        let Self::Component(component) = self;
-        component.plan(Some(attempt), job, cursor).await
+        match self {
+            Self::Component(component) => component.plan(Some(attempt), job, cursor).await,
+            Self::Process(process) => process.plan(attempt, job, cursor).await,
+        }
     }
 
     /// Makes an attempt at a task.
@@ -139,7 +216,31 @@ impl Plugin {
         task: &PlannedTask,
         number: u32,
     ) -> Result<Outcome, PluginError> {
-        let Self::Component(component) = self;
-        component.render(attempt, job, task, number).await
+        match self {
+            Self::Component(component) => component.render(attempt, job, task, number).await,
+            Self::Process(process) => process.render(attempt, job, task, number).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_break_the_contract_are_refused() {
+        let task = |name: &str, payload: usize| PlannedTask {
+            name: name.to_owned(),
+            frame: None,
+            after: Vec::new(),
+            payload: "x".repeat(payload),
+        };
+        let page = |tasks| Page { tasks, next: Some("1".to_owned()) };
+        assert!(page(vec![task("frame-1", 0)]).check().is_ok());
+        assert!(page(Vec::new()).check().is_err());
+        assert!(page(vec![task("../x", 0)]).check().is_err());
+        assert!(page(vec![task("", 0)]).check().is_err());
+        assert!(page(vec![task("a", MAX_PAYLOAD + 1)]).check().is_err());
+        assert!(page(vec![task("a", 0); MAX_PAGE + 1]).check().is_err());
     }
 }

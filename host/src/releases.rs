@@ -1,10 +1,13 @@
 //! Releases: which code a renderer's name stands for.
 //!
-//! Owns the shipped components and the compiled form of every release. A release
-//! is immutable: name, version and the SHA-256 of its bytes.
+//! Owns the shipped plugins, the compiled form of every component and the host's own
+//! copy of every folder. A release is immutable: name, version and the SHA-256 of its
+//! bytes.
+
+mod folder;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
 use std::io::Write;
@@ -13,16 +16,25 @@ use std::sync::{Arc, LazyLock, Mutex, Weak};
 
 use sha2::{Digest, Sha256};
 
+use crate::capability::grants::Grants;
+use crate::config::file::{Config, Grant, seconds};
 use crate::config::{DataDir, create_private};
-use crate::plugin::component::Components;
+use crate::plugin::component::{Component, Components};
+use crate::plugin::limits;
+use crate::plugin::manifest::{self, Manifest, ManifestError, Needs};
+use crate::plugin::process::{self, Processes};
 use crate::plugin::settings::{Schema, nearest};
 use crate::plugin::{Description, Plugin, PluginError};
 use crate::terms::hexadecimal;
+use folder::{Embedded, Folder};
 
 /// The largest component that is read, in bytes.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
 /// The components that are part of this program.
 const SHIPPED: [&[u8]; 1] = [include_bytes!(concat!(env!("OUT_DIR"), "/direct.wasm"))];
+
+/// The folders that are part of this program.
+const SHIPPED_FOLDERS: [Embedded; 1] = [include!(concat!(env!("OUT_DIR"), "/contact-sheet.rs"))];
 
 /// One immutable version of a plugin.
 #[derive(Debug, Clone)]
@@ -33,7 +45,14 @@ pub struct Release {
     pub version: String,
     /// The SHA-256 of its bytes, in hexadecimal digits.
     pub digest: String,
-    bytes: Cow<'static, [u8]>,
+    code: Code,
+}
+
+/// What is run of a release.
+#[derive(Debug, Clone)]
+enum Code {
+    Component(Cow<'static, [u8]>),
+    Folder { files: Folder, manifest: Box<Manifest> },
 }
 
 /// A release whose code is in memory.
@@ -45,6 +64,8 @@ pub struct Loaded {
     pub description: Description,
     /// The settings it takes.
     pub schema: Schema,
+    /// What it may use.
+    pub grants: Grants,
     /// Its code.
     pub plugin: Plugin,
 }
@@ -68,10 +89,11 @@ pub enum ReleaseError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is no plugin of this host.
-    #[error(
-        "cannot load the plugin {name}: {source}\nbuild it as a component for wasm32-wasip2 against hotshoe:plugin@0.1.0"
-    )]
+    /// The folder holds no plugin.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// It is no plugin of this host.
+    #[error("cannot load the plugin {name}: {source}{}", hint(source))]
     Load {
         /// The plugin.
         name: String,
@@ -88,34 +110,64 @@ pub enum ReleaseError {
     },
 }
 
+fn hint(source: &PluginError) -> &'static str {
+    match source {
+        PluginError::Contract(_) => "\na plugin is written against hotshoe:plugin@0.1.0",
+        _ => "",
+    }
+}
+
 impl Release {
     /// Returns the releases that are part of this program.
     pub fn shipped() -> Vec<Self> {
         static RELEASES: LazyLock<Vec<Release>> = LazyLock::new(|| {
-            SHIPPED.iter().map(|bytes| Release::new(Cow::Borrowed(*bytes), "unnamed")).collect()
+            let components = SHIPPED.iter().map(|bytes| Release::component(Cow::Borrowed(*bytes), "unnamed"));
+            components.chain(SHIPPED_FOLDERS.iter().map(|files| Release::embedded(files))).collect()
         });
         RELEASES.clone()
     }
 
-    /// Reads a component file.
+    /// Reads a component file, or a folder that holds a plugin.
     pub fn read(path: &Path) -> Result<Self, ReleaseError> {
         let failed = |source| ReleaseError::Read { path: path.to_owned(), source };
         let info = fs::metadata(path).map_err(failed)?;
+        if info.is_dir() {
+            let (manifest, files) = (Manifest::read(path)?, Folder::Path(path.to_owned()));
+            let digest = files.digest().map_err(failed)?;
+            return Ok(Self::folder(files, manifest, digest));
+        }
         if !info.is_file() || info.len() > MAX_SIZE {
             return Err(failed(std::io::Error::other(format!("not a file of at most {MAX_SIZE} bytes"))));
         }
         let stem = path.file_stem().map_or(Cow::Borrowed("unnamed"), |stem| stem.to_string_lossy());
-        Ok(Self::new(Cow::Owned(fs::read(path).map_err(failed)?), &stem))
+        Ok(Self::component(Cow::Owned(fs::read(path).map_err(failed)?), &stem))
     }
 
-    /// Returns the component itself.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// Returns the component itself, if it is one.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.code {
+            Code::Component(bytes) => Some(bytes),
+            Code::Folder { .. } => None,
+        }
+    }
+
+    fn embedded(files: Embedded) -> Self {
+        let text = files.iter().find(|(name, _)| *name == manifest::FILE).map(|(_, bytes)| *bytes);
+        let text = text.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
+        let manifest = Manifest::parse(text, Path::new(manifest::FILE)).expect("what is shipped fits");
+        let files = Folder::Embedded(files);
+        let digest = files.digest().expect("nothing is read");
+        Self::folder(files, manifest, digest)
+    }
+
+    fn folder(files: Folder, manifest: Manifest, digest: String) -> Self {
+        let (name, version) = (manifest.name.clone(), manifest.version.clone());
+        Self { name, version, digest, code: Code::Folder { files, manifest: Box::new(manifest) } }
     }
 
     /// Takes name and version from the component's metadata; a component
     /// without is named after its file, and version 0.0.0.
-    fn new(bytes: Cow<'static, [u8]>, stem: &str) -> Self {
+    fn component(bytes: Cow<'static, [u8]>, stem: &str) -> Self {
         let (mut name, mut version) = (stem.to_owned(), "0.0.0".to_owned());
         if let Ok(payload) = wasm_metadata::Payload::from_binary(&bytes) {
             let metadata = payload.metadata();
@@ -123,7 +175,7 @@ impl Release {
             version = metadata.version.as_ref().map_or(version, ToString::to_string);
         }
         let digest = hexadecimal(&Sha256::digest(&bytes));
-        Self { name, version, digest, bytes }
+        Self { name, version, digest, code: Code::Component(bytes) }
     }
 }
 
@@ -133,79 +185,123 @@ impl fmt::Display for Release {
     }
 }
 
-/// The file in a release's folder that is its component.
+/// The file in a release's folder that is its component, or the folder that is its plugin.
 const COMPONENT: &str = "component.wasm";
+const FOLDER: &str = "plugin";
 
 /// The releases of a host.
 #[derive(Debug)]
 pub struct Releases {
     components: Components,
+    processes: Processes,
     data: DataDir,
-    plugins: Option<PathBuf>,
+    plugins: PathBuf,
+    grants: BTreeMap<String, Grant>,
     /// Those that somebody uses, by their digest.
     loaded: Mutex<HashMap<String, Weak<Loaded>>>,
 }
 
 impl Releases {
     /// Makes the releases of a host; none is loaded yet.
-    pub fn new(components: Components, data: DataDir, plugins: Option<PathBuf>) -> Self {
-        Self { components, data, plugins, loaded: Mutex::default() }
+    pub fn new(components: Components, data: DataDir, config: &Config) -> Self {
+        let processes = Processes::new(data.clone(), process_limits(config));
+        let plugins = config.plugins.clone().unwrap_or_else(|| data.plugins());
+        let grants = config.plugin.clone();
+        Self { components, processes, data, plugins, grants, loaded: Mutex::default() }
+    }
+
+    /// Returns the folder of the operator's plugins.
+    pub fn plugins(&self) -> &Path {
+        &self.plugins
     }
 
     /// Lists the releases that have a name: those of the operator's folder, then the
     /// shipped ones; with where each comes from, and why a file is none.
     pub fn list(&self) -> Vec<(String, Result<Release, ReleaseError>)> {
-        let folder =
-            self.plugins.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
-        let mut files: Vec<PathBuf> = folder
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|ending| ending == "wasm"))
-            .collect();
-        files.sort();
-        let named = files.into_iter().map(|path| (path.display().to_string(), Release::read(&path)));
+        let named = self.places().into_iter().map(|path| (path.display().to_string(), Release::read(&path)));
         let shipped = Release::shipped().into_iter().map(|release| ("shipped".to_owned(), Ok(release)));
         named.chain(shipped).collect()
     }
 
-    /// Finds the release that a name, or the path of a `.wasm` file, stands for.
+    /// Lists what may be a plugin in the operator's folder.
+    fn places(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.plugins).into_iter().flatten().flatten().map(|entry| entry.path());
+        let is_hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+        let mut places: Vec<PathBuf> = entries
+            .filter(|path| !is_hidden(path))
+            .filter(|path| path.extension().is_some_and(|ending| ending == "wasm") || path.is_dir())
+            .collect();
+        places.sort();
+        places
+    }
+
+    /// Finds the release that a name, or a path, stands for.
     pub fn find(&self, renderer: &str) -> Result<Release, ReleaseError> {
-        match self.plugins.is_some() || renderer.contains('/') {
-            // Files are read: others go on meanwhile.
-            true => tokio::task::block_in_place(|| self.find_now(renderer)),
-            false => self.find_now(renderer),
-        }
+        // Files are read: others go on meanwhile.
+        tokio::task::block_in_place(|| self.find_now(renderer))
     }
 
     fn find_now(&self, renderer: &str) -> Result<Release, ReleaseError> {
         if renderer.contains('/') || renderer.ends_with(".wasm") {
             return Release::read(Path::new(renderer));
         }
-        let all: Vec<Release> = self.list().into_iter().filter_map(|(_, release)| release.ok()).collect();
-        if let Some(release) = all.iter().find(|release| release.name == renderer) {
+        let mut known: Vec<String> = Vec::new();
+        for path in self.places() {
+            // Of a folder the name is known before all of it is read.
+            let name = match path.is_dir() {
+                true => Manifest::read(&path).map(|manifest| manifest.name).ok(),
+                false => Release::read(&path).map(|release| release.name).ok(),
+            };
+            if name.as_deref() == Some(renderer) {
+                return Release::read(&path);
+            }
+            known.extend(name);
+        }
+        let shipped = Release::shipped();
+        if let Some(release) = shipped.iter().find(|release| release.name == renderer) {
             return Ok(release.clone());
         }
-        let names = || all.iter().map(|release| release.name.as_str());
-        let known = names().collect::<Vec<_>>().join(", ");
-        let near = nearest(renderer, names()).map(|near| format!("did you mean '{near}'? "));
+        known.extend(shipped.into_iter().map(|release| release.name));
+        let near = nearest(renderer, known.iter().map(String::as_str));
+        let near = near.map(|near| format!("did you mean '{near}'? ")).unwrap_or_default();
+        let known = known.join(", ");
         let hint =
-            format!("{}the renderers are: {known}, or the path of a .wasm file", near.unwrap_or_default());
+            format!("{near}the renderers are: {known}, or the path of a .wasm file or of a plugin's folder");
         Err(ReleaseError::Unknown { name: renderer.to_owned(), hint })
     }
 
     /// Finds the release with a digest that a job was pinned to.
     pub fn pinned(&self, digest: &str) -> Result<Release, ReleaseError> {
-        Release::read(&self.data.release(digest).join(COMPONENT))
+        let folder = self.data.release(digest);
+        let plugin = folder.join(FOLDER);
+        if !plugin.is_dir() {
+            return Release::read(&folder.join(COMPONENT));
+        }
+        let manifest = Manifest::read(&plugin)?;
+        Ok(Release::folder(Folder::Path(plugin), manifest, digest.to_owned()))
     }
 
-    /// Keeps the component itself for as long as a job is pinned to it.
-    pub fn keep(&self, release: &Release) -> Result<(), ReleaseError> {
+    /// Keeps the plugin itself for as long as a job is pinned to it. Returns where.
+    pub fn keep(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
         let folder = self.data.release(&release.digest);
-        let file = folder.join(COMPONENT);
-        match file.exists() {
-            true => Ok(()),
-            false => write_whole(&folder, &file, &release.bytes)
-                .map_err(|source| ReleaseError::Cache { path: folder, source }),
-        }
+        let (place, kept) = match &release.code {
+            Code::Component(bytes) => {
+                let file = folder.join(COMPONENT);
+                let kept = if file.exists() { Ok(()) } else { write_whole(&folder, &file, bytes) };
+                (file, kept)
+            }
+            Code::Folder { files, .. } => {
+                let place = folder.join(FOLDER);
+                let kept = if place.is_dir() { Ok(()) } else { files.copy(&place) };
+                (place, kept)
+            }
+        };
+        kept.map(|()| place).map_err(|source| ReleaseError::Cache { path: folder, source })
+    }
+
+    /// Ends the processes of all plugins.
+    pub async fn stop(&self) {
+        self.processes.stop().await;
     }
 
     /// Loads a release, compiling it only if that was never done before.
@@ -228,24 +324,44 @@ impl Releases {
     async fn load_anew(&self, release: Release) -> Result<Arc<Loaded>, ReleaseError> {
         let name = release.name.clone();
         let failed = |source| ReleaseError::Load { name: name.clone(), source };
+        let (plugin, wanted) = match &release.code {
+            Code::Component(_) => {
+                let component = self.load_component(&release)?;
+                let wanted = component.wanted();
+                (Plugin::Component(component), wanted)
+            }
+            Code::Folder { manifest, .. } => {
+                let place = tokio::task::block_in_place(|| self.keep(&release))?;
+                let granted = self.grants.get(&name).map(needs).unwrap_or_default();
+                let manifest = Manifest::clone(manifest);
+                let wanted = manifest.capabilities.clone();
+                let digest = release.digest.clone();
+                let process = self.processes.plugin(manifest, &granted, place, digest).map_err(failed)?;
+                (Plugin::Process(process), wanted)
+            }
+        };
+        let description = plugin.describe().await.map_err(failed)?;
+        let schema = Schema::new(description.settings_schema.clone())
+            .map_err(|what| failed(PluginError::Contract(what)))?;
+        let allowed = self.grants.get(&name).and_then(|grant| grant.capabilities.clone());
+        let grants = Grants { plugin: name.clone(), wanted, allowed };
+        Ok(Arc::new(Loaded { release, description, schema, grants, plugin }))
+    }
+
+    fn load_component(&self, release: &Release) -> Result<Component, ReleaseError> {
         // Compiling takes seconds: others go on meanwhile.
-        let compiled = tokio::task::block_in_place(|| self.compiled(&release))?;
+        let compiled = tokio::task::block_in_place(|| self.compiled(release))?;
         // SAFETY: `compiled` wrote the file, into a folder that is private to this user.
         let load = || unsafe { self.components.load(&compiled) };
         let component = match load() {
             Err(PluginError::Host(reason)) => {
                 tracing::warn!(reason, file = %compiled.display(), "compiling anew what was compiled before");
-                tokio::task::block_in_place(|| self.compile(&release, &compiled))?;
+                tokio::task::block_in_place(|| self.compile(release, &compiled))?;
                 load()
             }
             loaded => loaded,
         };
-        let component = component.map_err(failed)?;
-        let plugin = Plugin::Component(component);
-        let description = plugin.describe().await.map_err(failed)?;
-        let schema = Schema::new(description.settings_schema.clone())
-            .map_err(|what| failed(PluginError::Contract(what)))?;
-        Ok(Arc::new(Loaded { release, description, schema, plugin }))
+        component.map_err(|source| ReleaseError::Load { name: release.name.clone(), source })
     }
 
     /// Returns the compiled form of a release, made if it is not there.
@@ -261,9 +377,29 @@ impl Releases {
     fn compile(&self, release: &Release, file: &Path) -> Result<(), ReleaseError> {
         let folder = self.data.release(&release.digest);
         let name = release.name.clone();
-        let code =
-            self.components.compile(&release.bytes).map_err(|source| ReleaseError::Load { name, source })?;
+        let bytes = release.bytes().unwrap_or_default();
+        let code = self.components.compile(bytes).map_err(|source| ReleaseError::Load { name, source })?;
         write_whole(&folder, file, &code).map_err(|source| ReleaseError::Cache { path: folder, source })
+    }
+}
+
+fn needs(grant: &Grant) -> Needs {
+    Needs { network: grant.network, devices: grant.devices.clone(), read: grant.read.clone() }
+}
+
+fn process_limits(config: &Config) -> process::Limits {
+    let rules = config.processes;
+    let bytes = |mib: u64| mib.saturating_mul(1024 * 1024);
+    process::Limits {
+        memory: bytes(rules.memory_mib),
+        work: bytes(rules.work_mib),
+        processes: rules.count,
+        handles: limits::Limits::default().handles,
+        hello: seconds(rules.hello_seconds),
+        silence: seconds(rules.silent_seconds),
+        failures: rules.failures,
+        tasks: rules.replace_after_tasks,
+        growth: bytes(rules.replace_after_growth_mib),
     }
 }
 

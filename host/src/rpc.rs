@@ -8,7 +8,7 @@ mod reader;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -139,6 +139,8 @@ pub fn request(line: &[u8]) -> Result<Option<(String, Value)>, i64> {
 type Open = Arc<Mutex<HashMap<String, CancellationToken>>>;
 type Answer = Result<Value, ErrorObject>;
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>;
+/// What the other side did that ended the connection.
+type Fault = Arc<OnceLock<String>>;
 
 impl Request {
     /// Answers.
@@ -202,6 +204,26 @@ pub struct Peer {
     closed: CancellationToken,
     /// The other side says nothing any more.
     deaf: CancellationToken,
+    fault: Fault,
+}
+
+/// A call that has no answer yet.
+#[derive(Debug)]
+pub struct Pending {
+    /// Its id.
+    pub id: u64,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Pending {
+    /// Waits for the result.
+    pub async fn result<T: DeserializeOwned>(&mut self) -> Result<T, CallError> {
+        match (&mut self.answer).await {
+            Ok(Ok(value)) => Ok(serde_json::from_value(value)?),
+            Ok(Err(error)) => Err(CallError::Answer(error)),
+            Err(_) => Err(CallError::Closed),
+        }
+    }
 }
 
 impl Peer {
@@ -214,7 +236,8 @@ impl Peer {
         let (outgoing, queued) = mpsc::channel(QUEUE);
         let (incoming, received) = mpsc::channel(QUEUE);
         let (waiting, closed) = (Waiting::default(), CancellationToken::new());
-        let reader = Reader::new(waiting.clone(), incoming, outgoing.clone(), limits);
+        let fault = Fault::default();
+        let reader = Reader::new(waiting.clone(), incoming, outgoing.clone(), limits, fault.clone());
         let deaf = CancellationToken::new();
         let (ending, open, calls) = (closed.clone(), reader.open(), waiting.clone());
         let hears_nothing = deaf.clone();
@@ -228,14 +251,14 @@ impl Peer {
             deaf.cancel();
             calls.lock().expect("no code panics under this lock").clear();
         });
-        let ending = closed.clone();
+        let (ending, failed) = (closed.clone(), fault.clone());
         tokio::spawn(async move {
-            write(writing, queued, limits.patience, &ending).await;
+            write(writing, queued, limits.patience, &ending, &failed).await;
             ending.cancel();
             open.lock().expect("no code panics under this lock").values().for_each(CancellationToken::cancel);
         });
         let next_id = AtomicU64::new(1);
-        (Self { outgoing, waiting, next_id, closed, deaf: hears_nothing }, received)
+        (Self { outgoing, waiting, next_id, closed, deaf: hears_nothing, fault }, received)
     }
 
     /// Calls a method and waits for its result.
@@ -244,6 +267,11 @@ impl Peer {
         method: &str,
         params: &impl Serialize,
     ) -> Result<T, CallError> {
+        self.ask(method, params).await?.result().await
+    }
+
+    /// Calls a method; the result is waited for apart.
+    pub async fn ask(&self, method: &str, params: &impl Serialize) -> Result<Pending, CallError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let line = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string();
         let (sender, answer) = oneshot::channel();
@@ -252,11 +280,7 @@ impl Peer {
             self.waiting.lock().expect("no code panics under this lock").remove(&id);
             return Err(CallError::Closed);
         }
-        match answer.await {
-            Ok(Ok(value)) => Ok(serde_json::from_value(value)?),
-            Ok(Err(error)) => Err(CallError::Answer(error)),
-            Err(_) => Err(CallError::Closed),
-        }
+        Ok(Pending { id, answer })
     }
 
     /// Says something that asks for no answer; waits while the other side is slow to listen.
@@ -286,6 +310,11 @@ impl Peer {
         self.deaf.is_cancelled() || self.closed.is_cancelled()
     }
 
+    /// Returns what the other side did that ended the connection, if it broke the rules.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.get().map(String::as_str)
+    }
+
     /// Waits until the other side has closed the connection.
     pub async fn closed(&self) {
         self.deaf.cancelled().await;
@@ -305,6 +334,7 @@ async fn write(
     mut queued: mpsc::Receiver<String>,
     patience: Duration,
     closed: &CancellationToken,
+    fault: &Fault,
 ) {
     let mut writing = BufWriter::new(writing);
     loop {
@@ -325,7 +355,10 @@ async fn write(
         match tokio::time::timeout(patience, work).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return tracing::debug!(%error, "cannot write to the peer"),
-            Err(_) => return tracing::warn!("closing a connection that does not take its answers"),
+            Err(_) => {
+                let _ = fault.set(format!("did not read for {} s", patience.as_secs_f64()));
+                return tracing::warn!("closing a connection that does not take its answers");
+            }
         }
     }
 }

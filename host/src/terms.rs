@@ -171,3 +171,19 @@ impl TaskState {
 pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+words! {
+    /// An interface of the contract that gives a plugin something. The conversation with
+    /// the host (`host`) is everybody's.
+    Capability {
+        /// Scenes in workers.
+        Blender = "blender",
+        /// Pictures that the host keeps.
+        Image = "image",
+        /// Devices.
+        Gpu = "gpu",
+        /// A few bytes that outlive an attempt.
+        State = "state",
+        /// The conversation.
+        Host = "host",
+    }
+}

@@ -41,15 +41,21 @@
 //! export!(Twice);
 //! ```
 //!
-//! Build it as a `cdylib` for `wasm32-wasip2`: what comes out is the plugin.
-//! `hotshoe render SCENE --renderer target/wasm32-wasip2/release/twice.wasm`
-//! runs it.
+//! The target alone decides what it becomes. Built for `wasm32-wasip2` as a `cdylib` it
+//! is a component: `hotshoe render SCENE --renderer target/wasm32-wasip2/release/twice.wasm`
+//! runs it. Built as a program whose `main` is the library's it is a process, which
+//! `plugin.toml` in its folder names as its command:
 //!
-//! Every call of a plugin happens in a fresh instance. What must outlive an
-//! attempt goes into [`state`] or into images that are [saved](Image::save).
+//! ```ignore
+//! // src/main.rs
+//! fn main() {
+//!     twice::main()
+//! }
+//! ```
 //!
-//! Outside of wasm the crate compiles, so that a plugin's own logic can be
-//! unit tested; a call to the host panics there.
+//! Every call of a component happens in a fresh instance, and a process may serve many:
+//! what must outlive an attempt goes into [`state`] or into images that are
+//! [saved](Image::save). Handles belong to the thread that `plan` or `render` was called in.
 
 mod adapter;
 mod blender;
@@ -59,6 +65,9 @@ pub mod gpu;
 pub mod host;
 mod image;
 mod job;
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub mod process;
 pub mod state;
 #[doc(hidden)]
 pub mod sys;
@@ -73,13 +82,8 @@ pub use sys::hotshoe::plugin::types::{File, SampleRange};
 #[doc(hidden)]
 pub use adapter::Adapter;
 
-#[doc(hidden)]
-pub fn is_renderer<R: Renderer>() {}
-
-/// Makes a [`Renderer`] the one that this component exports.
-///
-/// Outside of wasm, where a plugin is only compiled for its tests, it checks
-/// that the type is a renderer and no more.
+/// Makes a [`Renderer`] the one that this crate is: its component's exports, or the
+/// `main` of its process.
 #[macro_export]
 macro_rules! export {
     ($renderer:ty) => {
@@ -88,7 +92,18 @@ macro_rules! export {
             type Exported = $crate::Adapter<$renderer>;
     $crate::sys::export!(Exported with_types_in $crate::sys);
         };
+
+        /// Runs the plugin as a process.
         #[cfg(not(target_arch = "wasm32"))]
-        const _: fn() = $crate::is_renderer::<$renderer>;
+        pub fn main() {
+            $crate::process::run::<$crate::Adapter<$renderer>>(
+                env!("CARGO_PKG_NAME"),
+                env!("CARGO_PKG_VERSION"),
+            )
+        }
+
+        /// Says that a component has no program of its own.
+        #[cfg(target_arch = "wasm32")]
+        pub fn main() {}
     };
 }

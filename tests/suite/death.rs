@@ -103,7 +103,7 @@ fn a_killed_host_leaves_no_blender() {
 #[test]
 fn a_guard_ends_what_forked_and_detached() {
     let mut guard = crate::harness::command(crate::harness::PROGRAM);
-    guard.args(["worker-guard", "--", "sh", "-c", "setsid sleep 1000 & exec sleep 1000"]);
+    guard.args(["guard", "\"worker\"", "sh", "-c", "setsid sleep 1000 & exec sleep 1000"]);
     let mut guard = guard.stdin(Stdio::piped()).spawn().unwrap();
     let pid = guard.id().cast_signed();
     let mut started = Vec::new();

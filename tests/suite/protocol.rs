@@ -380,7 +380,7 @@ fn what_runs_in_a_worker_cannot_become_a_client() {
     let python = crate::harness::installed().path;
     // The very way in which a host starts a worker.
     let mut guard = command(crate::harness::PROGRAM);
-    guard.args(["worker-guard", "--"]).arg(python).arg("-u").arg(&script);
+    guard.args(["guard", "\"worker\""]).arg(python).arg("-u").arg(&script);
     let child =
         guard.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut child = child;

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::harness::{files_below, root};
 
 /// The order of imports: a module uses only those that stand after it.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
     "cli",
     "daemon",
     "api",
@@ -15,6 +15,7 @@ const ORDER: [&str; 16] = [
     "plugin",
     "capability",
     "blender",
+    "process",
     "rpc",
     "store",
     "events",

@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::process::END_LIMIT;
 use super::seats::{Seat, Seats};
 use super::worker::{Launch, Worker};
 use super::{BlenderError, header, wire};
 use crate::events::EventKind;
+use crate::process::END_LIMIT;
 use crate::store::Store;
 
 /// A handle on the workers; clones share them.

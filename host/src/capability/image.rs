@@ -62,7 +62,7 @@ struct Pixels {
 
 /// Bytes that count against an attempt until they are dropped.
 #[derive(Debug)]
-struct Budget {
+pub struct Budget {
     used: Arc<AtomicU64>,
     bytes: u64,
 }
@@ -73,11 +73,16 @@ impl Budget {
         if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
             return limit(format!("an image has 1 to {MAX_SIDE} pixels a side, not {width}x{height}"));
         }
-        let bytes = u64::from(width) * u64::from(height) * (CHANNELS * size_of::<f32>()) as u64;
+        Self::take_bytes(attempt, u64::from(width) * u64::from(height) * (CHANNELS * size_of::<f32>()) as u64)
+    }
+
+    /// Counts bytes of pixels, if the attempt may keep so many more.
+    pub fn take_bytes(attempt: &Attempt, bytes: u64) -> Result<Self> {
         let used = attempt.pixels.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let budget = Self { used: attempt.pixels.clone(), bytes };
         if used > MAX_BYTES {
-            return limit(format!("an attempt keeps at most {MAX_BYTES} bytes of pixels, not {used}"));
+            let message = format!("an attempt keeps at most {MAX_BYTES} bytes of pixels, not {used}");
+            return Err(CapabilityError::new(Code::Limit, message));
         }
         Ok(budget)
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Failure, Result, blender};
 use crate::blender::libraries::Missing;
 use crate::blender::{Blender, BlenderError, find, install};
+use crate::config::file::Config;
 use crate::config::{DataDir, RunDir};
 use crate::plugin::component::Components;
 use crate::plugin::limits::Limits;
@@ -144,7 +145,7 @@ fn save(data: &DataDir, file: &Path) -> Result {
 async fn renderers(data: &DataDir) -> Finding {
     let load = async {
         let components = Components::new(Limits::default()).map_err(|error| error.to_string())?;
-        let releases = Releases::new(components, data.clone(), None);
+        let releases = Releases::new(components, data.clone(), &Config::default());
         let mut names = Vec::new();
         for release in Release::shipped() {
             names.push(release.to_string());

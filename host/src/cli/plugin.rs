@@ -33,7 +33,7 @@ enum Command {
 
 pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     let (config, _) = Config::read(None).map_err(Failure::bad_input)?;
-    let releases = super::releases(data, config.plugins)?;
+    let releases = super::releases(data, &config)?;
     match args.command {
         Command::List { json } => list(&releases, json).await,
         Command::Show { renderer, json } => show(&releases, &renderer, json).await,

@@ -140,7 +140,7 @@ async fn by_host(mut client: Client, args: &Args, submission: &Submission) -> Re
 async fn alone(args: &Args, submission: Submission, data: &DataDir) -> Result {
     let (mut config, _) = Config::read(None).map_err(Failure::bad_input)?;
     config.workers.count = args.workers.unwrap_or(1);
-    let releases = super::releases(data, config.plugins.clone())?;
+    let releases = super::releases(data, &config)?;
     // Before a Blender is looked for, or even installed. It would sweep away what an
     // earlier render left aside and this one resumes from.
     if !submission.resume {

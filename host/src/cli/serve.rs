@@ -97,7 +97,7 @@ fn configuration(args: &Args) -> Result<Config> {
 async fn start(args: &Args, config: Config, data: &DataDir, stopping: &mut Stopping) -> Result<Host> {
     let given = args.blender.as_deref().or(config.blender.as_deref());
     let blender = stopping.cuts("a Blender was installed", choose_blender(given, data, false)).await?;
-    let releases = super::releases(data, config.plugins.clone())?;
+    let releases = super::releases(data, &config)?;
     let program = std::env::current_exe().map_err(Failure::failed)?;
     let options = Options { blender, program, releases, config, alone: false };
     let start = async { Host::start(data, options).await.map_err(Failure::failed) };

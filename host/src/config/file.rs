@@ -1,10 +1,13 @@
 //! The configuration file: what an operator decides, read and checked once.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::terms::Capability;
 
 /// The configuration with every key, its meaning and its default.
 pub const TEMPLATE: &str = include_str!("template.toml");
@@ -21,6 +24,9 @@ pub struct Config {
     pub jobs: JobRules,
     pub keep: Keep,
     pub clients: Clients,
+    pub processes: Processes,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub plugin: BTreeMap<String, Grant>,
 }
 
 /// `[workers]`
@@ -72,6 +78,32 @@ pub struct Clients {
     pub patience_seconds: f64,
 }
 
+/// `[processes]`
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "in template.toml, which is what people read")]
+pub struct Processes {
+    pub memory_mib: u64,
+    pub work_mib: u64,
+    pub count: usize,
+    pub hello_seconds: f64,
+    pub silent_seconds: f64,
+    pub failures: u32,
+    pub replace_after_tasks: u32,
+    pub replace_after_growth_mib: u64,
+}
+
+/// `[plugin.NAME]`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "in template.toml, which is what people read")]
+pub struct Grant {
+    pub capabilities: Option<Vec<Capability>>,
+    pub network: bool,
+    pub devices: Vec<PathBuf>,
+    pub read: Vec<PathBuf>,
+}
+
 impl Default for Workers {
     fn default() -> Self {
         Self {
@@ -109,6 +141,21 @@ impl Default for Keep {
 impl Default for Clients {
     fn default() -> Self {
         Self { connections: 2000, requests: 64, message_bytes: 16 * 1024 * 1024, patience_seconds: 30.0 }
+    }
+}
+
+impl Default for Processes {
+    fn default() -> Self {
+        Self {
+            memory_mib: 4096,
+            work_mib: 1024,
+            count: 64,
+            hello_seconds: 30.0,
+            silent_seconds: 30.0,
+            failures: 5,
+            replace_after_tasks: 1000,
+            replace_after_growth_mib: 1024,
+        }
     }
 }
 
@@ -157,11 +204,13 @@ impl Config {
 
     /// Fails on a value that cannot be meant.
     fn check(&self) -> Result<(), String> {
-        let Self { workers, jobs, keep, clients, .. } = self;
+        let Self { workers, jobs, keep, clients, processes, .. } = self;
         let positive = [
             ("workers.frozen_seconds", workers.frozen_seconds),
             ("workers.stalled_seconds", workers.stalled_seconds),
             ("clients.patience_seconds", clients.patience_seconds),
+            ("processes.hello_seconds", processes.hello_seconds),
+            ("processes.silent_seconds", processes.silent_seconds),
         ];
         let not_negative = [
             ("jobs.backoff_seconds", jobs.backoff_seconds),
@@ -182,6 +231,11 @@ impl Config {
             ("clients.connections", clients.connections, 1..=100_000),
             ("clients.requests", clients.requests, 1..=10_000),
             ("clients.message_bytes", clients.message_bytes, 1024..=64 * 1024 * 1024),
+            ("processes.memory_mib", processes.memory_mib as usize, 16..=usize::MAX >> 20),
+            ("processes.work_mib", processes.work_mib as usize, 1..=usize::MAX >> 20),
+            ("processes.count", processes.count, 1..=10_000),
+            ("processes.failures", processes.failures as usize, 1..=1000),
+            ("processes.replace_after_tasks", processes.replace_after_tasks as usize, 1..=u32::MAX as usize),
         ];
         for (key, value, range) in counts {
             if !range.contains(&value) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use wasmtime::component::{Resource, ResourceTable};
 
 use crate::capability::{Attempt, CapabilityError, Code, Result};
+use crate::terms::Capability;
 
 /// The handles of one attempt.
 #[derive(Debug)]
@@ -27,11 +28,14 @@ impl Handles {
         Self { attempt, table, most, calls: 0 }
     }
 
-    /// Returns the attempt that a call belongs to. `describe` has none.
-    pub fn attempt(&mut self) -> Result<Arc<Attempt>> {
+    /// Returns the attempt that a call belongs to, if it is granted what it calls.
+    /// `describe` has none.
+    pub fn attempt(&mut self, capability: Capability) -> Result<Arc<Attempt>> {
         self.called();
         let denied = || CapabilityError::new(Code::Denied, "describe may not use capabilities");
-        self.attempt.clone().ok_or_else(denied)
+        let attempt = self.attempt.as_ref().ok_or_else(denied)?;
+        attempt.job.grants.check(capability)?;
+        Ok(attempt.clone())
     }
 
     /// Counts a call of the host.

@@ -8,10 +8,12 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Answer, ErrorObject, INVALID_PARAMS, INVALID_REQUEST, Incoming, Limits, Notification, Open, PARSE_ERROR,
-    Request, Waiting, answer_line,
+    Answer, ErrorObject, Fault, INVALID_PARAMS, INVALID_REQUEST, Incoming, Limits, Notification, Open,
+    PARSE_ERROR, Request, Waiting, answer_line,
 };
 
+/// How much of a line is told that is no message, in bytes.
+const SHOWN: usize = 200;
 /// What is allocated for a line and kept for the next one, in bytes.
 const KEPT: usize = 64 * 1024;
 
@@ -24,6 +26,7 @@ pub(super) struct Reader {
     room: Arc<Semaphore>,
     limits: Limits,
     nonsense: Mutex<u32>,
+    fault: Fault,
 }
 
 /// What a line turned out to be.
@@ -95,9 +98,10 @@ impl Reader {
         incoming: mpsc::Sender<Incoming>,
         outgoing: mpsc::Sender<String>,
         limits: Limits,
+        fault: Fault,
     ) -> Self {
-        let room = Arc::new(Semaphore::new(limits.requests));
-        Self { waiting, open: Open::default(), incoming, outgoing, room, limits, nonsense: Mutex::default() }
+        let (room, nonsense) = (Arc::new(Semaphore::new(limits.requests)), Mutex::default());
+        Self { waiting, open: Open::default(), incoming, outgoing, room, limits, nonsense, fault }
     }
 
     pub(super) fn open(&self) -> Open {
@@ -116,19 +120,25 @@ impl Reader {
                 Ok(false) => return,
                 Err(what) => {
                     tracing::warn!(what, "closing a connection");
+                    let _ = self.fault.set(format!("broke the protocol: {what}"));
                     return self.refuse((INVALID_REQUEST, what, Value::Null)).await;
                 }
             }
-            match parse(&line) {
+            let taken = match parse(&line) {
                 Ok(message) => self.take(message).await,
                 Err(refusal) => {
+                    let what = refusal.1;
                     self.refuse(refusal).await;
-                    let mut nonsense = self.nonsense.lock().expect("no code panics under this lock");
-                    *nonsense += 1;
-                    if *nonsense > self.limits.nonsense {
-                        return tracing::warn!("closing a connection that does not speak JSON-RPC");
-                    }
+                    Err(what)
                 }
+            };
+            let Err(what) = taken else { continue };
+            let mut nonsense = self.nonsense.lock().expect("no code panics under this lock");
+            *nonsense += 1;
+            if *nonsense > self.limits.nonsense {
+                let start = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]).trim_end().to_owned();
+                let _ = self.fault.set(format!("broke the protocol: {what}: {start}"));
+                return tracing::warn!(what, "closing a connection that does not speak JSON-RPC");
             }
         }
     }
@@ -156,7 +166,8 @@ impl Reader {
         }
     }
 
-    async fn take(&self, message: Message) {
+    /// Takes a message; an error if nobody waits for it.
+    async fn take(&self, message: Message) -> Result<(), &'static str> {
         match message {
             Message::Notification { method, params } if method == "$/cancel" => {
                 let open = self.open.lock().expect("no code panics under this lock");
@@ -171,9 +182,11 @@ impl Reader {
             }
             Message::Request { id, method, params } => self.request(id, method, params).await,
             Message::Answer { id, answer } => {
-                self.settle(&id, answer.map_err(|(code, message, data)| ErrorObject { code, message, data }));
+                let answer = answer.map_err(|(code, message, data)| ErrorObject { code, message, data });
+                return self.settle(&id, answer);
             }
         }
+        Ok(())
     }
 
     async fn request(&self, id: Value, method: String, params: Value) {
@@ -203,12 +216,10 @@ impl Reader {
         let _ = self.outgoing.send(line).await;
     }
 
-    fn settle(&self, id: &Value, answer: Answer) {
+    fn settle(&self, id: &Value, answer: Answer) -> Result<(), &'static str> {
         let mut waiting = self.waiting.lock().expect("no code panics under this lock");
-        match id.as_u64().and_then(|id| waiting.remove(&id)) {
-            // The caller may have given up.
-            Some(caller) => drop(caller.send(answer)),
-            None => tracing::debug!(%id, "an answer that nobody waits for"),
-        }
+        let caller = id.as_u64().and_then(|id| waiting.remove(&id));
+        // The caller may have given up.
+        caller.map(|caller| drop(caller.send(answer))).ok_or("an answer that nobody waits for")
     }
 }

@@ -174,6 +174,7 @@ impl Service {
             content: JobContent::new(content, self.hashes.clone(), row.created_ms),
             // What a job had rendered before its plan was lost is still its own.
             resumes: submission.resume || row.started_ms.is_some(),
+            grants: pin.grants.clone(),
             cut: self.cut.child_token(),
         };
         JobSpec { pin, context: Arc::new(context), frames, settings, strict: submission.strict }

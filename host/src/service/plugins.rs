@@ -7,6 +7,11 @@ use super::{RequestError, Result, Service};
 use crate::releases::{Release, ReleaseError};
 
 impl Service {
+    /// Ends the processes of all plugins.
+    pub async fn stop_plugins(&self) {
+        self.parts.releases.stop().await;
+    }
+
     /// Lists the plugins.
     pub async fn plugins(&self) -> Plugins {
         let mut plugins = Vec::new();

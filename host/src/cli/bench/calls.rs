@@ -8,6 +8,7 @@ use wasmtime::error::Context;
 use super::echo::{COMPONENT, Client, Shot, serve};
 use super::{Goal, Reference, Row, Samples, micros, timed};
 use crate::config::DataDir;
+use crate::config::file::Config;
 use crate::frames::FrameRange;
 use crate::plugin::component::Components;
 use crate::plugin::limits::Limits;
@@ -60,8 +61,8 @@ async fn call(components: &Components) -> wasmtime::Result<Row> {
 /// process's start and end.
 async fn instance(components: &Components, data: &DataDir) -> wasmtime::Result<Row> {
     let release = Release::shipped().into_iter().next().context("a renderer is shipped")?;
-    let loaded = Releases::new(components.clone(), data.clone(), None).load(release).await?;
-    let Plugin::Component(direct) = &loaded.plugin;
+    let loaded = Releases::new(components.clone(), data.clone(), &Config::default()).load(release).await?;
+    let Plugin::Component(direct) = &loaded.plugin else { wasmtime::bail!("direct is a component") };
     let frames = vec![FrameRange { first: 1, last: 1, step: 1 }];
     let [id, scene, settings] = ["bench", "scene", "{}"].map(str::to_owned);
     let job = Job { id, scene, frames, settings };
@@ -93,7 +94,7 @@ async fn instance(components: &Components, data: &DataDir) -> wasmtime::Result<R
 /// Loading `direct` from its compiled form, against compiling it.
 fn load(components: &Components, data: &DataDir) -> wasmtime::Result<Row> {
     let release = Release::shipped().into_iter().next().context("a renderer is shipped")?;
-    let compiled = Releases::new(components.clone(), data.clone(), None).compiled(&release)?;
+    let compiled = Releases::new(components.clone(), data.clone(), &Config::default()).compiled(&release)?;
     let mut ours = Vec::new();
     for _ in 0..ROUNDS {
         // SAFETY: `compiled` wrote the file, into a folder that is private to this user.
@@ -103,7 +104,7 @@ fn load(components: &Components, data: &DataDir) -> wasmtime::Result<Row> {
     }
     let mut theirs = Vec::new();
     for _ in 0..5 {
-        let (code, took) = timed(|| components.compile(release.bytes()));
+        let (code, took) = timed(|| components.compile(release.bytes().unwrap_or_default()));
         code?;
         theirs.push(took.as_secs_f64() * 1e3);
     }

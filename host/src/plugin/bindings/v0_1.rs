@@ -5,12 +5,13 @@ use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker, Resource};
 
 use crate::capability::blender::{Render, Scene};
-use crate::capability::gpu::{self, Lease};
+use crate::capability::gpu::{self as devices, Lease};
 use crate::capability::image::Image;
 use crate::capability::{self, CapabilityError, Code, Directive, output};
 use crate::plugin::component::Data;
 use crate::plugin::handles::Handles;
 use crate::plugin::{self, Outcome};
+use crate::terms::Capability;
 
 #[expect(missing_docs, reason = "the contract documents what is generated from it")]
 mod generated {
@@ -28,8 +29,8 @@ mod generated {
     });
 }
 
-use exports::hotshoe::plugin::renderer as exported;
-use generated::hotshoe::plugin::{blender, gpu as gpu_wit, host, image, state, types};
+pub use exports::hotshoe::plugin::renderer;
+pub use generated::hotshoe::plugin::{blender, gpu, host, image, state, types};
 pub use generated::{RendererPlugin, RendererPluginPre, exports};
 
 /// The interface that makes a component a renderer plugin.
@@ -45,8 +46,8 @@ pub fn add_to_linker(linker: &mut Linker<Data>) -> wasmtime::Result<()> {
 
 /// Returns early with the contract's error.
 macro_rules! attempt {
-    ($handles:expr) => {
-        match $handles.attempt() {
+    ($handles:expr, $capability:ident) => {
+        match $handles.attempt(Capability::$capability) {
             Ok(attempt) => attempt,
             Err(error) => return Ok(Err(error.into())),
         }
@@ -59,7 +60,7 @@ fn answer<T, U: From<T>>(result: capability::Result<T>) -> Answer<U> {
 
 impl blender::Host for Handles {
     async fn open(&mut self, scene: String, lease: Option<Resource<Lease>>) -> Answer<Resource<Scene>> {
-        let attempt = attempt!(self);
+        let attempt = attempt!(self, Blender);
         if let Some(lease) = lease {
             // Every lease of this version is of the CPU, where scenes are rendered anyway.
             self.table.get(&lease)?;
@@ -71,13 +72,13 @@ impl blender::Host for Handles {
 
 impl blender::HostScene for Handles {
     async fn inspect(&mut self, scene: Resource<Scene>) -> Answer<types::SceneInfo> {
-        attempt!(self);
+        attempt!(self, Blender);
         let scene = self.table.get(&scene)?.clone();
         answer(scene.inspect().await)
     }
 
     async fn set(&mut self, scene: Resource<Scene>, path: String, value: String) -> Answer<()> {
-        attempt!(self);
+        attempt!(self, Blender);
         let scene = self.table.get(&scene)?.clone();
         answer(scene.set(path, &value).await)
     }
@@ -88,14 +89,14 @@ impl blender::HostScene for Handles {
         frame: i32,
         name: Option<String>,
     ) -> Answer<Vec<types::File>> {
-        attempt!(self);
+        attempt!(self, Blender);
         let scene = self.table.get(&scene)?.clone();
         let files = scene.write(frame, name.as_deref()).await;
         answer::<_, Vec<_>>(files.map(|files| files.into_iter().map(types::File::from).collect::<Vec<_>>()))
     }
 
     async fn start(&mut self, scene: Resource<Scene>, shot: types::Shot) -> Answer<Resource<Render>> {
-        attempt!(self);
+        attempt!(self, Blender);
         let render = self.table.get(&scene)?.start(shot.into());
         answer(self.keep(render))
     }
@@ -107,7 +108,7 @@ impl blender::HostScene for Handles {
         frame: i32,
         name: Option<String>,
     ) -> Answer<types::File> {
-        attempt!(self);
+        attempt!(self, Blender);
         let (scene, image) = (self.table.get(&scene)?.clone(), self.table.get(&image)?.clone());
         answer(scene.develop(&image, frame, name.as_deref()).await)
     }
@@ -119,7 +120,9 @@ impl blender::HostScene for Handles {
 
 impl blender::HostRender for Handles {
     async fn result(&mut self, render: Resource<Render>) -> Answer<Resource<Image>> {
-        attempt!(self);
+        attempt!(self, Blender);
+        // What it gives is an image.
+        attempt!(self, Image);
         let image = match self.table.get_mut(&render)?.take() {
             Ok(waiting) => waiting.image().await,
             Err(error) => Err(error),
@@ -136,18 +139,18 @@ impl image::Host for Handles {}
 
 impl image::HostImage for Handles {
     async fn create(&mut self, width: u32, height: u32) -> Answer<Resource<Image>> {
-        let attempt = attempt!(self);
+        let attempt = attempt!(self, Image);
         answer(self.keep(Image::create(&attempt, width, height)))
     }
 
     async fn load(&mut self, key: String) -> Answer<Resource<Image>> {
-        let attempt = attempt!(self);
+        let attempt = attempt!(self, Image);
         let image = tokio::task::spawn_blocking(move || Image::load(&key, &attempt)).await?;
         answer(self.keep(image))
     }
 
     async fn merge(&mut self, parts: Vec<Resource<Image>>) -> Answer<Resource<Image>> {
-        let attempt = attempt!(self);
+        let attempt = attempt!(self, Image);
         let parts = parts.iter().map(|part| Ok(self.table.get(part)?.clone()));
         let parts = parts.collect::<wasmtime::Result<Vec<Image>>>()?;
         let image = tokio::task::spawn_blocking(move || Image::merge(&parts, &attempt)).await?;
@@ -155,14 +158,14 @@ impl image::HostImage for Handles {
     }
 
     async fn crop(&mut self, image: Resource<Image>, region: types::Region) -> Answer<Resource<Image>> {
-        let attempt = attempt!(self);
+        let attempt = attempt!(self, Image);
         let image = self.table.get(&image)?.clone();
         let image = tokio::task::spawn_blocking(move || image.crop(region.into(), &attempt)).await?;
         answer(self.keep(image))
     }
 
     async fn place(&mut self, image: Resource<Image>, part: Resource<Image>, x: u32, y: u32) -> Answer<()> {
-        attempt!(self);
+        attempt!(self, Image);
         let (image, part) = (self.table.get(&image)?.clone(), self.table.get(&part)?.clone());
         answer(tokio::task::spawn_blocking(move || image.place(&part, x, y)).await?)
     }
@@ -178,17 +181,17 @@ impl image::HostImage for Handles {
     }
 
     async fn read(&mut self, image: Resource<Image>, region: types::Region) -> Answer<Vec<f32>> {
-        self.called();
+        attempt!(self, Image);
         answer(self.table.get(&image)?.read(region.into()))
     }
 
     async fn write(&mut self, image: Resource<Image>, region: types::Region, pixels: Vec<f32>) -> Answer<()> {
-        self.called();
+        attempt!(self, Image);
         answer(self.table.get(&image)?.write(region.into(), &pixels))
     }
 
     async fn save(&mut self, image: Resource<Image>, key: String) -> Answer<()> {
-        let attempt = attempt!(self);
+        let attempt = attempt!(self, Image);
         let image = self.table.get(&image)?.clone();
         answer(tokio::task::spawn_blocking(move || image.save(&key, &attempt.job)).await?)
     }
@@ -198,20 +201,20 @@ impl image::HostImage for Handles {
     }
 }
 
-impl gpu_wit::Host for Handles {
+impl gpu::Host for Handles {
     async fn devices(&mut self) -> wasmtime::Result<Vec<types::Device>> {
-        let Ok(attempt) = self.attempt() else { return Ok(Vec::new()) };
+        let Ok(attempt) = self.attempt(Capability::Gpu) else { return Ok(Vec::new()) };
         Ok(attempt.job.devices.list().into_iter().map(types::Device::from).collect())
     }
 
-    async fn acquire(&mut self, request: gpu_wit::Request) -> Answer<Resource<Lease>> {
-        let attempt = attempt!(self);
+    async fn acquire(&mut self, request: gpu::Request) -> Answer<Resource<Lease>> {
+        let attempt = attempt!(self, Gpu);
         let lease = attempt.job.devices.acquire(request.into(), &attempt).await;
         answer(self.keep(lease))
     }
 }
 
-impl gpu_wit::HostLease for Handles {
+impl gpu::HostLease for Handles {
     async fn devices(&mut self, lease: Resource<Lease>) -> wasmtime::Result<Vec<types::Device>> {
         let devices = &self.table.get(&lease)?.devices;
         Ok(devices.iter().cloned().map(types::Device::from).collect())
@@ -234,21 +237,21 @@ impl host::Host for Handles {
             host::Level::Warn => "warn",
             host::Level::Error => "error",
         };
-        if let Ok(attempt) = self.attempt() {
+        if let Ok(attempt) = self.attempt(Capability::Host) {
             attempt.log(level, message).await;
         }
         Ok(())
     }
 
     async fn progress(&mut self, fraction: f32, message: String) -> wasmtime::Result<()> {
-        if let Ok(attempt) = self.attempt() {
+        if let Ok(attempt) = self.attempt(Capability::Host) {
             attempt.progress(fraction, message).await;
         }
         Ok(())
     }
 
     async fn turn(&mut self) -> wasmtime::Result<types::Directive> {
-        Ok(self.attempt().map_or(Directive::Proceed, |attempt| attempt.turn()).into())
+        Ok(self.attempt(Capability::Host).map_or(Directive::Proceed, |attempt| attempt.turn()).into())
     }
 
     async fn wait_any(
@@ -256,7 +259,7 @@ impl host::Host for Handles {
         renders: Vec<Resource<Render>>,
         timeout_ms: Option<u32>,
     ) -> wasmtime::Result<host::Wake> {
-        let Ok(attempt) = self.attempt() else { return Ok(host::Wake::Timeout) };
+        let Ok(attempt) = self.attempt(Capability::Host) else { return Ok(host::Wake::Timeout) };
         let renders = renders.iter().map(|render| Ok(self.table.get(render)?.finished()));
         let renders = renders.collect::<wasmtime::Result<Vec<_>>>()?;
         let timeout = async {
@@ -276,17 +279,17 @@ impl host::Host for Handles {
 
 impl state::Host for Handles {
     async fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
-        let attempt = attempt!(self);
+        let attempt = attempt!(self, State);
         answer(attempt.job.state.get(key).await)
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>) -> Answer<()> {
-        let attempt = attempt!(self);
+        let attempt = attempt!(self, State);
         answer(attempt.job.state.set(key, value).await)
     }
 
     async fn delete(&mut self, key: String) -> Answer<()> {
-        let attempt = attempt!(self);
+        let attempt = attempt!(self, State);
         answer(attempt.job.state.delete(key).await)
     }
 }
@@ -382,20 +385,20 @@ impl From<output::File> for types::File {
     }
 }
 
-impl From<gpu::Kind> for types::DeviceKind {
-    fn from(kind: gpu::Kind) -> Self {
+impl From<devices::Kind> for types::DeviceKind {
+    fn from(kind: devices::Kind) -> Self {
         match kind {
-            gpu::Kind::Cpu => Self::Cpu,
-            gpu::Kind::Cuda => Self::Cuda,
-            gpu::Kind::Optix => Self::Optix,
-            gpu::Kind::Hip => Self::Hip,
-            gpu::Kind::Oneapi => Self::Oneapi,
-            gpu::Kind::Metal => Self::Metal,
+            devices::Kind::Cpu => Self::Cpu,
+            devices::Kind::Cuda => Self::Cuda,
+            devices::Kind::Optix => Self::Optix,
+            devices::Kind::Hip => Self::Hip,
+            devices::Kind::Oneapi => Self::Oneapi,
+            devices::Kind::Metal => Self::Metal,
         }
     }
 }
 
-impl From<types::DeviceKind> for gpu::Kind {
+impl From<types::DeviceKind> for devices::Kind {
     fn from(kind: types::DeviceKind) -> Self {
         match kind {
             types::DeviceKind::Cpu => Self::Cpu,
@@ -408,21 +411,21 @@ impl From<types::DeviceKind> for gpu::Kind {
     }
 }
 
-impl From<gpu::Device> for types::Device {
-    fn from(gpu::Device { id, name, kind, memory, units }: gpu::Device) -> Self {
+impl From<devices::Device> for types::Device {
+    fn from(devices::Device { id, name, kind, memory, units }: devices::Device) -> Self {
         Self { id, name, kind: kind.into(), memory, units }
     }
 }
 
-impl From<gpu_wit::Request> for gpu::Request {
-    fn from(request: gpu_wit::Request) -> Self {
+impl From<gpu::Request> for devices::Request {
+    fn from(request: gpu::Request) -> Self {
         let timeout = Duration::from_millis(request.timeout_ms.into());
-        let gpu_wit::Request { kind, count, memory, .. } = request;
+        let gpu::Request { kind, count, memory, .. } = request;
         Self { kind: kind.map(Into::into), count, memory, timeout }
     }
 }
 
-impl From<&plugin::Job> for exported::Job {
+impl From<&plugin::Job> for renderer::Job {
     fn from(job: &plugin::Job) -> Self {
         let frames = job.frames.iter().map(|range| types::FrameRange {
             first: range.first,
@@ -434,7 +437,7 @@ impl From<&plugin::Job> for exported::Job {
     }
 }
 
-impl exported::Task {
+impl renderer::Task {
     /// Makes the task of one attempt.
     pub fn new(job: &plugin::Job, task: &plugin::PlannedTask, attempt: u32) -> Self {
         let (name, frame, payload) = (task.name.clone(), task.frame, task.payload.clone());
@@ -442,20 +445,20 @@ impl exported::Task {
     }
 }
 
-impl From<exported::Page> for plugin::Page {
-    fn from(page: exported::Page) -> Self {
-        let tasks = page.tasks.into_iter().map(|exported::PlannedTask { name, frame, after, payload }| {
+impl From<renderer::Page> for plugin::Page {
+    fn from(page: renderer::Page) -> Self {
+        let tasks = page.tasks.into_iter().map(|renderer::PlannedTask { name, frame, after, payload }| {
             plugin::PlannedTask { name, frame, after, payload }
         });
         Self { tasks: tasks.collect(), next: page.next }
     }
 }
 
-impl From<exported::Outcome> for Outcome {
-    fn from(outcome: exported::Outcome) -> Self {
+impl From<renderer::Outcome> for Outcome {
+    fn from(outcome: renderer::Outcome) -> Self {
         match outcome {
-            exported::Outcome::Done => Self::Done,
-            exported::Outcome::Yielded => Self::Yielded,
+            renderer::Outcome::Done => Self::Done,
+            renderer::Outcome::Yielded => Self::Yielded,
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Runs one command so that nothing of it survives the host.
 //!
-//! The host starts this program again as a guard; the guard starts Blender. Its
+//! The host starts this program again as a guard; the guard starts the program. Its
 //! standard input is the life line: when the host closes it or dies, however,
-//! the guard kills everything that Blender has started and ends.
+//! the guard kills everything that was started and ends.
 //!
 //! ```text
-//! host ── life line ──► guard ──► init of a PID namespace ──► Blender ──► ...
+//! host ── life line ──► guard ──► init of a PID namespace ──► program ──► ...
 //! ```
 //!
 //! Where the kernel gives a PID namespace, the kernel itself kills all of it with
@@ -27,20 +27,28 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, pipe2, setpgid};
 
+use super::sandbox::Sandbox;
+
 /// The name by which the host calls itself to be a guard.
-pub const COMMAND: &str = "worker-guard";
+pub const COMMAND: &str = "guard";
+/// The variables that tell a program the numbers of the descriptors it inherits.
+const INHERITED: [&str; 2] = ["HOTSHOE_FD", "HOTSHOE_PIXELS_FD"];
 /// The guard's own exit code when the command cannot be run.
 const CANNOT_RUN: i32 = 127;
 
-/// Is the guard. Must be called before the process has a second thread.
-pub fn run(command: &[OsString]) -> ! {
+/// Is the guard: `SANDBOX PROGRAM ARGUMENT...`. Must be called before the process has
+/// a second thread.
+pub fn run(arguments: &[OsString]) -> ! {
+    let Some((sandbox, command)) = arguments.split_first() else { std::process::exit(CANNOT_RUN) };
+    let sandbox = serde_json::from_slice(sandbox.as_encoded_bytes());
+    let Ok(sandbox) = sandbox else { std::process::exit(CANNOT_RUN) };
     // Out of the terminal's group: Ctrl-C is the host's to hear.
     let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     let isolated = isolate();
     if !isolated {
         let _ = prctl::set_child_subreaper(true);
     }
-    let code = guard(command).unwrap_or(CANNOT_RUN);
+    let code = guard(&sandbox, command).unwrap_or(CANNOT_RUN);
     while !isolated && kill_descendants() {
         while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|s| s != WaitStatus::StillAlive) {}
     }
@@ -63,15 +71,16 @@ fn isolate() -> bool {
 }
 
 /// Waits for the end of the command or of the life line, whichever is first.
-fn guard(command: &[OsString]) -> nix::Result<i32> {
+fn guard(sandbox: &Sandbox, command: &[OsString]) -> nix::Result<i32> {
     // Its writing end lives in the child alone and is closed by the child's end.
     let (alive, childs_end) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: the process has one thread, so the child may do anything.
     let child = match unsafe { fork() }? {
-        ForkResult::Child => std::process::exit(as_init(command)),
+        ForkResult::Child => std::process::exit(as_init(sandbox, command)),
         ForkResult::Parent { child } => child,
     };
     drop(childs_end);
+    forget_inherited();
     let life_line = std::io::stdin();
     let ends = [life_line.as_fd(), alive.as_fd()];
     let mut ends = ends.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -81,26 +90,34 @@ fn guard(command: &[OsString]) -> nix::Result<i32> {
 }
 
 /// Runs the command as the first process of the namespace; its end ends them all.
-fn as_init(command: &[OsString]) -> i32 {
+fn as_init(sandbox: &Sandbox, command: &[OsString]) -> i32 {
     // The kernel honours this from outside the namespace even for its init.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
-    spawn(command).map_or(CANNOT_RUN, wait_for)
+    let child = spawn(sandbox, command);
+    forget_inherited();
+    child.map_or(CANNOT_RUN, wait_for)
 }
 
-fn spawn(command: &[OsString]) -> Option<Pid> {
+/// Closes what only the program should hold: whoever it talks to must see when it
+/// hangs up.
+fn forget_inherited() {
+    for variable in INHERITED {
+        let number = std::env::var(variable).ok().and_then(|number| number.parse().ok());
+        let _ = number.map(nix::unistd::close::<i32>);
+    }
+}
+
+fn spawn(sandbox: &Sandbox, command: &[OsString]) -> Option<Pid> {
     let (program, arguments) = command.split_first()?;
     #[expect(clippy::disallowed_methods, reason = "the guard is how processes are started")]
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
-    let Some(filter) = super::sandbox::filter() else {
-        eprintln!("cannot make the sandbox: this kernel or processor is not supported");
-        return None;
-    };
+    let sandbox = sandbox.clone();
     let confined = move || {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
-        seccompiler::apply_filter(&filter).map_err(|_| std::io::ErrorKind::Unsupported.into())
+        sandbox.enter().inspect_err(|error| eprintln!("cannot make the sandbox: {error}"))
     };
-    // SAFETY: the filter is made already; both are bare calls of the kernel.
+    // SAFETY: this process has one thread, so the child may do anything.
     unsafe { command.pre_exec(confined) };
     match command.spawn() {
         Ok(child) => Some(Pid::from_raw(child.id().cast_signed())),

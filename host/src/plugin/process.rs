@@ -1,0 +1,312 @@
+//! Plugins that are processes.
+//!
+//! Owns which processes of a release run, and whether another one may be started.
+//! A process takes one task, or as many as its manifest says, one after another and
+//! at a time; nothing that it holds of the host outlives a call. Knows nothing of
+//! jobs: what a process does wrong fails the calls that it has, and the runner decides
+//! on a retry.
+
+mod history;
+mod instance;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+use tokio_util::task::TaskTracker;
+
+use super::bindings::v0_1::renderer;
+use super::manifest::{Manifest, Needs};
+use super::wire::{Held, Wire};
+use super::{Description, Job, Outcome, Page, PlannedTask, PluginError};
+use crate::capability::Attempt;
+use crate::config::{DataDir, RunDir};
+use history::History;
+use instance::{Instance, Seat};
+
+/// How long the processes may take to end when the host stops.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the processes of plugins may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Memory of a process with all that it started, in bytes.
+    pub memory: u64,
+    /// Its work folder, in bytes.
+    pub work: u64,
+    /// Processes that it starts.
+    pub processes: usize,
+    /// Handles that an attempt has open.
+    pub handles: usize,
+    /// How long the first message may take.
+    pub hello: Duration,
+    /// How long a sign of life may take.
+    pub silence: Duration,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Tasks after which a process is replaced.
+    pub tasks: u32,
+    /// Growth after which it is replaced, in bytes.
+    pub growth: u64,
+}
+
+/// The processes of all plugins of a host; clones share them.
+#[derive(Debug, Clone)]
+pub struct Processes(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    data: DataDir,
+    limits: Limits,
+    /// Where their work folders are, once there is one.
+    run: OnceLock<RunDir>,
+    /// Follows every process until its end, whoever has dropped it.
+    tracker: TaskTracker,
+    /// By the digest of the release.
+    histories: Mutex<HashMap<String, History>>,
+    instances: Mutex<Vec<Weak<Instance>>>,
+    next_id: AtomicU32,
+    next_attempt: AtomicU64,
+}
+
+/// The processes of one release.
+#[derive(Debug)]
+pub struct ProcessPlugin {
+    processes: Processes,
+    /// What it is.
+    pub manifest: Manifest,
+    folder: PathBuf,
+    digest: String,
+    running: Mutex<Vec<Arc<Instance>>>,
+    /// Whoever starts a process that others can share does so alone.
+    starting: tokio::sync::Mutex<()>,
+}
+
+impl Processes {
+    /// Makes the processes of a host; none is started yet.
+    pub fn new(data: DataDir, limits: Limits) -> Self {
+        Self(Arc::new(Shared {
+            data,
+            limits,
+            run: OnceLock::new(),
+            tracker: TaskTracker::new(),
+            histories: Mutex::default(),
+            instances: Mutex::default(),
+            next_id: AtomicU32::new(1),
+            next_attempt: AtomicU64::new(1),
+        }))
+    }
+
+    /// Takes a plugin that lies in a folder that nobody changes any more.
+    pub fn plugin(
+        &self,
+        manifest: Manifest,
+        granted: &Needs,
+        folder: PathBuf,
+        digest: String,
+    ) -> Result<ProcessPlugin, PluginError> {
+        check_needs(&manifest, granted).map_err(PluginError::Needs)?;
+        manifest.program(&folder).map_err(PluginError::Start)?;
+        let (running, starting) = Default::default();
+        Ok(ProcessPlugin { processes: self.clone(), manifest, folder, digest, running, starting })
+    }
+
+    /// Ends all processes and waits until they are gone.
+    pub async fn stop(&self) {
+        let all = std::mem::take(&mut *self.0.instances.lock().expect("no code panics under this lock"));
+        all.iter().filter_map(Weak::upgrade).for_each(|instance| instance.retire("the host stops"));
+        self.0.tracker.close();
+        if tokio::time::timeout(STOP_LIMIT, self.0.tracker.wait()).await.is_err() {
+            tracing::warn!(left = self.0.tracker.len(), "processes of plugins do not end");
+        }
+    }
+
+    /// Makes a folder for one process.
+    fn work_folder(&self, id: u32) -> std::io::Result<PathBuf> {
+        let run = match self.0.run.get() {
+            Some(run) => run,
+            None => {
+                let made = RunDir::create(&self.0.data)?;
+                self.0.run.get_or_init(|| made)
+            }
+        };
+        let folder = run.path().join(format!("plugin-{id}"));
+        crate::config::create_private(&folder)?;
+        Ok(folder)
+    }
+
+    fn histories(&self) -> MutexGuard<'_, HashMap<String, History>> {
+        self.0.histories.lock().expect("no code panics under this lock")
+    }
+}
+
+/// Fails unless all that a manifest needs beside the contract is granted.
+fn check_needs(manifest: &Manifest, granted: &Needs) -> Result<(), String> {
+    let (needs, name) = (&manifest.process, &manifest.name);
+    let missing = |paths: &[PathBuf], granted: &[PathBuf]| {
+        let missing = paths.iter().filter(|path| !granted.iter().any(|granted| path.starts_with(granted)));
+        missing.map(|path| format!("{:?}", path.display().to_string())).collect::<Vec<_>>().join(", ")
+    };
+    let lists = [("devices", &needs.devices, &granted.devices), ("read", &needs.read, &granted.read)];
+    let lists = lists.into_iter().map(|(key, needs, granted)| (key, missing(needs, granted)));
+    let mut lines: Vec<String> = lists
+        .filter(|(_, missing)| !missing.is_empty())
+        .map(|(key, missing)| format!("{key} = [{missing}]"))
+        .collect();
+    if needs.network && !granted.network {
+        lines.push("network = true".to_owned());
+    }
+    match lines.is_empty() {
+        true => Ok(()),
+        false => Err(format!(
+            "{name} needs what is not granted to it\nthe operator can say so in the configuration:\n\
+             [plugin.{name}]\n{}",
+            lines.join("\n")
+        )),
+    }
+}
+
+impl ProcessPlugin {
+    /// See [`Plugin::describe`](super::Plugin::describe).
+    pub async fn describe(&self) -> Result<Description, PluginError> {
+        let described = self.call(None, "renderer.describe", |_| Ok(Map::new()));
+        let described: renderer::Description =
+            tokio::time::timeout(super::DESCRIBE_LIMIT, described).await.map_err(|_| super::too_slow())??;
+        Description::read(&described.summary, &described.settings_schema)
+    }
+
+    /// See [`Plugin::plan`](super::Plugin::plan).
+    pub async fn plan(
+        &self,
+        attempt: Arc<Attempt>,
+        job: &Job,
+        cursor: Option<&str>,
+    ) -> Result<Page, PluginError> {
+        let page: renderer::Page = self
+            .call(Some(attempt), "renderer.plan", |held| {
+                let mut params = Map::new();
+                params.insert("job".to_owned(), held.write(renderer::Job::from(job))?);
+                params.insert("cursor".to_owned(), json!(cursor));
+                Ok(params)
+            })
+            .await?;
+        let page = Page::from(page);
+        page.check()?;
+        Ok(page)
+    }
+
+    /// See [`Plugin::render`](super::Plugin::render).
+    pub async fn render(
+        &self,
+        attempt: Arc<Attempt>,
+        job: &Job,
+        task: &PlannedTask,
+        number: u32,
+    ) -> Result<Outcome, PluginError> {
+        let outcome: renderer::Outcome = self
+            .call(Some(attempt), "renderer.render", |held| {
+                let task = held.write(renderer::Task::new(job, task, number))?;
+                Ok(Map::from_iter([("task".to_owned(), task)]))
+            })
+            .await?;
+        Ok(outcome.into())
+    }
+
+    /// Makes one call in a process that has room for it.
+    async fn call<T: Wire>(
+        &self,
+        attempt: Option<Arc<Attempt>>,
+        method: &str,
+        params: impl FnOnce(&mut Held) -> Result<Map<String, Value>, super::wire::Refusal>,
+    ) -> Result<T, PluginError> {
+        let seat = self.seat().await?;
+        let called = seat.call(attempt, method, params).await;
+        match &called {
+            Err(error) if error.is_of_the_process() => {
+                self.running().retain(|instance| !seat.is_in(instance));
+                self.failed(error);
+            }
+            _ => self.histories_of(History::worked),
+        }
+        called
+    }
+
+    /// Finds a process with room for a task, or starts one.
+    async fn seat(&self) -> Result<Seat, PluginError> {
+        let Some(most) = self.manifest.tasks else {
+            return Ok(Seat::take(&self.start().await?, 1).expect("it has no task yet"));
+        };
+        let _alone = self.starting.lock().await;
+        self.bury();
+        let found = self.running().iter().find_map(|instance| Seat::take(instance, most));
+        match found {
+            Some(seat) => Ok(seat),
+            None => {
+                let instance = self.start().await?;
+                self.running().push(instance.clone());
+                Ok(Seat::take(&instance, most).expect("it has no task yet"))
+            }
+        }
+    }
+
+    /// Lets go of processes that have served their time, or died while they had nothing to do.
+    fn bury(&self) {
+        let mut dead = Vec::new();
+        self.running().retain(|instance| {
+            if instance.is_idle() && instance.has_died() {
+                dead.push(instance.clone());
+                return false;
+            }
+            !instance.is_retired()
+        });
+        for instance in dead {
+            self.failed(&PluginError::Died(instance.obituary()));
+        }
+    }
+
+    async fn start(&self) -> Result<Arc<Instance>, PluginError> {
+        loop {
+            let wait = self.histories_of(|history| history.wait(Instant::now(), fastrand::f64()));
+            match wait.map_err(PluginError::Quarantined)? {
+                Duration::ZERO => break,
+                wait => tokio::time::sleep(wait).await,
+            }
+        }
+        let id = self.processes.0.next_id.fetch_add(1, Ordering::Relaxed);
+        let instance = Instance::start(self, id).await.inspect_err(|error| self.failed(error))?;
+        let mut all = self.processes.0.instances.lock().expect("no code panics under this lock");
+        all.retain(|instance| instance.strong_count() > 0);
+        all.push(Arc::downgrade(&instance));
+        Ok(instance)
+    }
+
+    fn failed(&self, error: &PluginError) {
+        let (reason, most) = (error.to_string(), self.processes.0.limits.failures);
+        let first = reason.lines().next().unwrap_or_default().to_owned();
+        let plugin = format!("{}@{}", self.manifest.name, self.manifest.version);
+        tracing::warn!(plugin, "{reason}");
+        self.histories_of(|history| {
+            if let Some(why) = history.failed(Instant::now(), &first, most) {
+                tracing::error!(plugin, why, "is quarantined until the host is started again");
+            }
+        });
+    }
+
+    fn histories_of<T>(&self, of: impl FnOnce(&mut History) -> T) -> T {
+        of(self.processes.histories().entry(self.digest.clone()).or_default())
+    }
+
+    fn running(&self) -> MutexGuard<'_, Vec<Arc<Instance>>> {
+        self.running.lock().expect("no code panics under this lock")
+    }
+}
+
+impl Drop for ProcessPlugin {
+    fn drop(&mut self) {
+        let running = std::mem::take(&mut *self.running());
+        running.iter().for_each(|instance| instance.retire("its release is not in use"));
+    }
+}

@@ -1,0 +1,231 @@
+//! What a guarded process may not do, whatever runs in it.
+//!
+//! None of them can become a client of a host: no `connect` to its socket, however
+//! it is made, nor can one reach into another process by the calls that are made for
+//! that. A plugin has less than that: the files that are named, no network unless it
+//! is granted, no right that its user has by being root.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use landlock::{
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
+};
+use nix::libc;
+use nix::sys::resource::{Resource, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+use serde::{Deserialize, Serialize};
+
+/// Which bounds a process has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sandbox {
+    /// A Blender.
+    Worker,
+    /// A plugin.
+    Plugin(Bounds),
+}
+
+/// What a plugin's process may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Files and folders that it may read, and run programs from.
+    pub read: Vec<PathBuf>,
+    /// The folder that it may write.
+    pub work: PathBuf,
+    /// Device nodes that it may open.
+    pub devices: Vec<PathBuf>,
+    /// Whether it may use the network (never a Unix socket but those it inherits).
+    pub network: bool,
+    /// Memory of one process of it, in bytes.
+    pub memory: u64,
+    /// The largest file that it may write, in bytes.
+    pub file: u64,
+}
+
+/// What every plugin may read: programs, libraries, and what they look up.
+pub const RUNTIME: [&str; 16] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc/alternatives",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/mime.types",
+    "/etc/ssl",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/sys/devices/system/cpu",
+];
+
+/// The devices that every plugin may open.
+const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+
+/// What a plugin with the network looks up to find a host by its name.
+const NETWORK: [&str; 5] =
+    ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services"];
+
+/// How many files a plugin may have open.
+const OPEN_FILES: u64 = 1024;
+
+/// The calls of the kernel that fail with "permission denied" for all.
+const REFUSED: [i64; 8] = [
+    libc::SYS_connect,
+    // Would connect without the call of that name.
+    libc::SYS_io_uring_setup,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_userfaultfd,
+];
+
+/// Those that fail for a plugin besides: what would outlive it, and what is made to
+/// change the machine.
+const REFUSED_TO_PLUGINS: [i64; 20] = [
+    libc::SYS_shmget,
+    libc::SYS_semget,
+    libc::SYS_msgget,
+    libc::SYS_mq_open,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_personality,
+];
+
+/// Marks the same calls for programs with short pointers, where the kernel knows them.
+const X32: i64 = 0x4000_0000;
+
+impl Sandbox {
+    /// Binds the calling process and all that it will start.
+    ///
+    /// Allocates: must be called where there is one thread.
+    pub(super) fn enter(&self) -> io::Result<()> {
+        if let Self::Plugin(bounds) = self {
+            bounds.limit_resources()?;
+            drop_capabilities()?;
+            bounds.limit_files()?;
+        }
+        let filter = self.filter().ok_or_else(|| unsupported("seccomp"))?;
+        seccompiler::apply_filter(&filter).map_err(|_| unsupported("seccomp"))
+    }
+
+    fn filter(&self) -> Option<BpfProgram> {
+        let refused = REFUSED.into_iter().map(|call| (call, Vec::new()));
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = refused.collect();
+        if let Self::Plugin(bounds) = self {
+            rules.extend(REFUSED_TO_PLUGINS.into_iter().map(|call| (call, Vec::new())));
+            rules.insert(libc::SYS_socket, bounds.sockets()?);
+            if bounds.network {
+                rules.remove(&libc::SYS_connect);
+            }
+        }
+        let both = rules.into_iter().flat_map(|(call, rule)| [(call, rule.clone()), (call | X32, rule)]);
+        let refuse = SeccompAction::Errno(libc::EPERM as u32);
+        let architecture = std::env::consts::ARCH.try_into().ok()?;
+        SeccompFilter::new(both.collect(), SeccompAction::Allow, refuse, architecture).ok()?.try_into().ok()
+    }
+}
+
+impl Bounds {
+    /// Says which sockets are refused: all, or all but those of the network.
+    fn sockets(&self) -> Option<Vec<SeccompRule>> {
+        if !self.network {
+            return Some(Vec::new());
+        }
+        // `getaddrinfo` looks through netlink which addresses there are.
+        let other = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK]
+            .map(|family| SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family as u64));
+        let other: Result<Vec<_>, _> = other.into_iter().collect();
+        Some(vec![SeccompRule::new(other.ok()?).ok()?])
+    }
+
+    fn limit_resources(&self) -> io::Result<()> {
+        let limits = [
+            (Resource::RLIMIT_CORE, 0),
+            (Resource::RLIMIT_NOFILE, OPEN_FILES),
+            (Resource::RLIMIT_DATA, self.memory),
+            (Resource::RLIMIT_FSIZE, self.file),
+        ];
+        limits.into_iter().try_for_each(|(resource, limit)| Ok(setrlimit(resource, limit, limit)?))
+    }
+
+    fn limit_files(&self) -> io::Result<()> {
+        let failed = |error: &dyn std::fmt::Display| io::Error::other(format!("landlock: {error}"));
+        let abi = ABI::V6;
+        let read = AccessFs::from_read(abi);
+        let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+        let mut rules: Vec<(PathBuf, BitFlags<AccessFs>)> =
+            vec![(self.work.clone(), AccessFs::from_all(abi))];
+        let network: &[&str] = if self.network { &NETWORK } else { &[] };
+        let runtime = RUNTIME.iter().chain(network).map(PathBuf::from);
+        rules.extend(runtime.chain(self.read.iter().cloned()).map(|path| (path, read)));
+        let devices = DEVICES.iter().map(PathBuf::from).chain(self.devices.iter().cloned());
+        rules.extend(devices.map(|path| (path, device)));
+        let ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(abi))
+            .and_then(|ruleset| ruleset.scope(Scope::from_all(abi)))
+            .and_then(|ruleset| ruleset.create())
+            .map_err(|error| failed(&error))?;
+        let mut ruleset = ruleset;
+        for (path, access) in rules {
+            // Not every system has all of them.
+            let Ok(opened) = PathFd::new(&path) else { continue };
+            let access = if path.is_dir() { access } else { access & AccessFs::from_file(abi) };
+            ruleset = ruleset.add_rule(PathBeneath::new(opened, access)).map_err(|error| failed(&error))?;
+        }
+        let status = ruleset.restrict_self().map_err(|error| failed(&error))?;
+        match status.ruleset {
+            RulesetStatus::NotEnforced => Err(unsupported("landlock")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Gives up what root may do because it is root.
+fn drop_capabilities() -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    // Version 3 has two words each of effective, permitted and inheritable ones.
+    let (header, none) = (Header { version: 0x2008_0522, pid: 0 }, [0u32; 6]);
+    // A program that is run as root would get back what is in the bounding set.
+    for capability in 0..64 {
+        // SAFETY: a bare call of the kernel; it fails for those that are not known.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+    // SAFETY: both point to what capset(2) reads, for as long as the call takes.
+    match unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn unsupported(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, format!("this kernel or processor has no {what}"))
+}

@@ -1,0 +1,5 @@
+//! The renderer as a process.
+
+fn main() {
+    direct::main()
+}
