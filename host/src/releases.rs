@@ -395,6 +395,7 @@ fn process_limits(config: &Config) -> process::Limits {
         work: bytes(rules.work_mib),
         processes: rules.count,
         handles: limits::Limits::default().handles,
+        cpu: seconds(rules.cpu_seconds),
         hello: seconds(rules.hello_seconds),
         silence: seconds(rules.silent_seconds),
         failures: rules.failures,

@@ -129,6 +129,70 @@ pub(crate) fn probe() -> &'static Path {
     &BUILT
 }
 
+/// The ways in which the probe is built: the contract holds for each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Component,
+    Process,
+    Python,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Component, Self::Process, Self::Python];
+
+    /// The probe, as a renderer is named.
+    pub(crate) fn probe(self) -> &'static Path {
+        static PROCESS: LazyLock<PathBuf> = LazyLock::new(|| {
+            let built = native("probe", &["--package", "probe", "--bin", "probe-process"]);
+            let files = [(built.join("debug/probe-process"), "probe-process")];
+            plugin("probe-process", &files, &|text| {
+                text.replace(r#""python3", "main.py""#, r#""./probe-process""#)
+            })
+        });
+        static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
+            let main = root().join("tests/fixtures/probe/main.py");
+            let folder = plugin("probe-python", &[(main, "main.py")], &str::to_owned);
+            with_package(&folder);
+            folder
+        });
+        match self {
+            Self::Component => probe(),
+            Self::Process => &PROCESS,
+            Self::Python => &PYTHON,
+        }
+    }
+}
+
+/// Makes the folder of a plugin, with the probe's manifest, changed.
+fn plugin(name: &str, files: &[(PathBuf, &str)], change: &dyn Fn(&str) -> String) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let manifest = std::fs::read_to_string(root().join("tests/fixtures/probe/plugin.toml")).unwrap();
+    std::fs::write(folder.join("plugin.toml"), change(&manifest)).unwrap();
+    files.iter().for_each(|(from, name)| drop(std::fs::copy(from, folder.join(name)).unwrap()));
+    folder
+}
+
+/// Puts the Python package beside a plugin.
+pub(crate) fn with_package(folder: &Path) {
+    let package = root().join("plugin-api/python/src/hotshoe");
+    std::fs::create_dir_all(folder.join("hotshoe")).unwrap();
+    for file in files_below(&package).iter().filter(|name| name.ends_with(".py") && !name.contains('/')) {
+        std::fs::copy(package.join(file), folder.join("hotshoe").join(file)).unwrap();
+    }
+}
+
+/// Builds programs with cargo, and returns the folder of their profiles.
+fn native(name: &str, arguments: &[&str]) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut cargo = command(env!("CARGO"));
+    cargo.current_dir(root()).arg("build").args(arguments).arg("--target-dir").arg(&target);
+    let output = cargo.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    target
+}
+
 /// Builds a component with cargo, and returns the folder of its profiles.
 pub(crate) fn component(name: &str, arguments: &[&str]) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -171,7 +235,13 @@ impl Render {
 
     /// Prepares to let the probe act.
     pub(crate) fn probe(act: &str) -> Self {
-        Self::new(&installed().scene("small")).args(["--renderer", probe().to_str().unwrap()]).set("act", act)
+        Self::probe_as(Kind::Component, act)
+    }
+
+    /// Prepares to let the probe act, built in a certain way.
+    pub(crate) fn probe_as(kind: Kind, act: &str) -> Self {
+        let probe = kind.probe().to_str().unwrap();
+        Self::new(&installed().scene("small")).args(["--renderer", probe]).set("act", act)
     }
 
     pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {

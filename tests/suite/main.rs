@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bench;
+mod conformance;
 mod contract;
 mod crash;
 mod daemon;

@@ -82,6 +82,9 @@ fn files_stay_small_enough_to_read() {
     for (file, text) in
         sources("host/src").into_iter().chain(sources("plugin-api/src")).chain(sources("plugins"))
     {
+        if text.contains("Made from the contract by") {
+            continue;
+        }
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let lines = code.lines().count();
         assert!(lines <= 500, "{file} has {lines} lines");

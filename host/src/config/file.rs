@@ -86,6 +86,7 @@ pub struct Processes {
     pub memory_mib: u64,
     pub work_mib: u64,
     pub count: usize,
+    pub cpu_seconds: f64,
     pub hello_seconds: f64,
     pub silent_seconds: f64,
     pub failures: u32,
@@ -150,6 +151,7 @@ impl Default for Processes {
             memory_mib: 4096,
             work_mib: 1024,
             count: 64,
+            cpu_seconds: 600.0,
             hello_seconds: 30.0,
             silent_seconds: 30.0,
             failures: 5,
@@ -209,6 +211,7 @@ impl Config {
             ("workers.frozen_seconds", workers.frozen_seconds),
             ("workers.stalled_seconds", workers.stalled_seconds),
             ("clients.patience_seconds", clients.patience_seconds),
+            ("processes.cpu_seconds", processes.cpu_seconds),
             ("processes.hello_seconds", processes.hello_seconds),
             ("processes.silent_seconds", processes.silent_seconds),
         ];

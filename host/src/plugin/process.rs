@@ -6,6 +6,7 @@
 //! jobs: what a process does wrong fails the calls that it has, and the runner decides
 //! on a retry.
 
+mod calls;
 mod history;
 mod instance;
 
@@ -24,8 +25,9 @@ use super::wire::{Held, Wire};
 use super::{Description, Job, Outcome, Page, PlannedTask, PluginError};
 use crate::capability::Attempt;
 use crate::config::{DataDir, RunDir};
+use calls::Seat;
 use history::History;
-use instance::{Instance, Seat};
+use instance::Instance;
 
 /// How long the processes may take to end when the host stops.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -41,6 +43,8 @@ pub struct Limits {
     pub processes: usize,
     /// Handles that an attempt has open.
     pub handles: usize,
+    /// Processor time between two calls of the host.
+    pub cpu: Duration,
     /// How long the first message may take.
     pub hello: Duration,
     /// How long a sign of life may take.

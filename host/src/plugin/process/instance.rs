@@ -10,26 +10,25 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
+use super::calls::serve;
 use super::{Limits, ProcessPlugin, Processes};
-use crate::capability::{Attempt, CapabilityError, Code, ERROR_TEXT, abridged, harmless};
+use crate::capability::harmless;
+use crate::plugin::PluginError;
 use crate::plugin::manifest::PATH;
 use crate::plugin::wire::buffers::PixelLine;
-use crate::plugin::wire::{Arguments, CONTRACT_ERROR, Held, NO_ATTEMPT, Refusal, Wire};
-use crate::plugin::{PluginError, TOLD};
 use crate::process::sandbox::{Bounds, Sandbox};
 use crate::process::{Process, guarded, inherit};
-use crate::rpc::{self, CallError, ErrorObject, Incoming, Peer, Pending, Request};
+use crate::rpc::{self, CallError, Peer, Request};
 
 /// The version of the messages.
 const PROTOCOL: u32 = 1;
@@ -40,7 +39,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How often a sign of life is asked for.
 const PING: Duration = Duration::from_secs(5);
 /// How long each step of an end may take: the message, the signal.
-const STEP: Duration = Duration::from_secs(2);
+pub(super) const STEP: Duration = Duration::from_secs(2);
+/// Clock ticks a second, as the kernel tells times to programs.
+const TICKS: f64 = 100.0;
 /// How many files a work folder may hold.
 const FILES: usize = 10_000;
 /// How many lines a second of what it prints go to the log.
@@ -52,38 +53,37 @@ pub(super) struct Instance {
     /// Its number in this host.
     id: u32,
     name: String,
-    processes: Processes,
+    pub(super) processes: Processes,
     process: Process,
-    peer: Peer,
+    pub(super) peer: Peer,
     home: PathBuf,
     /// Where the calls of each attempt go.
     attempts: Mutex<HashMap<u64, mpsc::Sender<Request>>>,
     /// The next number of a handle.
-    numbers: Arc<AtomicU32>,
-    pixels: Arc<PixelLine>,
+    pub(super) numbers: Arc<AtomicU32>,
+    pub(super) pixels: Arc<PixelLine>,
     /// Why it is being ended, if it is.
     fault: OnceLock<Fault>,
     retired: OnceLock<()>,
-    busy: AtomicU32,
-    served: AtomicU32,
+    /// Tasks that it has now, and tasks that it has had.
+    pub(super) busy: AtomicU32,
+    pub(super) served: AtomicU32,
+    /// How often it has called the host.
+    pub(super) calls: AtomicU64,
+    /// The calls and the processor time when it was last seen to call.
+    called: Mutex<(u64, u64)>,
     first_memory: OnceLock<u64>,
     /// Whether it takes one task and no more.
-    alone: bool,
+    pub(super) alone: bool,
 }
 
 /// What a process did wrong.
 #[derive(Debug, Clone)]
-enum Fault {
+pub(super) enum Fault {
     /// It took more than it may.
     Limit(String),
     /// It broke a rule.
     Rule(String),
-}
-
-/// The place of one task in a process.
-#[derive(Debug)]
-pub(super) struct Seat {
-    instance: Arc<Instance>,
 }
 
 /// What a process says of itself.
@@ -128,6 +128,8 @@ impl Instance {
             retired: OnceLock::new(),
             busy: AtomicU32::new(0),
             served: AtomicU32::new(0),
+            calls: AtomicU64::new(0),
+            called: Mutex::default(),
             first_memory: OnceLock::new(),
             alone: plugin.manifest.tasks.is_none(),
         };
@@ -170,7 +172,7 @@ impl Instance {
         Ok(())
     }
 
-    fn limits(&self) -> &Limits {
+    pub(super) fn limits(&self) -> &Limits {
         &self.processes.0.limits
     }
 
@@ -211,10 +213,25 @@ impl Instance {
         if used > memory {
             return Err(format!("{memory} bytes of memory (it had {used})"));
         }
+        if let Some(seconds) = self.spun() {
+            return Err(format!("{seconds} s of processor time between two host calls"));
+        }
         if used.saturating_sub(first) > self.limits().growth {
             self.retire_quietly("it has grown");
         }
         folder_size(&self.home, work)
+    }
+
+    /// Returns the limit of processor time if it has used more since it last called the host.
+    fn spun(&self) -> Option<f64> {
+        let limit = self.limits().cpu;
+        let (calls, ticks) = (self.calls.load(Ordering::Relaxed), self.process.processor_time());
+        let mut called = self.called.lock().expect("no code panics under this lock");
+        if self.is_idle() || calls != called.0 {
+            *called = (calls, ticks);
+        }
+        let used = ticks.saturating_sub(called.1) as f64 / TICKS;
+        (used > limit.as_secs_f64()).then_some(limit.as_secs_f64())
     }
 
     async fn ping(self: Arc<Self>) {
@@ -230,13 +247,13 @@ impl Instance {
         }
     }
 
-    fn break_off(&self, fault: Fault) {
+    pub(super) fn break_off(&self, fault: Fault) {
         let _ = self.fault.set(fault);
         self.process.kill();
     }
 
     /// Waits for the end of a process that is ending, and says why it came to it.
-    async fn end(&self) -> PluginError {
+    pub(super) async fn end(&self) -> PluginError {
         let hung_up = self.peer.fault().map(str::to_owned);
         if hung_up.is_some() {
             self.process.kill();
@@ -291,7 +308,7 @@ impl Instance {
         }
     }
 
-    fn retire_quietly(&self, reason: &str) {
+    pub(super) fn retire_quietly(&self, reason: &str) {
         if self.retired.set(()).is_ok() {
             tracing::debug!(plugin = self.name, process = self.id, reason, "takes no more tasks");
         }
@@ -316,7 +333,7 @@ impl Instance {
         self.process.ended().await;
     }
 
-    fn attempts(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Request>>> {
+    pub(super) fn attempts(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Request>>> {
         self.attempts.lock().expect("no code panics under this lock")
     }
 }
@@ -325,201 +342,6 @@ impl Drop for Instance {
     fn drop(&mut self) {
         self.process.kill();
         let _ = fs::remove_dir_all(&self.home);
-    }
-}
-
-impl Seat {
-    /// Takes a place in a process, if it has one.
-    pub(super) fn take(instance: &Arc<Instance>, most: u32) -> Option<Self> {
-        if instance.is_retired() || instance.has_died() {
-            return None;
-        }
-        let taken = instance
-            .busy
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| (busy < most).then_some(busy + 1));
-        taken.is_ok().then(|| Self { instance: instance.clone() })
-    }
-
-    /// Whether it is a place in that process.
-    pub(super) fn is_in(&self, instance: &Arc<Instance>) -> bool {
-        Arc::ptr_eq(&self.instance, instance)
-    }
-
-    /// Makes a call; all that the process holds for it is dropped at its end.
-    pub(super) async fn call<T: Wire>(
-        &self,
-        attempt: Option<Arc<Attempt>>,
-        method: &str,
-        params: impl FnOnce(&mut Held) -> Result<Map<String, Value>, Refusal>,
-    ) -> Result<T, PluginError> {
-        let instance = &self.instance;
-        let (numbers, pixels) = (instance.numbers.clone(), instance.pixels.clone());
-        let handles = instance.limits().handles;
-        let mut held = Held::new(attempt.clone(), handles, numbers.clone(), pixels.clone());
-        let mut params = params(&mut held).map_err(|refusal| {
-            PluginError::Host(format!("the call cannot be written: {}", ErrorObject::from(refusal).message))
-        })?;
-        let mut _serving = None;
-        let mut _registered = None;
-        if attempt.is_some() {
-            let id = instance.processes.0.next_attempt.fetch_add(1, Ordering::Relaxed);
-            params.insert("attempt".to_owned(), id.into());
-            // As many as the other side may have open at a time.
-            let (queue, calls) = mpsc::channel(rpc::Limits::of_a_child().requests);
-            instance.attempts().insert(id, queue);
-            _registered = Some(Registered { instance, id });
-            _serving = Some(AbortOnDropHandle::new(tokio::spawn(attend(held, calls))));
-        }
-        let answer = self.answer(method, params).await;
-        drop(_registered);
-        if let Some(serving) = _serving {
-            // Its handles drop before the attempt is over.
-            serving.abort();
-            let _ = serving.await;
-        }
-        match answer {
-            Ok(value) => {
-                let mut plain = Held::new(None, handles, numbers, pixels);
-                let fits = plain.read(value);
-                fits.map_err(|refusal| {
-                    let what = ErrorObject::from(refusal).message;
-                    PluginError::Contract(format!("its answer to {method} does not fit: {what}"))
-                })
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn answer(&self, method: &str, params: Map<String, Value>) -> Result<Value, PluginError> {
-        let instance = &self.instance;
-        let Ok(pending) = instance.peer.ask(method, &params).await else { return Err(instance.end().await) };
-        let mut call = Call { instance, pending: Some(pending) };
-        let result = call.pending.as_mut().expect("it is there until the drop").result().await;
-        call.pending = None;
-        match result {
-            Ok(value) => Ok(value),
-            Err(CallError::Answer(error)) => Err(told(error)),
-            Err(CallError::Closed) => Err(instance.end().await),
-            Err(CallError::Malformed(error)) => Err(PluginError::Contract(error.to_string())),
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let instance = &self.instance;
-        let served = instance.served.fetch_add(1, Ordering::Relaxed) + 1;
-        let is_last = instance.busy.fetch_sub(1, Ordering::Relaxed) == 1;
-        if served >= instance.limits().tasks {
-            instance.retire_quietly("it has served its time");
-        }
-        if is_last && (instance.is_retired() || instance.alone) {
-            instance.retire("its task is over");
-        }
-    }
-}
-
-/// An attempt that calls are served for.
-struct Registered<'a> {
-    instance: &'a Instance,
-    id: u64,
-}
-
-impl Drop for Registered<'_> {
-    fn drop(&mut self) {
-        self.instance.attempts().remove(&self.id);
-    }
-}
-
-/// A call of the process. One that nobody waits for any more is canceled, and the
-/// process ended if it does not heed that.
-struct Call<'a> {
-    instance: &'a Arc<Instance>,
-    pending: Option<Pending>,
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        let Some(mut pending) = self.pending.take() else { return };
-        let instance = self.instance.clone();
-        tokio::spawn(async move {
-            let heeded = async {
-                instance.peer.notify("$/cancel", &json!({"id": pending.id})).await?;
-                pending.result::<Value>().await
-            };
-            if tokio::time::timeout(STEP, heeded).await.is_err() {
-                let what = format!("did not end a canceled call within {} s", STEP.as_secs());
-                instance.break_off(Fault::Rule(what));
-            }
-        });
-    }
-}
-
-/// Takes what a process says by itself to the attempts that it says it for.
-async fn serve(mut incoming: mpsc::Receiver<Incoming>, instance: Weak<Instance>) {
-    while let Some(message) = incoming.recv().await {
-        let Some(instance) = instance.upgrade() else { return };
-        let request = match message {
-            Incoming::Request(request) => request,
-            Incoming::Notification(notification) => {
-                let method = harmless(notification.method, 64);
-                let what = format!("sent the notification '{method}', which is none of the contract");
-                return instance.break_off(Fault::Rule(what));
-            }
-        };
-        let attempt = request.params.get("attempt").and_then(Value::as_u64);
-        let queue = attempt.and_then(|attempt| instance.attempts().get(&attempt).cloned());
-        drop(instance);
-        let refused = match (queue, attempt) {
-            (Some(queue), _) => match queue.try_send(request) {
-                Ok(()) => continue,
-                Err(unsent) => (unsent.into_inner(), ErrorObject::new(NO_ATTEMPT, "the attempt is over")),
-            },
-            (None, Some(attempt)) => {
-                let what = format!("there is no attempt {attempt}: it is over, or was never this process's");
-                (request, ErrorObject::new(NO_ATTEMPT, what))
-            }
-            (None, None) => {
-                let what = "attempt: every call says which attempt it belongs to";
-                (request, ErrorObject::new(rpc::INVALID_PARAMS, what))
-            }
-        };
-        let (request, error) = refused;
-        request.answer(Err(error)).await;
-    }
-}
-
-/// Carries out the calls of one attempt, one after another as they came.
-async fn attend(mut held: Held, mut calls: mpsc::Receiver<Request>) {
-    while let Some(mut request) = calls.recv().await {
-        let (method, params) = (std::mem::take(&mut request.method), std::mem::take(&mut request.params));
-        let canceled = request.canceled.clone();
-        let reply = tokio::select! {
-            reply = carry_out(&mut held, &method, params) => reply,
-            () = canceled.cancelled() => Err(ErrorObject::new(rpc::CANCELED, "canceled")),
-        };
-        request.answer(reply).await;
-    }
-}
-
-async fn carry_out(held: &mut Held, method: &str, params: Value) -> Result<Value, ErrorObject> {
-    let mut arguments = Arguments::new(params)?;
-    arguments.attempt()?;
-    Ok(held.call(method, arguments).await?)
-}
-
-/// Says what an error of a process means: the contract's own, else that it panicked.
-fn told(error: ErrorObject) -> PluginError {
-    #[derive(Deserialize)]
-    struct Told {
-        code: Code,
-        message: String,
-    }
-    match serde_json::from_value(error.data) {
-        Ok(Told { code, message }) if error.code == CONTRACT_ERROR => {
-            PluginError::Answer(CapabilityError::new(code, abridged(message, ERROR_TEXT)))
-        }
-        _ => PluginError::Panic(abridged(error.message, TOLD)),
     }
 }
 

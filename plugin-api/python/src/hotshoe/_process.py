@@ -23,7 +23,8 @@ Json = Dict[str, Any]
 H = TypeVar("H", bound="Handle")
 
 Pixels = Union[bytes, bytearray, memoryview, "mmap.mmap", Any]
-"""Floats of 32 bits, one after another: a `memoryview`, an `array('f')`, an array of numpy."""
+"""Floats of 32 bits, one after another: a `memoryview`, an `array('f')`, an array of numpy, or
+their bytes."""
 
 attempt: contextvars.ContextVar[int] = contextvars.ContextVar("attempt")
 """The attempt that this thread works at. A thread of your own has it if it runs in a
@@ -246,8 +247,8 @@ def text(value: Any) -> str:
 def pixels(data: Pixels) -> _Sent:
     """Puts pixels where the host can read them."""
     view = memoryview(data)
-    if view.itemsize != 4 or not view.c_contiguous:
-        raise TypeError("pixels are floats of 32 bits, one after another")
+    if view.itemsize not in (1, 4) or view.nbytes % 4 or not view.c_contiguous:
+        raise TypeError("pixels are floats of 32 bits, one after another, or their bytes")
     bytes_ = view.cast("B")
     length = len(bytes_) // 4
     buffer = connection().buffer(attempt.get(), max(length, 1))

@@ -1,0 +1,220 @@
+//! The calls between a process and its host, both ways.
+//!
+//! A call of the process is an attempt: what it calls back meanwhile is carried out one
+//! after another, and all that it holds is dropped when the attempt is over.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::instance::{Fault, Instance, STEP};
+use crate::capability::{Attempt, CapabilityError, Code, ERROR_TEXT, abridged, harmless};
+use crate::plugin::wire::{Arguments, CONTRACT_ERROR, Held, NO_ATTEMPT, Refusal, Wire};
+use crate::plugin::{PluginError, TOLD};
+use crate::rpc::{self, CallError, ErrorObject, Incoming, Pending, Request};
+
+/// The place of one task in a process.
+#[derive(Debug)]
+pub(super) struct Seat {
+    instance: Arc<Instance>,
+}
+
+impl Seat {
+    /// Takes a place in a process, if it has one.
+    pub(super) fn take(instance: &Arc<Instance>, most: u32) -> Option<Self> {
+        if instance.is_retired() || instance.has_died() {
+            return None;
+        }
+        let taken = instance
+            .busy
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| (busy < most).then_some(busy + 1));
+        taken.is_ok().then(|| Self { instance: instance.clone() })
+    }
+
+    /// Whether it is a place in that process.
+    pub(super) fn is_in(&self, instance: &Arc<Instance>) -> bool {
+        Arc::ptr_eq(&self.instance, instance)
+    }
+
+    /// Makes a call; all that the process holds for it is dropped at its end.
+    pub(super) async fn call<T: Wire>(
+        &self,
+        attempt: Option<Arc<Attempt>>,
+        method: &str,
+        params: impl FnOnce(&mut Held) -> Result<Map<String, Value>, Refusal>,
+    ) -> Result<T, PluginError> {
+        let instance = &self.instance;
+        let (numbers, pixels) = (instance.numbers.clone(), instance.pixels.clone());
+        let handles = instance.limits().handles;
+        let mut held = Held::new(attempt.clone(), handles, numbers.clone(), pixels.clone());
+        let mut params = params(&mut held).map_err(|refusal| {
+            PluginError::Host(format!("the call cannot be written: {}", ErrorObject::from(refusal).message))
+        })?;
+        let mut _serving = None;
+        let mut _registered = None;
+        if attempt.is_some() {
+            let id = instance.processes.0.next_attempt.fetch_add(1, Ordering::Relaxed);
+            params.insert("attempt".to_owned(), id.into());
+            // As many as the other side may have open at a time.
+            let (queue, calls) = mpsc::channel(rpc::Limits::of_a_child().requests);
+            instance.attempts().insert(id, queue);
+            _registered = Some(Registered { instance, id });
+            _serving = Some(AbortOnDropHandle::new(tokio::spawn(attend(held, calls))));
+        }
+        let answer = self.answer(method, params).await;
+        drop(_registered);
+        if let Some(serving) = _serving {
+            // Its handles drop before the attempt is over.
+            serving.abort();
+            let _ = serving.await;
+        }
+        match answer {
+            Ok(value) => {
+                let mut plain = Held::new(None, handles, numbers, pixels);
+                let fits = plain.read(value);
+                fits.map_err(|refusal| {
+                    let what = ErrorObject::from(refusal).message;
+                    PluginError::Contract(format!("its answer to {method} does not fit: {what}"))
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn answer(&self, method: &str, params: Map<String, Value>) -> Result<Value, PluginError> {
+        let instance = &self.instance;
+        let Ok(pending) = instance.peer.ask(method, &params).await else { return Err(instance.end().await) };
+        let mut call = Call { instance, pending: Some(pending) };
+        let result = call.pending.as_mut().expect("it is there until the drop").result().await;
+        call.pending = None;
+        match result {
+            Ok(value) => Ok(value),
+            Err(CallError::Answer(error)) => Err(told(error)),
+            Err(CallError::Closed) => Err(instance.end().await),
+            Err(CallError::Malformed(error)) => Err(PluginError::Contract(error.to_string())),
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let instance = &self.instance;
+        let served = instance.served.fetch_add(1, Ordering::Relaxed) + 1;
+        let is_last = instance.busy.fetch_sub(1, Ordering::Relaxed) == 1;
+        if served >= instance.limits().tasks {
+            instance.retire_quietly("it has served its time");
+        }
+        if is_last && (instance.is_retired() || instance.alone) {
+            instance.retire("its task is over");
+        }
+    }
+}
+
+/// An attempt that calls are served for.
+struct Registered<'a> {
+    instance: &'a Instance,
+    id: u64,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.instance.attempts().remove(&self.id);
+    }
+}
+
+/// A call of the process. One that nobody waits for any more is canceled, and the
+/// process ended if it does not heed that.
+struct Call<'a> {
+    instance: &'a Arc<Instance>,
+    pending: Option<Pending>,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let Some(mut pending) = self.pending.take() else { return };
+        let instance = self.instance.clone();
+        tokio::spawn(async move {
+            let heeded = async {
+                instance.peer.notify("$/cancel", &json!({"id": pending.id})).await?;
+                pending.result::<Value>().await
+            };
+            if tokio::time::timeout(STEP, heeded).await.is_err() {
+                let what = format!("did not end a canceled call within {} s", STEP.as_secs());
+                instance.break_off(Fault::Rule(what));
+            }
+        });
+    }
+}
+
+/// Takes what a process says by itself to the attempts that it says it for.
+pub(super) async fn serve(mut incoming: mpsc::Receiver<Incoming>, instance: Weak<Instance>) {
+    while let Some(message) = incoming.recv().await {
+        let Some(instance) = instance.upgrade() else { return };
+        let request = match message {
+            Incoming::Request(request) => request,
+            Incoming::Notification(notification) => {
+                let method = harmless(notification.method, 64);
+                let what = format!("sent the notification '{method}', which is none of the contract");
+                return instance.break_off(Fault::Rule(what));
+            }
+        };
+        instance.calls.fetch_add(1, Ordering::Relaxed);
+        let attempt = request.params.get("attempt").and_then(Value::as_u64);
+        let queue = attempt.and_then(|attempt| instance.attempts().get(&attempt).cloned());
+        drop(instance);
+        let refused = match (queue, attempt) {
+            (Some(queue), _) => match queue.try_send(request) {
+                Ok(()) => continue,
+                Err(unsent) => (unsent.into_inner(), ErrorObject::new(NO_ATTEMPT, "the attempt is over")),
+            },
+            (None, Some(attempt)) => {
+                let what = format!("there is no attempt {attempt}: it is over, or was never this process's");
+                (request, ErrorObject::new(NO_ATTEMPT, what))
+            }
+            (None, None) => {
+                let what = "attempt: every call says which attempt it belongs to";
+                (request, ErrorObject::new(rpc::INVALID_PARAMS, what))
+            }
+        };
+        let (request, error) = refused;
+        request.answer(Err(error)).await;
+    }
+}
+
+/// Carries out the calls of one attempt, one after another as they came.
+async fn attend(mut held: Held, mut calls: mpsc::Receiver<Request>) {
+    while let Some(mut request) = calls.recv().await {
+        let (method, params) = (std::mem::take(&mut request.method), std::mem::take(&mut request.params));
+        let canceled = request.canceled.clone();
+        let reply = tokio::select! {
+            reply = carry_out(&mut held, &method, params) => reply,
+            () = canceled.cancelled() => Err(ErrorObject::new(rpc::CANCELED, "canceled")),
+        };
+        request.answer(reply).await;
+    }
+}
+
+async fn carry_out(held: &mut Held, method: &str, params: Value) -> Result<Value, ErrorObject> {
+    let mut arguments = Arguments::new(params)?;
+    arguments.attempt()?;
+    Ok(held.call(method, arguments).await?)
+}
+
+/// Says what an error of a process means: the contract's own, else that it panicked.
+fn told(error: ErrorObject) -> PluginError {
+    #[derive(Deserialize)]
+    struct Told {
+        code: Code,
+        message: String,
+    }
+    match serde_json::from_value(error.data) {
+        Ok(Told { code, message }) if error.code == CONTRACT_ERROR => {
+            PluginError::Answer(CapabilityError::new(code, abridged(message, ERROR_TEXT)))
+        }
+        _ => PluginError::Panic(abridged(error.message, TOLD)),
+    }
+}
