@@ -270,6 +270,29 @@ impl Releases {
         Err(ReleaseError::Unknown { name: renderer.to_owned(), hint })
     }
 
+    /// Proves a plugin and puts it into the operator's folder, in place of one of its name.
+    /// Returns where.
+    pub async fn install(&self, path: &Path) -> Result<(Arc<Loaded>, PathBuf), ReleaseError> {
+        let loaded = self.load(tokio::task::block_in_place(|| Release::read(path))?).await?;
+        let Release { name, code, .. } = &loaded.release;
+        let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };
+        create_private(&self.plugins).map_err(failed)?;
+        let (place, placed) = match code {
+            Code::Component(bytes) => {
+                let place = self.plugins.join(format!("{name}.wasm"));
+                let placed = write_whole(&self.plugins, &place, bytes);
+                (place, placed)
+            }
+            Code::Folder { files, .. } => {
+                let place = self.plugins.join(name);
+                let placed = tokio::task::block_in_place(|| files.replace(&place));
+                (place, placed)
+            }
+        };
+        placed.map_err(failed)?;
+        Ok((loaded, place))
+    }
+
     /// Finds the release with a digest that a job was pinned to.
     pub fn pinned(&self, digest: &str) -> Result<Release, ReleaseError> {
         let folder = self.data.release(digest);

@@ -17,4 +17,5 @@ mod plugins;
 mod protocol;
 mod render;
 mod tidy;
+mod villains;
 mod worker;

@@ -1,11 +1,13 @@
-//! `hotshoe plugin`: look at the renderers.
+//! `hotshoe plugin`: look at the renderers, and install them.
+
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::{Failure, Result, table};
 use crate::config::DataDir;
 use crate::config::file::Config;
-use crate::releases::Releases;
+use crate::releases::{Release, Releases};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,9 +23,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Check a renderer and put it into the folder of plugins. A running host has it at once.
+    Install {
+        /// A component, or the folder of a plugin that is a process.
+        path: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show a renderer and its settings.
     Show {
-        /// Its name, or the path of a component.
+        /// Its name, or the path of a component or of a plugin's folder.
         renderer: String,
         /// Print JSON, with the schema of its settings.
         #[arg(long)]
@@ -34,10 +44,23 @@ enum Command {
 pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     let (config, _) = Config::read(None).map_err(Failure::bad_input)?;
     let releases = super::releases(data, &config)?;
-    match args.command {
+    let done = match args.command {
         Command::List { json } => list(&releases, json).await,
         Command::Show { renderer, json } => show(&releases, &renderer, json).await,
+        Command::Install { path, json } => install(&releases, &path, json).await,
+    };
+    releases.stop().await;
+    done
+}
+
+async fn install(releases: &Releases, path: &Path, json: bool) -> Result {
+    let (loaded, place) = releases.install(path).await.map_err(Failure::bad_input)?;
+    let Release { name, version, digest, .. } = &loaded.release;
+    match json {
+        true => say!("{}", json!({"id": name, "version": version, "digest": digest, "path": place})),
+        false => say!("installed {name} {version} as {}", place.display()),
     }
+    Ok(())
 }
 
 async fn list(releases: &Releases, json: bool) -> Result {

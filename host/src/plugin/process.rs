@@ -49,7 +49,7 @@ pub struct Limits {
     pub hello: Duration,
     /// How long a sign of life may take.
     pub silence: Duration,
-    /// Failures in a row.
+    /// Failures that no work has made up for.
     pub failures: u32,
     /// Tasks after which a process is replaced.
     pub tasks: u32,

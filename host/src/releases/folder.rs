@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use sha2::{Digest, Sha256};
 
 use crate::config::create_private;
@@ -100,6 +101,19 @@ impl Folder {
             Err(_) if to.is_dir() => fs::remove_dir_all(&aside),
             renamed => renamed,
         }
+    }
+
+    /// Copies all files into a folder, in place of what it holds.
+    pub(super) fn replace(&self, place: &Path) -> io::Result<()> {
+        let above = place.parent().ok_or_else(|| io::Error::other("it has no folder above"))?;
+        let aside = tempfile::Builder::new().prefix(".install-").tempdir_in(above)?;
+        let new = aside.path().join("new");
+        self.copy(&new)?;
+        if !place.exists() {
+            return fs::rename(&new, place);
+        }
+        // At no time is there none.
+        Ok(renameat2(AT_FDCWD, &new, AT_FDCWD, place, RenameFlags::RENAME_EXCHANGE)?)
     }
 }
 
