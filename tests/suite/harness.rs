@@ -170,7 +170,9 @@ fn plugin(name: &str, files: &[(PathBuf, &str)], change: &dyn Fn(&str) -> String
     std::fs::create_dir_all(&folder).unwrap();
     let manifest = std::fs::read_to_string(root().join("tests/fixtures/probe/plugin.toml")).unwrap();
     std::fs::write(folder.join("plugin.toml"), change(&manifest)).unwrap();
-    files.iter().for_each(|(from, name)| drop(std::fs::copy(from, folder.join(name)).unwrap()));
+    for (from, name) in files {
+        std::fs::copy(from, folder.join(name)).unwrap();
+    }
     folder
 }
 
