@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use hotshoe::cli::bench::fake;
+use hotshoe::cli::bench::{fake, ipc};
 
 fn main() -> ExitCode {
     // Before there is a second thread: a guard forks.
@@ -13,6 +13,9 @@ fn main() -> ExitCode {
     }
     if first == fake::ARGUMENT && std::env::var_os("HOTSHOE_FD").is_some() {
         return fake::run().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
+    if first == ipc::ARGUMENT && std::env::var_os("HOTSHOE_FD").is_some() {
+        ipc::plugin();
     }
     hotshoe::cli::main()
 }

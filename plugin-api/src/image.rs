@@ -1,8 +1,55 @@
 //! Pictures that the host keeps.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::Result;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::process::Floats;
 use crate::sys::hotshoe::plugin::image as sys;
 pub use crate::sys::hotshoe::plugin::types::Region;
+
+#[cfg(target_arch = "wasm32")]
+type Floats = Vec<f32>;
+
+/// Pixels that were read: red, green, blue, alpha of each. They can be changed and
+/// written again, which a process does without copying them.
+#[derive(Debug)]
+pub struct Pixels(Floats);
+
+impl Deref for Pixels {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Pixels {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
+
+impl<T: AsRef<[f32]> + ?Sized> PartialEq<T> for Pixels {
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
+    }
+}
+
+impl<'a> IntoIterator for &'a Pixels {
+    type Item = &'a f32;
+    type IntoIter = std::slice::Iter<'a, f32>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl AsRef<[f32]> for Pixels {
+    fn as_ref(&self) -> &[f32] {
+        self
+    }
+}
 
 /// Scene-linear RGBA pixels in the host. The pixels stay there until read.
 #[derive(Debug)]
@@ -46,8 +93,8 @@ impl Image {
     }
 
     /// Reads the pixels of a region, row by row from the lowest up.
-    pub fn read(&self, region: Region) -> Result<Vec<f32>> {
-        Ok(self.0.read(region)?)
+    pub fn read(&self, region: Region) -> Result<Pixels> {
+        Ok(Pixels(self.0.read(region)?))
     }
 
     /// Overwrites the pixels of a region, laid out as `read` gives them.

@@ -75,7 +75,7 @@ pub mod sys;
 pub use blender::{Render, Scene, SceneInfo, Shot};
 pub use error::{Error, ErrorCode, Result};
 pub use frames::{FrameRange, Frames};
-pub use image::{Image, Region};
+pub use image::{Image, Pixels, Region};
 pub use job::{Job, Outcome, Page, PlannedTask, Renderer, Task};
 pub use sys::hotshoe::plugin::types::{File, SampleRange};
 

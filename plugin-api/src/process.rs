@@ -7,17 +7,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IoSliceMut, Write};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use memmap2::MmapMut;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -44,18 +45,34 @@ thread_local! {
 }
 
 /// This side of the connection.
+///
+/// Some threads wait for the next line, and whoever reads a call carries it out: between
+/// the message and the work no thread has to be woken.
 struct Connection {
+    reading: Mutex<BufReader<UnixStream>>,
+    /// How many threads read or wait to.
+    readers: AtomicUsize,
+    plugin: Plugin,
     writing: Mutex<UnixStream>,
     pixels: OwnedFd,
     waiting: Mutex<HashMap<u64, mpsc::Sender<Answer>>>,
     next: AtomicU64,
     /// Buffers that came and that nobody has taken yet.
     received: Mutex<HashMap<u32, File>>,
-    /// The buffer of each attempt that pixels are sent in.
-    scratch: Mutex<HashMap<u64, Buffer>>,
+    /// The buffers of each attempt that are not in use.
+    free: Mutex<HashMap<u64, Vec<Buffer>>>,
+    /// Those that are in use: where they lie, and their numbers.
+    lent: Mutex<HashMap<usize, u32>>,
 }
 
 type Answer = Result<Value, Refusal>;
+
+/// What is run.
+struct Plugin {
+    name: String,
+    version: String,
+    invoke: fn(&str, Value) -> Answer,
+}
 
 /// An error as it travels.
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,10 +84,24 @@ struct Refusal {
 }
 
 /// Shared memory that holds pixels.
+#[derive(Debug)]
 struct Buffer {
     number: u32,
-    length: usize,
-    file: File,
+    memory: MmapMut,
+}
+
+impl Buffer {
+    fn floats(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.memory)
+    }
+
+    fn floats_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.memory)
+    }
+
+    fn place(&self) -> usize {
+        self.memory.as_ptr().addr()
+    }
 }
 
 /// What the host keeps for an attempt.
@@ -142,38 +173,84 @@ pub fn ask_for_bytes(method: &str, params: Value) -> Result<Option<Vec<u8>>, Err
 }
 
 /// Calls a function of the contract that gives pixels.
-pub fn ask_for_pixels(method: &str, params: Value) -> Result<Vec<f32>, Error> {
+pub fn ask_for_pixels(method: &str, mut params: Value) -> Result<Floats, Error> {
     #[derive(Deserialize)]
     struct Sent {
         buffer: u32,
         length: usize,
     }
-    let Sent { buffer, length } = ask(method, params)?;
-    let mut pixels = vec![0.0f32; length];
-    let file = connection().take(buffer);
-    file.read_exact_at(bytemuck::cast_slice_mut(&mut pixels), 0).expect("a buffer holds what is in it");
-    Ok(pixels)
-}
-
-/// Puts pixels where the host can read them.
-pub fn pixels(pixels: &[f32]) -> Result<Value, Error> {
     let (connection, attempt) = (connection(), attempt());
-    let found = connection.scratch().remove(&attempt);
-    let buffer = match found {
-        Some(buffer) if buffer.length >= pixels.len() => buffer,
-        smaller => {
-            if let Some(Buffer { number, .. }) = smaller {
-                tell::<()>("buffer.drop", json!({"buffer": number}));
-            }
-            let length = pixels.len().max(1);
-            let number = ask("buffer.create", json!({"length": length}))?;
-            Buffer { number, length, file: connection.take(number) }
+    let free = connection.free(attempt);
+    params["into"] = json!(free.as_ref().map(|buffer| buffer.number));
+    let answer = ask(method, params);
+    let Sent { buffer, length } = match answer {
+        Ok(sent) => sent,
+        Err(error) => {
+            free.map(|buffer| connection.keep(attempt, buffer));
+            return Err(error);
         }
     };
-    buffer.file.write_all_at(bytemuck::cast_slice(pixels), 0).expect("a buffer holds what fits in it");
-    let sent = json!({"buffer": buffer.number, "length": pixels.len()});
-    connection.scratch().insert(attempt, buffer);
+    let buffer = match free {
+        Some(free) if free.number == buffer => free,
+        free => {
+            // It was too small.
+            free.map(|free| tell::<()>("buffer.drop", json!({"buffer": free.number})));
+            connection.take(buffer)
+        }
+    };
+    Ok(Floats { attempt, buffer: Some(buffer), length })
+}
+
+/// Puts pixels where the host can read them; what was read from it is there already.
+pub fn pixels(pixels: &[f32]) -> Result<Value, Error> {
+    let (connection, attempt) = (connection(), attempt());
+    let length = pixels.len();
+    if let Some(number) = connection.lent().get(&pixels.as_ptr().addr()) {
+        return Ok(json!({"buffer": number, "length": length}));
+    }
+    let mut buffer = match connection.free(attempt) {
+        Some(buffer) if buffer.floats().len() >= length => buffer,
+        smaller => {
+            smaller.map(|buffer| tell::<()>("buffer.drop", json!({"buffer": buffer.number})));
+            let number = ask("buffer.create", json!({"length": length.max(1)}))?;
+            connection.take(number)
+        }
+    };
+    buffer.floats_mut()[..length].copy_from_slice(pixels);
+    let sent = json!({"buffer": buffer.number, "length": length});
+    // The call is made before anything else can take it.
+    connection.keep(attempt, buffer);
     Ok(sent)
+}
+
+/// Floats in memory that the host has, too.
+#[derive(Debug)]
+pub struct Floats {
+    attempt: u64,
+    buffer: Option<Buffer>,
+    length: usize,
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.buffer.as_ref().expect("it is there until the drop").floats()[..self.length]
+    }
+}
+
+impl DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer.as_mut().expect("it is there until the drop").floats_mut()[..self.length]
+    }
+}
+
+impl Drop for Floats {
+    fn drop(&mut self) {
+        if let (Some(buffer), Some(connection)) = (self.buffer.take(), CONNECTION.get()) {
+            connection.keep(self.attempt, buffer);
+        }
+    }
 }
 
 /// Writes bytes as text.
@@ -188,15 +265,19 @@ pub fn run<G: Guest>(name: &str, version: &str) -> ! {
         eprintln!("{name} is a plugin of Hotshoe: `hotshoe plugin show FOLDER` starts it");
         exit(2)
     };
-    let reading = UnixStream::from(line);
-    let writing = Mutex::new(reading.try_clone().expect("a socket can be cloned"));
+    let line = UnixStream::from(line);
+    let writing = Mutex::new(line.try_clone().expect("a socket can be cloned"));
     let connection = Connection {
+        reading: Mutex::new(BufReader::new(line)),
+        readers: AtomicUsize::new(1),
+        plugin: Plugin { name: name.to_owned(), version: version.to_owned(), invoke: invoke::<G> },
         writing,
         pixels,
         waiting: Mutex::default(),
         next: AtomicU64::new(1),
         received: Mutex::default(),
-        scratch: Mutex::default(),
+        free: Mutex::default(),
+        lent: Mutex::default(),
     };
     let connection = CONNECTION.get_or_init(|| connection);
     let print = std::panic::take_hook();
@@ -205,14 +286,7 @@ pub fn run<G: Guest>(name: &str, version: &str) -> ! {
         PANICKED.set(place.unwrap_or_default());
         print(panic);
     }));
-    for line in BufReader::new(reading).lines().map_while(Result::ok) {
-        let Ok(mut message) = serde_json::from_str::<Value>(&line) else { break };
-        let (id, params) = (message["id"].take(), message["params"].take());
-        match message["method"].as_str() {
-            Some(method) => connection.serve::<G>(method.to_owned(), params, id, (name, version)),
-            None => connection.settle(id, message),
-        }
-    }
+    connection.read();
     // Calls may be under way that nobody waits for any more.
     exit(0)
 }
@@ -249,14 +323,12 @@ impl Connection {
         let (sender, answer) = mpsc::channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.waiting().insert(id, sender);
-        self.send(&json!({"id": id, "method": method, "params": params}));
+        self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
         // A host that is gone takes this process along.
         answer.recv().unwrap_or_else(|_| exit(0))
     }
 
     fn send(&self, message: &Value) {
-        let mut message = message.clone();
-        message["jsonrpc"] = "2.0".into();
         let line = format!("{message}\n");
         let mut writing = self.writing.lock().expect("no code panics under this lock");
         if writing.write_all(line.as_bytes()).is_err() {
@@ -273,42 +345,68 @@ impl Connection {
         let _ = waiting.map(|waiting| waiting.send(answer));
     }
 
-    /// Answers a request of the host; what takes time does so in a thread of its own.
-    fn serve<G: Guest>(
-        &'static self,
-        method: String,
-        params: Value,
-        id: Value,
-        (name, version): (&str, &str),
-    ) {
-        let reply = move |answer: Answer| match answer {
-            Ok(result) => self.send(&json!({"id": id, "result": result})),
-            Err(error) => self.send(&json!({"id": id, "error": error})),
-        };
-        match method.as_str() {
-            // What was called sees by `host.turn` that it is not wanted any more.
-            "$/cancel" => {}
-            "hello" => {
-                reply(Ok(json!({"protocol": PROTOCOL, "name": name, "version": version, "features": []})))
+    /// Reads and answers until the host hangs up.
+    fn read(&'static self) {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            {
+                let mut reading = self.reading.lock().expect("no code panics under this lock");
+                if !reading.read_line(&mut line).is_ok_and(|count| count > 0) {
+                    return;
+                }
             }
-            "ping" => reply(Ok(Value::Null)),
-            "shutdown" => {
-                reply(Ok(Value::Null));
-                exit(0)
-            }
-            _ => {
-                let work = move || reply(self.work::<G>(&method, params));
-                thread::Builder::new().stack_size(STACK).spawn(work).expect("a thread can be started");
+            let Ok(mut message) = serde_json::from_str::<Value>(&line) else { return };
+            let (id, params) = (message["id"].take(), message["params"].take());
+            match message["method"].take() {
+                Value::String(method) => self.serve(&method, params, id),
+                _ => self.settle(id, message),
             }
         }
     }
 
-    fn work<G: Guest>(&self, method: &str, params: Value) -> Answer {
+    /// Answers a request of the host.
+    fn serve(&'static self, method: &str, params: Value, id: Value) {
+        let answer = match method {
+            // What was called sees by `host.turn` that it is not wanted any more.
+            "$/cancel" => return,
+            "hello" => {
+                let Plugin { name, version, .. } = &self.plugin;
+                Ok(json!({"protocol": PROTOCOL, "name": name, "version": version, "features": []}))
+            }
+            "ping" | "shutdown" => Ok(Value::Null),
+            _ => {
+                // Somebody must go on reading: answers of the host, and its pings.
+                if self.readers.fetch_sub(1, Ordering::Relaxed) == 1 {
+                    self.readers.fetch_add(1, Ordering::Relaxed);
+                    let reader = thread::Builder::new().stack_size(STACK);
+                    reader
+                        .spawn(|| {
+                            self.read();
+                            exit(0)
+                        })
+                        .expect("a thread can be started");
+                }
+                let answer = self.work(method, params);
+                self.readers.fetch_add(1, Ordering::Relaxed);
+                answer
+            }
+        };
+        match answer {
+            Ok(result) => self.send(&json!({"jsonrpc": "2.0", "id": id, "result": result})),
+            Err(error) => self.send(&json!({"jsonrpc": "2.0", "id": id, "error": error})),
+        }
+        if method == "shutdown" {
+            exit(0);
+        }
+    }
+
+    fn work(&self, method: &str, params: Value) -> Answer {
         let attempt = params["attempt"].as_u64();
         ATTEMPT.set(attempt);
-        let answer = catch_unwind(AssertUnwindSafe(|| invoke::<G>(method, params)));
+        let answer = catch_unwind(AssertUnwindSafe(|| (self.plugin.invoke)(method, params)));
         ATTEMPT.set(None);
-        attempt.map(|attempt| self.scratch().remove(&attempt));
+        attempt.map(|attempt| self.free.lock().expect("no code panics under this lock").remove(&attempt));
         answer.unwrap_or_else(|panic| {
             let message = format!("{}{}", words(&*panic), PANICKED.take());
             Err(Refusal { code: INTERNAL_ERROR, message, data: Value::Null })
@@ -316,23 +414,46 @@ impl Connection {
     }
 
     /// Takes the buffer of a number, waiting until it has come.
-    fn take(&self, number: u32) -> File {
+    fn take(&self, number: u32) -> Buffer {
         let mut received = self.received.lock().expect("no code panics under this lock");
-        loop {
+        let file = loop {
             if let Some(file) = received.remove(&number) {
-                return file;
+                break file;
             }
             let Some((number, file)) = receive(&self.pixels) else { exit(0) };
             received.insert(number, file);
+        };
+        // SAFETY: the host has sealed its size, and reads and writes it only during calls
+        // that name it.
+        let memory = unsafe { MmapMut::map_mut(&file) }.expect("what the host sends can be mapped");
+        let buffer = Buffer { number, memory };
+        self.lent().insert(buffer.place(), number);
+        buffer
+    }
+
+    /// Takes a buffer of an attempt that is not in use.
+    fn free(&self, attempt: u64) -> Option<Buffer> {
+        let mut free = self.free.lock().expect("no code panics under this lock");
+        let buffer = free.get_mut(&attempt)?.pop()?;
+        self.lent().insert(buffer.place(), buffer.number);
+        Some(buffer)
+    }
+
+    /// Takes back a buffer that is not in use any more.
+    fn keep(&self, attempt: u64, buffer: Buffer) {
+        self.lent().remove(&buffer.place());
+        if ATTEMPT.get() == Some(attempt) {
+            let mut free = self.free.lock().expect("no code panics under this lock");
+            free.entry(attempt).or_default().push(buffer);
         }
+    }
+
+    fn lent(&self) -> MutexGuard<'_, HashMap<usize, u32>> {
+        self.lent.lock().expect("no code panics under this lock")
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Answer>>> {
         self.waiting.lock().expect("no code panics under this lock")
-    }
-
-    fn scratch(&self) -> MutexGuard<'_, HashMap<u64, Buffer>> {
-        self.scratch.lock().expect("no code panics under this lock")
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::farm::Farm;
-use crate::harness::{Kind, Render};
+use crate::harness::{
+    Kind, PROGRAM, Picture, Render, assert_same_pixels, command, direct_process, installed,
+};
 
 /// Submits a job of the probe, waits for its end, and returns what was told of it
 /// without times, numbers and ids.
@@ -28,7 +30,7 @@ fn told(farm: &Farm, kind: Kind, frames: &str, settings: &Value) -> Vec<Value> {
         if ["succeeded", "failed", "canceled", "paused"].contains(&job["state"].as_str().unwrap()) {
             break;
         }
-        assert!(began.elapsed() < Duration::from_secs(120), "{kind:?} {settings}: {job:#}");
+        assert!(began.elapsed() < Duration::from_secs(120), "{kind:?} {}: {job:#}", settings["act"]);
         std::thread::sleep(Duration::from_millis(5));
     }
     let events = farm.events().into_iter();
@@ -55,10 +57,10 @@ fn plain(mut event: Value, job: &str) -> Value {
 fn same(farm: &Farm, frames: &str, settings: Value, state: &str) -> Vec<Value> {
     let expected = told(farm, Kind::Component, frames, &settings);
     let end = expected.iter().rfind(|event| event["event"] == "job_state");
-    assert_eq!(end.map(|event| &event["state"]), Some(&json!(state)), "{settings}: {expected:#?}");
+    assert_eq!(end.map(|event| &event["state"]), Some(&json!(state)), "{}: {expected:#?}", settings["act"]);
     for kind in [Kind::Process, Kind::Python] {
         let found = told(farm, kind, frames, &settings);
-        assert_eq!(found, expected, "{kind:?} {settings}");
+        assert_eq!(found, expected, "{kind:?} {}", settings["act"]);
     }
     expected
 }
@@ -176,6 +178,52 @@ fn limits_are_named_for_every_kind() {
             assert!(said, "{kind:?} {act}: {events:#?}");
         }
     }
+}
+
+#[test]
+fn direct_is_the_same_renderer_as_a_component_and_as_a_process() {
+    let show = |renderer: &str| {
+        let mut show = command(PROGRAM);
+        let output = show.args(["plugin", "show", "--json", renderer]).output().unwrap();
+        let mut shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+        shown["digest"] = Value::Null;
+        shown
+    };
+    let process = direct_process().to_str().unwrap();
+    assert_eq!(show(process), show("direct"));
+    let render = |renderer: &str| {
+        let mut render = Render::new(&installed().scene("small"));
+        render.command.args(["--renderer", renderer, "--frames", "1-2", "--set", "samples=2"]);
+        render.run().expect(0);
+        render
+    };
+    let (ours, theirs) = (render(process), render("direct"));
+    for name in ["0001.png", "0002.png"] {
+        assert_same_pixels(&ours.out().join(name), &theirs.out().join(name));
+    }
+    // What is wrong is told in the same words.
+    let wrong = |renderer: &str| {
+        let mut render = Render::new(&installed().scene("small")).frames("1").set("camera", "Nobody");
+        render.command.args(["--renderer", renderer]);
+        let stderr = render.run().expect(2).stderr;
+        stderr.lines().find(|line| line.contains("Nobody")).map(str::to_owned).expect("it names the camera")
+    };
+    assert_eq!(wrong(process), wrong("direct"));
+}
+
+#[test]
+fn a_contact_sheet_shows_every_frame() {
+    let mut render = Render::new(&installed().scene("small")).frames("1-5");
+    render.command.args(["--renderer", "contact-sheet", "--set", "width=64", "--set", "columns=3"]);
+    render.run().expect(0);
+    assert_eq!(render.files(), ["contact-sheet-0001.png"]);
+    let sheet = Picture::read(&render.out().join("contact-sheet-0001.png"));
+    // Three columns and two rows of 64 by 36 pixels, each with its label and a gap of 4.
+    assert_eq!(sheet.size, (3 * 68 + 4, 2 * (36 + 4 + 11) + 4));
+    assert!(sheet.shows_something());
+    let mut many = Render::new(&installed().scene("small")).frames("1-401");
+    many.command.args(["--renderer", "contact-sheet"]);
+    many.run().expect(2).tells(&["a sheet takes at most 400 frames", "every 25th"]);
 }
 
 #[test]

@@ -163,6 +163,19 @@ impl Kind {
     }
 }
 
+/// The renderer `direct` as a process.
+pub(crate) fn direct_process() -> &'static Path {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let built = native("probe", &["--package", "direct", "--bin", "direct-process"]);
+        let change = |text: &str| {
+            let text = text.replace(r#""python3", "main.py""#, r#""./direct-process""#);
+            text.replace("\"probe\"", "\"direct\"").replace("1.2.3", env!("CARGO_PKG_VERSION"))
+        };
+        plugin("direct-process", &[(built.join("debug/direct-process"), "direct-process")], &change)
+    });
+    &BUILT
+}
+
 /// Makes the folder of a plugin, with the probe's manifest, changed.
 fn plugin(name: &str, files: &[(PathBuf, &str)], change: &dyn Fn(&str) -> String) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);

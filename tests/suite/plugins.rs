@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::harness::{Ended, Picture, Render, command, component, files_below, installed, probe};
+use crate::harness::{
+    Ended, Picture, Render, command, component, files_below, installed, probe, root, with_package,
+};
 
 #[test]
 fn the_contract_holds_for_a_component() {
@@ -132,6 +134,19 @@ fn the_renderer_of_the_readme_works() {
     let draft = built.join("release/draft.wasm");
     let mut render = Render::new(&installed().scene("small")).frames("1").set("percentage", "25");
     render.command.arg("--renderer").arg(draft);
+    render.run().expect(0);
+    assert_eq!(Picture::read(&render.out().join("0001.png")).size, (40, 22));
+}
+
+#[test]
+fn the_process_of_the_readme_works() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["main.py", "plugin.toml"] {
+        std::fs::copy(root().join("examples/draft-python").join(file), folder.path().join(file)).unwrap();
+    }
+    with_package(folder.path());
+    let mut render = Render::new(&installed().scene("small")).frames("1").set("percentage", "25");
+    render.command.arg("--renderer").arg(folder.path());
     render.run().expect(0);
     assert_eq!(Picture::read(&render.out().join("0001.png")).size, (40, 22));
 }

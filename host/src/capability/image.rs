@@ -174,32 +174,62 @@ impl Image {
 
     /// Reads the pixels of a region.
     pub fn read(&self, region: Region) -> Result<Vec<f32>> {
-        self.check(region)?;
-        Ok(self.copy(region))
+        let mut pixels = Vec::with_capacity(self.floats(region)?);
+        self.read_parts(region, |part| {
+            pixels.extend_from_slice(part);
+            Ok(())
+        })?;
+        Ok(pixels)
+    }
+
+    /// Reads the pixels of a region part by part, in order.
+    pub fn read_parts(&self, region: Region, mut each: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        self.floats(region)?;
+        let values = self.0.values.read().expect("no code panics under this lock");
+        self.parts(region).try_for_each(|part| each(&values[part]))
     }
 
     /// Overwrites the pixels of a region.
     pub fn write(&self, region: Region, pixels: &[f32]) -> Result<()> {
-        let wanted = self.check(region)? * CHANNELS;
-        if pixels.len() != wanted {
-            let message = format!("the region takes {wanted} numbers, not {}", pixels.len());
+        let mut rest = pixels;
+        self.write_parts(region, pixels.len(), |part| {
+            let (next, after) = rest.split_at(part.len());
+            part.copy_from_slice(next);
+            rest = after;
+            Ok(())
+        })
+    }
+
+    /// Overwrites the pixels of a region with so many floats, part by part, in order.
+    pub fn write_parts(
+        &self,
+        region: Region,
+        length: usize,
+        mut each: impl FnMut(&mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let wanted = self.floats(region)?;
+        if length != wanted {
+            let message = format!("the region takes {wanted} numbers, not {length}");
             return Err(CapabilityError::new(Code::InvalidArgument, message));
         }
-        self.overwrite(region, pixels);
-        Ok(())
+        let mut values = self.0.values.write().expect("no code panics under this lock");
+        self.parts(region).try_for_each(|part| each(&mut values[part]))
     }
 
     fn copy(&self, region: Region) -> Vec<f32> {
         let values = self.0.values.read().expect("no code panics under this lock");
         let mut pixels = Vec::with_capacity(region.width as usize * region.height as usize * CHANNELS);
-        self.rows(region).for_each(|row| pixels.extend_from_slice(&values[row]));
+        self.parts(region).for_each(|part| pixels.extend_from_slice(&values[part]));
         pixels
     }
 
     fn overwrite(&self, region: Region, pixels: &[f32]) {
-        let mut values = self.0.values.write().expect("no code panics under this lock");
-        let rows = pixels.chunks_exact(region.width as usize * CHANNELS);
-        self.rows(region).zip(rows).for_each(|(row, new)| values[row].copy_from_slice(new));
+        let (mut values, mut rest) = (self.0.values.write().expect("no code panics under this lock"), pixels);
+        for part in self.parts(region) {
+            let (next, after) = rest.split_at(part.len());
+            values[part].copy_from_slice(next);
+            rest = after;
+        }
     }
 
     /// Keeps the image for other attempts of the job.
@@ -285,22 +315,28 @@ impl Image {
         Ok(())
     }
 
-    /// Returns the area of a region that is within the image and not too large.
-    fn check(&self, region: Region) -> Result<usize> {
+    /// Counts the floats of a region that is within the image and not too large.
+    pub fn floats(&self, region: Region) -> Result<usize> {
         self.contains(region)?;
         let area = u64::from(region.width) * u64::from(region.height);
         if area > MAX_AREA {
             let message = format!("a call takes at most {MAX_AREA} pixels, not {area}; do it in parts");
             return Err(CapabilityError::new(Code::Limit, message));
         }
-        Ok(area as usize)
+        Ok(area as usize * CHANNELS)
     }
 
-    fn rows(&self, region: Region) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+    /// Says where the pixels of a region are: row by row, or all in one part if its rows
+    /// are whole.
+    fn parts(&self, region: Region) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
         let stride = self.0.width as usize;
-        (region.y..region.y + region.height).map(move |y| {
+        let (rows, length) = match region.width == self.0.width {
+            true => (1, region.width as usize * region.height as usize),
+            false => (region.height, region.width as usize),
+        };
+        (region.y..region.y + rows).map(move |y| {
             let start = (y as usize * stride + region.x as usize) * CHANNELS;
-            start..start + region.width as usize * CHANNELS
+            start..start + length * CHANNELS
         })
     }
 }

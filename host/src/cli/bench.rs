@@ -4,6 +4,7 @@ mod blender;
 mod calls;
 mod echo;
 pub mod fake;
+pub mod ipc;
 mod jobs;
 
 use std::path::PathBuf;
@@ -35,6 +36,9 @@ pub(super) struct Args {
     /// The Blender to use: a program, its folder, or a Python with bpy.
     #[arg(long, value_name = "PATH")]
     blender: Option<PathBuf>,
+    /// The folder of the other plugin systems that tests/peers/build.sh has built.
+    #[arg(long, value_name = "DIR")]
+    peers: Option<PathBuf>,
     /// Print a row a line as JSON.
     #[arg(long)]
     json: bool,
@@ -44,6 +48,8 @@ pub(super) struct Args {
 enum Name {
     /// Calls into a component, instances, loading.
     Calls,
+    /// Calls between host and plugins, pixels, beside other plugin systems.
+    Ipc,
     /// A host with jobs, tasks and clients; its workers render nothing.
     Jobs,
     /// Whole renders beside plain Blender.
@@ -81,6 +87,8 @@ enum Goal {
     MedianAtLeast(f64),
     RatioAtMost(f64),
     RatioAtLeast(f64),
+    /// Nothing in particular: to be known.
+    Any,
 }
 
 impl Row {
@@ -123,6 +131,7 @@ impl Row {
             Goal::MedianAtLeast(limit) => median >= limit,
             Goal::RatioAtMost(limit) => ratio <= limit,
             Goal::RatioAtLeast(limit) => ratio >= limit,
+            Goal::Any => true,
         };
         let (min, max, runs) = (ours.0[0], ours.0[ours.0.len() - 1], ours.0.len());
         Self { name, median, min, max, unit, runs, reference, ratio, goal, met }
@@ -139,6 +148,7 @@ impl Row {
             Goal::MedianAtLeast(limit) => format!(">= {limit} {}", self.unit),
             Goal::RatioAtMost(limit) => format!("ratio <= {limit}"),
             Goal::RatioAtLeast(limit) => format!("ratio >= {limit}"),
+            Goal::Any => "-".to_owned(),
         };
         vec![
             self.name.clone(),
@@ -192,6 +202,9 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     let mut rows = Vec::new();
     if wanted(Name::Calls) {
         rows.extend(calls::run(data).await.map_err(Failure::failed)?);
+    }
+    if wanted(Name::Ipc) {
+        rows.extend(ipc::run(&args).await?);
     }
     if wanted(Name::Jobs) {
         rows.extend(jobs::run(&args).await?);

@@ -219,6 +219,11 @@ impl ProcessPlugin {
         Ok(outcome.into())
     }
 
+    /// Calls any method, without an attempt: for measurements.
+    pub async fn bare(&self, method: &str, params: Map<String, Value>) -> Result<Value, PluginError> {
+        self.seat().await?.answer(method, params).await
+    }
+
     /// Makes one call in a process that has room for it.
     async fn call<T: Wire>(
         &self,
@@ -260,7 +265,8 @@ impl ProcessPlugin {
     fn bury(&self) {
         let mut dead = Vec::new();
         self.running().retain(|instance| {
-            if instance.is_idle() && instance.has_died() {
+            // What ends because it was told to is no failure.
+            if !instance.is_retired() && instance.is_idle() && instance.has_died() {
                 dead.push(instance.clone());
                 return false;
             }

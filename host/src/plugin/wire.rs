@@ -45,8 +45,6 @@ pub struct Names {
     known: HashMap<u32, (&'static str, u32)>,
     buffers: HashMap<u32, Buffer>,
     pixels: Arc<PixelLine>,
-    /// Where the pixels of the answer are wanted.
-    into: Option<u32>,
     most: usize,
 }
 
@@ -182,19 +180,18 @@ impl Held {
     ) -> Self {
         let handles = Handles::new(attempt.clone(), most);
         let (known, buffers) = (HashMap::new(), HashMap::new());
-        let names = Names { attempt, next, known, buffers, pixels, into: None, most };
+        let names = Names { attempt, next, known, buffers, pixels, most };
         Self { handles, names }
     }
 
     /// Carries out a call: of the contract, or about buffers.
     pub async fn call(&mut self, method: &str, mut arguments: Arguments) -> Reply {
-        self.names.into = None;
         match method {
             "buffer.create" => {
                 let length: u32 = self.take(&mut arguments, "length")?;
                 arguments.end()?;
                 self.handles.called();
-                self.names.make_buffer(length)
+                self.names.make_buffer(length).map(Value::from)
             }
             "buffer.drop" => {
                 let number: u32 = self.take(&mut arguments, "buffer")?;
@@ -219,12 +216,6 @@ impl Held {
         let resource = self.take(arguments, name)?;
         number.and_then(|number| self.names.known.remove(&(number as u32)));
         Ok(resource)
-    }
-
-    /// Reads where the pixels of the answer are wanted.
-    fn fill(&mut self, arguments: &mut Arguments) -> Result<(), Refusal> {
-        self.names.into = self.take(arguments, "into")?;
-        Ok(())
     }
 
     /// Writes what a function gave that can fail.

@@ -323,7 +323,10 @@ pub mod hotshoe {
                 ///
                 /// Fails with `invalid-argument` if the region is not within the image,
                 /// `limit` above 4,194,304 pixels a call.
-                pub fn read(&self, region: super::types::Region) -> Result<Vec<f32>, super::types::Error> {
+                pub fn read(
+                    &self,
+                    region: super::types::Region,
+                ) -> Result<process::Floats, super::types::Error> {
                     process::ask_for_pixels("image.read", json!({"image": self.0, "region": region}))
                 }
 

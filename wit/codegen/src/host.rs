@@ -65,6 +65,12 @@ pub(crate) fn translation(contract: &Contract) -> String {
 }
 
 fn arm(function: &Function) -> String {
+    let is_pixels = |ty: &Type| *ty == Type::List(Box::new(Type::Plain("f32")));
+    if function.result.iter().chain(function.params.iter().map(|param| &param.ty)).any(is_pixels) {
+        // Pixels do not stop on their way: these are written by hand, with the buffers.
+        let method = function.method();
+        return format!("{method:?} => held.{}(arguments),\n", method.replace('.', "_"));
+    }
     let owner = function.resource.as_deref().map(pascal).unwrap_or_default();
     let on = function.on().map(snake);
     let names: Vec<String> =
@@ -74,9 +80,6 @@ fn arm(function: &Function) -> String {
     let mut body = String::new();
     for name in &names {
         let _ = write!(body, "let {} = held.take(&mut arguments, {name:?})?; ", local(name));
-    }
-    if matches!(&function.result, Some(Type::List(of)) if **of == Type::Plain("f32")) {
-        body += "held.fill(&mut arguments)?; ";
     }
     let arguments: Vec<_> = names.iter().map(local).collect();
     let answered = if function.fails { "answered" } else { "told" };

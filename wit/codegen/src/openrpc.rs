@@ -75,7 +75,7 @@ fn method(function: &Function, served_by: &str) -> Value {
     if pixels {
         params.push(json!({
             "name": "into",
-            "description": "A buffer that `buffer.create` gave; the answer is in a new one if absent.",
+            "description": "A buffer of the attempt; the answer is in a new one if absent or too small.",
             "required": false,
             "schema": {"$ref": "#/components/schemas/Buffer"},
         }));

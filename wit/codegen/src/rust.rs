@@ -147,7 +147,11 @@ fn is_pixels(ty: &Type) -> bool {
 }
 
 fn returned(interface: &str, function: &Function) -> String {
-    let ok = function.result.as_ref().map_or("()".to_owned(), |ty| owned(interface, ty));
+    let ok = match &function.result {
+        Some(ty) if is_pixels(ty) => "process::Floats".to_owned(),
+        Some(ty) => owned(interface, ty),
+        None => "()".to_owned(),
+    };
     let error = path(interface, "types", "error");
     match (function.fails, ok.as_str()) {
         (true, _) => format!(" -> Result<{ok}, {error}>"),

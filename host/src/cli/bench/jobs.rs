@@ -29,8 +29,8 @@ const LARGE: usize = 100_000;
 const OPENCUE: f64 = 975.0;
 
 /// A host in a process and folders of its own, gone when dropped.
-struct Farm {
-    folder: tempfile::TempDir,
+pub(super) struct Farm {
+    pub(super) folder: tempfile::TempDir,
     scene: PathBuf,
     host: Child,
 }
@@ -49,17 +49,17 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
             bar.inc(1);
         };
         step("tasks");
-        tasks.push(Farm::start(args, "files=no").await?.tasks().await?);
+        tasks.push(Farm::start(args, "files=no", "").await?.tasks().await?);
         step("tasks with files");
-        with_files.push(Farm::start(args, "").await?.tasks().await?);
+        with_files.push(Farm::start(args, "", "").await?.tasks().await?);
         step("submissions");
-        let (rate, get) = Farm::start(args, "files=no").await?.submissions().await?;
+        let (rate, get) = Farm::start(args, "files=no", "").await?.submissions().await?;
         submits.push(rate);
         gets.push(get);
         step("idle connections");
-        idle.push(Farm::start(args, "files=no").await?.idle().await?);
+        idle.push(Farm::start(args, "files=no", "").await?.idle().await?);
         step("a large job");
-        let (plan, page) = Farm::start(args, "files=no").await?.large().await?;
+        let (plan, page) = Farm::start(args, "files=no", "").await?.large().await?;
         planned.push(plan);
         pages.push(page);
     }
@@ -81,8 +81,12 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
 }
 
 impl Farm {
-    async fn start(args: &Args, fake: &str) -> Result<Self> {
+    pub(super) async fn start(args: &Args, fake: &str, config: &str) -> Result<Self> {
         let folder = tempfile::tempdir().map_err(Failure::failed)?;
+        let own = folder.path().join("hotshoe");
+        fs::create_dir(&own)
+            .and_then(|()| fs::write(own.join("config.toml"), config))
+            .map_err(Failure::failed)?;
         let scene = folder.path().join("scene.blend");
         // Blender's own header; nobody reads further.
         fs::write(&scene, b"BLENDER-v405REND").map_err(Failure::failed)?;
@@ -109,12 +113,12 @@ impl Farm {
         Ok(farm)
     }
 
-    async fn client(&self) -> Result<Client> {
+    pub(super) async fn client(&self) -> Result<Client> {
         let client = Client::connect(&socket(self.folder.path())).await?;
         client.ok_or_else(|| Failure::failed("the host is gone"))
     }
 
-    fn job(&self, frames: usize) -> Value {
+    pub(super) fn job(&self, frames: usize) -> Value {
         let out = self.folder.path().join("out");
         json!({"scene": self.scene, "frames": format!("1-{frames}"), "out": out})
     }

@@ -85,7 +85,12 @@ impl Seat {
         }
     }
 
-    async fn answer(&self, method: &str, params: Map<String, Value>) -> Result<Value, PluginError> {
+    /// Sends a call and waits for its answer.
+    pub(super) async fn answer(
+        &self,
+        method: &str,
+        params: Map<String, Value>,
+    ) -> Result<Value, PluginError> {
         let instance = &self.instance;
         let Ok(pending) = instance.peer.ask(method, &params).await else { return Err(instance.end().await) };
         let mut call = Call { instance, pending: Some(pending) };

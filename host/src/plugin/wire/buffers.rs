@@ -14,11 +14,15 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
-use serde_json::Value;
+use serde_json::{Value, json};
+use wasmtime::component::Resource;
 
-use super::{Misfit, Names, Refusal, Reply, unknown};
-use crate::capability::image::{Budget, MAX_AREA};
+use super::{Arguments, Held, Misfit, Names, Refusal, Reply, Wire, unknown};
+use crate::blender::wire::Region;
+use crate::capability::image::{Budget, Image, MAX_AREA};
 use crate::capability::{CapabilityError, Code};
+use crate::plugin::bindings::v0_1::types;
+use crate::terms::Capability;
 
 /// How many floats a buffer holds at most: as many as a call reads.
 const MAX_FLOATS: u64 = MAX_AREA * 4;
@@ -83,7 +87,7 @@ impl Buffer {
 
 impl Names {
     /// Makes a buffer for the process.
-    pub(super) fn make_buffer(&mut self, length: u32) -> Reply {
+    pub(super) fn make_buffer(&mut self, length: u32) -> Result<u32, Refusal> {
         let limit = |message| Refusal::from(CapabilityError::new(Code::Limit, message));
         if length == 0 || u64::from(length) > MAX_FLOATS {
             return Err(limit(format!("a buffer holds 1 to {MAX_FLOATS} floats, not {length}")));
@@ -97,46 +101,101 @@ impl Names {
         let number = self.number();
         self.pixels.send(number, &buffer.file)?;
         self.buffers.insert(number, buffer);
-        Ok(Value::from(number))
+        Ok(number)
     }
 
-    /// Reads the first floats of a buffer.
-    pub(super) fn pixels_of(&mut self, number: u32, length: u32) -> Result<Vec<f32>, Misfit> {
-        let buffer = self.buffers.get(&number).ok_or_else(|| unknown("buffer", number).below("buffer"))?;
-        fits(buffer, length)?;
-        let mut pixels = vec![0.0f32; length as usize];
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut pixels);
-        aside(bytes.len(), || buffer.file.read_exact_at(bytes, 0)).map_err(failed)?;
-        Ok(pixels)
-    }
-
-    /// Writes pixels into the buffer that was asked for, else into a new one that is
-    /// the process's alone.
-    pub(super) fn pixels_into(&mut self, pixels: Vec<f32>) -> Result<Value, Misfit> {
-        let bytes: &[u8] = bytemuck::cast_slice(&pixels);
-        let length = pixels.len() as u32;
-        if let Some(number) = self.into.take() {
+    /// Finds the buffer that an answer is wanted in, or makes one if it has no room.
+    fn room(&mut self, into: Option<u32>, length: u32) -> Result<u32, Refusal> {
+        if let Some(number) = into {
             let buffer = self.buffers.get(&number).ok_or_else(|| unknown("buffer", number).below("into"))?;
-            fits(buffer, length).map_err(|misfit| misfit.below("into"))?;
-            aside(bytes.len(), || buffer.file.write_all_at(bytes, 0)).map_err(failed)?;
-            return Ok(number.into());
+            if buffer.length >= length {
+                return Ok(number);
+            }
         }
-        let number = self.number();
-        let buffer = Buffer::create(length).map_err(failed)?;
-        aside(bytes.len(), || buffer.file.write_all_at(bytes, 0)).map_err(failed)?;
-        self.pixels.send(number, &buffer.file)?;
-        Ok(number.into())
+        self.make_buffer(length)
     }
+}
+
+impl Held {
+    /// `image.read`: the pixels go from the image to the buffer and nowhere else.
+    pub(super) fn image_read(&mut self, mut arguments: Arguments) -> Reply {
+        let (image, region) = self.image_and_region(&mut arguments)?;
+        let into = self.take(&mut arguments, "into")?;
+        arguments.end()?;
+        let length = image.floats(region)?;
+        let number = self.names.room(into, length as u32)?;
+        let file = &self.names.buffers[&number].file;
+        let mut at = 0;
+        let copy = || {
+            image.read_parts(region, |part| {
+                let bytes: &[u8] = bytemuck::cast_slice(part);
+                at += bytes.len() as u64;
+                file.write_all_at(bytes, at - bytes.len() as u64).map_err(used)
+            })
+        };
+        aside(length * size_of::<f32>(), copy)?;
+        Ok(json!({"buffer": number, "length": length}))
+    }
+
+    /// `image.write`: the pixels go from the buffer to the image and nowhere else.
+    pub(super) fn image_write(&mut self, mut arguments: Arguments) -> Reply {
+        let (image, region) = self.image_and_region(&mut arguments)?;
+        let Pixels { buffer, length } = self.take(&mut arguments, "pixels")?;
+        arguments.end()?;
+        let buffer =
+            self.names.buffers.get(&buffer).ok_or_else(|| unknown("buffer", buffer).below("pixels"))?;
+        fits(buffer, length)?;
+        let mut at = 0;
+        let copy = || {
+            image.write_parts(region, length as usize, |part| {
+                let bytes: &mut [u8] = bytemuck::cast_slice_mut(part);
+                at += bytes.len() as u64;
+                buffer.file.read_exact_at(bytes, at - bytes.len() as u64).map_err(used)
+            })
+        };
+        aside(length as usize * size_of::<f32>(), copy)?;
+        Ok(Value::Null)
+    }
+
+    fn image_and_region(&mut self, arguments: &mut Arguments) -> Result<(Image, Region), Refusal> {
+        let image: Resource<Image> = self.take(arguments, "image")?;
+        let region: types::Region = self.take(arguments, "region")?;
+        self.handles.attempt(Capability::Image)?;
+        let image = self.handles.table.get(&image).map_err(|error| Refusal::Host(error.to_string()))?;
+        Ok((image.clone(), region.into()))
+    }
+}
+
+/// The first floats of a buffer, as a message names them.
+struct Pixels {
+    buffer: u32,
+    length: u32,
+}
+
+impl Wire for Pixels {
+    fn read(value: Value, _: &mut Names) -> Result<Self, Misfit> {
+        let fields = value.as_object().filter(|fields| fields.len() == 2);
+        let field = |name| fields.and_then(|fields| u32::try_from(fields.get(name)?.as_u64()?).ok());
+        match (field("buffer"), field("length")) {
+            (Some(buffer), Some(length)) => Ok(Self { buffer, length }),
+            _ => Err(Misfit::new("pixels are wanted: {\"buffer\": NUMBER, \"length\": FLOATS}")),
+        }
+    }
+
+    fn write(self, _: &mut Names) -> Result<Value, Misfit> {
+        Ok(json!({"buffer": self.buffer, "length": self.length}))
+    }
+}
+
+/// Says that a buffer cannot be used.
+fn used(error: io::Error) -> CapabilityError {
+    CapabilityError::io("use a buffer")(error)
 }
 
 fn fits(buffer: &Buffer, length: u32) -> Result<(), Misfit> {
     let has = buffer.length;
     let fits = (length <= has).then_some(());
     fits.ok_or_else(|| Misfit::new(format!("the buffer holds {has} floats, not {length}")).below("length"))
-}
-
-fn failed(error: io::Error) -> Misfit {
-    Misfit::new(format!("the buffer cannot be used: {error}"))
 }
 
 /// Copies much where it holds up nobody.

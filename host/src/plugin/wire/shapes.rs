@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Misfit, Names, Wire};
 
@@ -21,7 +21,7 @@ macro_rules! plain {
     )*};
 }
 
-plain!(bool i32 u32 u64 f64 String);
+plain!(bool i32 u32 u64 f32 f64 String);
 
 impl Wire for () {
     fn read(_: Value, _: &mut Names) -> Result<Self, Misfit> {
@@ -50,31 +50,6 @@ impl Wire for u8 {
 
     fn write_list(list: Vec<Self>, _: &mut Names) -> Result<Value, Misfit> {
         Ok(BASE64_STANDARD.encode(list).into())
-    }
-}
-
-/// Lists of them are pixels, which are in a buffer.
-impl Wire for f32 {
-    fn read(value: Value, _: &mut Names) -> Result<Self, Misfit> {
-        serde_json::from_value(value).map_err(|error| Misfit::new(error.to_string()))
-    }
-
-    fn write(self, _: &mut Names) -> Result<Value, Misfit> {
-        Ok(self.into())
-    }
-
-    fn read_list(value: Value, names: &mut Names) -> Result<Vec<Self>, Misfit> {
-        let fields = value.as_object().filter(|fields| fields.len() == 2);
-        let field = |name| fields.and_then(|fields| u32::try_from(fields.get(name)?.as_u64()?).ok());
-        match (field("buffer"), field("length")) {
-            (Some(buffer), Some(length)) => names.pixels_of(buffer, length),
-            _ => Err(Misfit::new("pixels are wanted: {\"buffer\": NUMBER, \"length\": FLOATS}")),
-        }
-    }
-
-    fn write_list(list: Vec<Self>, names: &mut Names) -> Result<Value, Misfit> {
-        let length = list.len();
-        Ok(json!({"buffer": names.pixels_into(list)?, "length": length}))
     }
 }
 

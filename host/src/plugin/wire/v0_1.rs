@@ -202,22 +202,8 @@ pub async fn call(held: &mut Held, method: &str, mut arguments: Arguments) -> Re
             let done = image::HostImage::place(&mut held.handles, image, part, x, y).await;
             held.answered(done)
         }
-        "image.read" => {
-            let image = held.take(&mut arguments, "image")?;
-            let region = held.take(&mut arguments, "region")?;
-            held.fill(&mut arguments)?;
-            arguments.end()?;
-            let done = image::HostImage::read(&mut held.handles, image, region).await;
-            held.answered(done)
-        }
-        "image.write" => {
-            let image = held.take(&mut arguments, "image")?;
-            let region = held.take(&mut arguments, "region")?;
-            let pixels = held.take(&mut arguments, "pixels")?;
-            arguments.end()?;
-            let done = image::HostImage::write(&mut held.handles, image, region, pixels).await;
-            held.answered(done)
-        }
+        "image.read" => held.image_read(arguments),
+        "image.write" => held.image_write(arguments),
         "image.save" => {
             let image = held.take(&mut arguments, "image")?;
             let key = held.take(&mut arguments, "key")?;

@@ -241,7 +241,7 @@ def ask(method: str, result: Any, **params: Any) -> Any:
 
 def text(value: Any) -> str:
     """Writes a value as the JSON text that the contract wants."""
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def pixels(data: Pixels) -> _Sent:
@@ -291,8 +291,11 @@ def decode(wanted: Any, value: Any) -> Any:
     if wanted is bytes:
         return base64.b64decode(value)
     if wanted is memoryview:
-        length = value["length"]
-        return memoryview(_map(connection().descriptor(value["buffer"]), length)).cast("f")
+        number, length = value["buffer"], value["length"]
+        memory = _map(connection().descriptor(number), length)
+        # It stays mapped for as long as anybody looks at it.
+        connection().call("buffer.drop", {"attempt": attempt.get(), "buffer": number})
+        return memoryview(memory).cast("f")
     origin: Any = getattr(wanted, "__origin__", None)
     parts: List[Any] = list(getattr(wanted, "__args__", ()))
     if origin is Union and type(None) in parts:
