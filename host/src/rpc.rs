@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -177,6 +177,19 @@ impl Drop for Request {
     }
 }
 
+/// Writes what this side says by itself.
+fn said(id: Option<u64>, method: &str, params: &impl Serialize) -> serde_json::Result<String> {
+    #[derive(Serialize)]
+    struct Line<'a, P> {
+        jsonrpc: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<u64>,
+        method: &'a str,
+        params: &'a P,
+    }
+    serde_json::to_string(&Line { jsonrpc: "2.0", id, method, params })
+}
+
 fn answer_line(id: &Value, answer: Answer) -> String {
     #[derive(Serialize)]
     struct Line<'a> {
@@ -273,7 +286,7 @@ impl Peer {
     /// Calls a method; the result is waited for apart.
     pub async fn ask(&self, method: &str, params: &impl Serialize) -> Result<Pending, CallError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let line = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string();
+        let line = said(Some(id), method, params)?;
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().expect("no code panics under this lock").insert(id, sender);
         if self.deaf.is_cancelled() || self.outgoing.send(line).await.is_err() {
@@ -285,7 +298,7 @@ impl Peer {
 
     /// Says something that asks for no answer; waits while the other side is slow to listen.
     pub async fn notify(&self, method: &str, params: &impl Serialize) -> Result<(), CallError> {
-        let line = json!({"jsonrpc": "2.0", "method": method, "params": params}).to_string();
+        let line = said(None, method, params)?;
         tokio::select! {
             sent = self.outgoing.send(line) => sent.map_err(|_| CallError::Closed),
             () = self.closed.cancelled() => Err(CallError::Closed),

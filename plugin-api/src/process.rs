@@ -186,7 +186,9 @@ pub fn ask_for_pixels(method: &str, mut params: Value) -> Result<Floats, Error> 
     let Sent { buffer, length } = match answer {
         Ok(sent) => sent,
         Err(error) => {
-            free.map(|buffer| connection.keep(attempt, buffer));
+            if let Some(free) = free {
+                connection.keep(attempt, free);
+            }
             return Err(error);
         }
     };
@@ -194,7 +196,7 @@ pub fn ask_for_pixels(method: &str, mut params: Value) -> Result<Floats, Error> 
         Some(free) if free.number == buffer => free,
         free => {
             // It was too small.
-            free.map(|free| tell::<()>("buffer.drop", json!({"buffer": free.number})));
+            discard(free);
             connection.take(buffer)
         }
     };
@@ -211,7 +213,7 @@ pub fn pixels(pixels: &[f32]) -> Result<Value, Error> {
     let mut buffer = match connection.free(attempt) {
         Some(buffer) if buffer.floats().len() >= length => buffer,
         smaller => {
-            smaller.map(|buffer| tell::<()>("buffer.drop", json!({"buffer": buffer.number})));
+            discard(smaller);
             let number = ask("buffer.create", json!({"length": length.max(1)}))?;
             connection.take(number)
         }
@@ -221,6 +223,13 @@ pub fn pixels(pixels: &[f32]) -> Result<Value, Error> {
     // The call is made before anything else can take it.
     connection.keep(attempt, buffer);
     Ok(sent)
+}
+
+fn discard(buffer: Option<Buffer>) {
+    if let Some(buffer) = buffer {
+        connection().lent().remove(&buffer.place());
+        tell::<()>("buffer.drop", json!({"buffer": buffer.number}));
+    }
 }
 
 /// Floats in memory that the host has, too.

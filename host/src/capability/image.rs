@@ -175,18 +175,16 @@ impl Image {
     /// Reads the pixels of a region.
     pub fn read(&self, region: Region) -> Result<Vec<f32>> {
         let mut pixels = Vec::with_capacity(self.floats(region)?);
-        self.read_parts(region, |part| {
-            pixels.extend_from_slice(part);
-            Ok(())
-        })?;
+        self.read_parts(region, |part| pixels.extend_from_slice(part))?;
         Ok(pixels)
     }
 
     /// Reads the pixels of a region part by part, in order.
-    pub fn read_parts(&self, region: Region, mut each: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    pub fn read_parts(&self, region: Region, mut each: impl FnMut(&[f32])) -> Result<()> {
         self.floats(region)?;
         let values = self.0.values.read().expect("no code panics under this lock");
-        self.parts(region).try_for_each(|part| each(&values[part]))
+        self.parts(region).for_each(|part| each(&values[part]));
+        Ok(())
     }
 
     /// Overwrites the pixels of a region.
@@ -196,24 +194,19 @@ impl Image {
             let (next, after) = rest.split_at(part.len());
             part.copy_from_slice(next);
             rest = after;
-            Ok(())
         })
     }
 
     /// Overwrites the pixels of a region with so many floats, part by part, in order.
-    pub fn write_parts(
-        &self,
-        region: Region,
-        length: usize,
-        mut each: impl FnMut(&mut [f32]) -> Result<()>,
-    ) -> Result<()> {
+    pub fn write_parts(&self, region: Region, length: usize, mut each: impl FnMut(&mut [f32])) -> Result<()> {
         let wanted = self.floats(region)?;
         if length != wanted {
             let message = format!("the region takes {wanted} numbers, not {length}");
             return Err(CapabilityError::new(Code::InvalidArgument, message));
         }
         let mut values = self.0.values.write().expect("no code panics under this lock");
-        self.parts(region).try_for_each(|part| each(&mut values[part]))
+        self.parts(region).for_each(|part| each(&mut values[part]));
+        Ok(())
     }
 
     fn copy(&self, region: Region) -> Vec<f32> {

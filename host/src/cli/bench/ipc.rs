@@ -158,9 +158,10 @@ fn thinned(mut values: Vec<f64>) -> Vec<f64> {
     (0..100).map(|part| (values[part * (all - 1) / 99] * 100.0).round() / 100.0).collect()
 }
 
-/// The configuration that lets a plugin run this program.
+/// The configuration that lets a plugin run this program, and one process of it go on.
 fn config() -> Result<String> {
-    Ok(format!("[plugin.bench]\nread = [{:?}]\n", program_folder()?))
+    let grant = format!("[plugin.bench]\nread = [{:?}]\n", program_folder()?);
+    Ok(format!("{grant}[processes]\nreplace_after_tasks = 4294967295\n"))
 }
 
 fn program_folder() -> Result<PathBuf> {

@@ -2,16 +2,17 @@
 //!
 //! The host makes each buffer and seals it against shrinking and growing, so that no
 //! access of either side ends in SIGBUS. Its descriptor goes over a socket that is
-//! there for nothing else, with its number. The host itself reads and writes a buffer
-//! by calls of the kernel and maps nothing that a plugin can write.
+//! there for nothing else, with its number. The plugin can write a buffer at any time:
+//! the host copies from it and into it, once, and never holds a reference to what is
+//! in it.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 
+use memmap2::MmapRaw;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use serde_json::{Value, json};
@@ -32,7 +33,7 @@ const LARGE: usize = 256 * 1024;
 /// Shared memory that holds pixels.
 #[derive(Debug)]
 pub struct Buffer {
-    file: File,
+    memory: MmapRaw,
     length: u32,
     _budget: Option<Budget>,
 }
@@ -75,13 +76,33 @@ impl PixelLine {
 }
 
 impl Buffer {
-    fn create(length: u32) -> io::Result<Self> {
+    fn create(length: u32, budget: Option<Budget>) -> io::Result<(Self, File)> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file = File::from(memfd_create("hotshoe-pixels", flags)?);
-        file.set_len(u64::from(length) * 4)?;
+        // All of it is there from now on: to touch it cannot fail.
+        fallocate(&file, FallocateFlags::empty(), 0, i64::from(length) * 4)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-        Ok(Self { file, length, _budget: None })
+        Ok((Self { memory: MmapRaw::map_raw(&file)?, length, _budget: budget }, file))
+    }
+
+    /// Copies floats into it, from the one at `at` on.
+    fn put(&self, at: usize, floats: &[f32]) {
+        assert!(at + floats.len() <= self.length as usize, "nothing is copied beyond a buffer");
+        // SAFETY: both are that long, and no reference to the shared one is made.
+        unsafe { self.floats().add(at).copy_from_nonoverlapping(floats.as_ptr(), floats.len()) };
+    }
+
+    /// Copies floats out of it, from the one at `at` on.
+    fn get(&self, at: usize, floats: &mut [f32]) {
+        assert!(at + floats.len() <= self.length as usize, "nothing is copied from beyond a buffer");
+        // SAFETY: both are that long, and no reference to the shared one is made. Whatever
+        // the plugin writes meanwhile, every pattern of bits is a float.
+        unsafe { self.floats().add(at).copy_to_nonoverlapping(floats.as_mut_ptr(), floats.len()) };
+    }
+
+    fn floats(&self) -> *mut f32 {
+        self.memory.as_mut_ptr().cast()
     }
 }
 
@@ -96,10 +117,10 @@ impl Names {
             return Err(limit(format!("an attempt keeps at most {} buffers", self.most)));
         }
         let budget = self.attempt.as_ref().map(|attempt| Budget::take_bytes(attempt, u64::from(length) * 4));
-        let made = Buffer::create(length).map_err(CapabilityError::io("make a buffer"))?;
-        let buffer = Buffer { _budget: budget.transpose()?, ..made };
+        let made = Buffer::create(length, budget.transpose()?);
+        let (buffer, file) = made.map_err(CapabilityError::io("make a buffer"))?;
         let number = self.number();
-        self.pixels.send(number, &buffer.file)?;
+        self.pixels.send(number, &file)?;
         self.buffers.insert(number, buffer);
         Ok(number)
     }
@@ -124,13 +145,12 @@ impl Held {
         arguments.end()?;
         let length = image.floats(region)?;
         let number = self.names.room(into, length as u32)?;
-        let file = &self.names.buffers[&number].file;
+        let buffer = &self.names.buffers[&number];
         let mut at = 0;
         let copy = || {
             image.read_parts(region, |part| {
-                let bytes: &[u8] = bytemuck::cast_slice(part);
-                at += bytes.len() as u64;
-                file.write_all_at(bytes, at - bytes.len() as u64).map_err(used)
+                buffer.put(at, part);
+                at += part.len();
             })
         };
         aside(length * size_of::<f32>(), copy)?;
@@ -148,9 +168,8 @@ impl Held {
         let mut at = 0;
         let copy = || {
             image.write_parts(region, length as usize, |part| {
-                let bytes: &mut [u8] = bytemuck::cast_slice_mut(part);
-                at += bytes.len() as u64;
-                buffer.file.read_exact_at(bytes, at - bytes.len() as u64).map_err(used)
+                buffer.get(at, part);
+                at += part.len();
             })
         };
         aside(length as usize * size_of::<f32>(), copy)?;
@@ -185,11 +204,6 @@ impl Wire for Pixels {
     fn write(self, _: &mut Names) -> Result<Value, Misfit> {
         Ok(json!({"buffer": self.buffer, "length": self.length}))
     }
-}
-
-/// Says that a buffer cannot be used.
-fn used(error: io::Error) -> CapabilityError {
-    CapabilityError::io("use a buffer")(error)
 }
 
 fn fits(buffer: &Buffer, length: u32) -> Result<(), Misfit> {
