@@ -180,7 +180,8 @@ pub fn understand(line: &[u8]) -> Option<i64> {
 /// Lets a peer read what a stranger may send, until its end or until it is hung up on.
 /// For the fuzzer, as [`understand`].
 pub async fn overhear(bytes: Vec<u8>) {
-    let limits = rpc::Limits { line: 2048, requests: 4, patience: Duration::from_secs(1), nonsense: 8 };
+    let limits =
+        rpc::Limits { line: 2048, requests: 4, bytes: 8192, patience: Duration::from_secs(1), nonsense: 8 };
     let (_peer, mut incoming) = rpc::Peer::start(io::Cursor::new(bytes), tokio::io::sink(), limits);
     while let Some(message) = incoming.recv().await {
         if let rpc::Incoming::Request(mut request) = message {

@@ -7,7 +7,7 @@ pub mod file;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -209,24 +209,52 @@ fn sweep(runs: &Path) -> io::Result<()> {
     // Their names sort by time.
     abandoned.sort();
     let kept = abandoned.len().saturating_sub(JOURNALS);
-    abandoned.iter().enumerate().try_for_each(|(n, (path, keep))| match clear(path, *keep && n >= kept) {
-        // Its host, which is just ending, has done the same.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        cleared => cleared,
-    })
+    for (n, (path, keep)) in abandoned.iter().enumerate() {
+        match clear(path, *keep && n >= kept) {
+            // Its host, which is just ending, has done the same.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, path = %path.display(), "a killed host's folder stays"),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder with all that a stranger has put into it: however deep, and
+/// whatever rights it gave it.
+pub fn remove_whole(folder: &Path) -> io::Result<()> {
+    // What is in a folder comes to the top: no path grows, and nothing recurses.
+    let (mut folders, mut number) = (vec![folder.to_owned()], 0u64);
+    while let Some(next) = folders.pop() {
+        fs::set_permissions(&next, fs::Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&next)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                fs::remove_file(entry.path())?;
+            } else if fs::remove_dir(entry.path()).is_err() {
+                number += 1;
+                let top = folder.with_file_name(format!("removed-{}-{number}", std::process::id()));
+                fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o700))?;
+                fs::rename(entry.path(), &top)?;
+                folders.push(top);
+            }
+        }
+        fs::remove_dir(&next)?;
+    }
+    Ok(())
 }
 
 /// Removes a run folder, or all but its journal.
 fn clear(path: &Path, keep_journal: bool) -> io::Result<()> {
     if !keep_journal {
-        return fs::remove_dir_all(path);
+        return remove_whole(path);
     }
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
         match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
+            true => remove_whole(&entry.path())?,
             false if name.starts_with(JOURNAL) || name == "lock" => {}
             false => fs::remove_file(entry.path())?,
         }
@@ -255,6 +283,26 @@ mod tests {
         fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let error = DataDir::open(Some(temp.path().to_owned())).unwrap_err();
         assert!(error.to_string().contains("chmod go-w"), "{error}");
+    }
+
+    #[test]
+    fn what_a_stranger_left_is_removed_however_deep_and_closed() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = temp.path().join("work");
+        fs::create_dir(&folder).unwrap();
+        let mut place = folder.clone();
+        for _ in 0..400 {
+            place.push("deep");
+            fs::create_dir(&place).unwrap();
+        }
+        fs::write(place.join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc", folder.join("link")).unwrap();
+        fs::create_dir(folder.join("closed")).unwrap();
+        fs::write(folder.join("closed/file"), "x").unwrap();
+        fs::set_permissions(folder.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
+        remove_whole(&folder).unwrap();
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+        assert!(Path::new("/etc/passwd").exists());
     }
 
     #[test]

@@ -132,6 +132,7 @@ impl Host {
         let each = rpc::Limits {
             line: clients.message_bytes,
             requests: clients.requests,
+            bytes: clients.message_bytes.saturating_mul(4),
             patience: seconds(clients.patience_seconds),
             nonsense: 16,
         };

@@ -16,7 +16,7 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capability::{Attempt, CapabilityError, Code};
+use crate::capability::{Attempt, CapabilityError, Code, abridged};
 use crate::frames::FrameRange;
 use crate::terms::Blame;
 use component::Component;
@@ -137,7 +137,7 @@ pub enum PluginError {
     #[error("{0}")]
     Needs(String),
     /// The plugin is not started any more.
-    #[error("the plugin is quarantined: {0}\nstart the host again to let it try once more")]
+    #[error("the plugin is quarantined: {0}\nit may try once more when the host is started again")]
     Quarantined(String),
     /// The plugin hit a limit.
     #[error("the plugin hit its limit of {0}")]
@@ -169,6 +169,18 @@ impl PluginError {
     pub fn is_retryable(&self) -> bool {
         let is_hopeless = matches!(self, Self::Start(_) | Self::Needs(_) | Self::Quarantined(_));
         matches!(self.blame(), Blame::Blender | Blame::Plugin) && !is_hopeless
+    }
+
+    /// Makes harmless what a stranger had a hand in, and bounds it.
+    fn abridged(self) -> Self {
+        let cut = |text| abridged(text, TOLD);
+        match self {
+            Self::Panic(text) => Self::Panic(cut(text)),
+            Self::Died(text) => Self::Died(cut(text)),
+            Self::Limit(text) => Self::Limit(cut(text)),
+            Self::Contract(text) => Self::Contract(cut(text)),
+            other => other,
+        }
     }
 
     /// Whether a process did it, and not what runs in it.

@@ -218,7 +218,11 @@ impl Releases {
     /// Lists the releases that have a name: those of the operator's folder, then the
     /// shipped ones; with where each comes from, and why a file is none.
     pub fn list(&self) -> Vec<(String, Result<Release, ReleaseError>)> {
-        let named = self.places().into_iter().map(|path| (path.display().to_string(), Release::read(&path)));
+        // Files are read: others go on meanwhile.
+        let read = |path: PathBuf| {
+            tokio::task::block_in_place(|| (path.display().to_string(), Release::read(&path)))
+        };
+        let named = self.places().into_iter().map(read);
         let shipped = Release::shipped().into_iter().map(|release| ("shipped".to_owned(), Ok(release)));
         named.chain(shipped).collect()
     }
@@ -262,6 +266,10 @@ impl Releases {
             return Ok(release.clone());
         }
         known.extend(shipped.into_iter().map(|release| release.name));
+        if Path::new(renderer).join(manifest::FILE).exists() {
+            let hint = format!("there is a folder of that name: write ./{renderer}");
+            return Err(ReleaseError::Unknown { name: renderer.to_owned(), hint });
+        }
         let near = nearest(renderer, known.iter().map(String::as_str));
         let near = near.map(|near| format!("did you mean '{near}'? ")).unwrap_or_default();
         let known = known.join(", ");
@@ -274,7 +282,7 @@ impl Releases {
     /// Returns where.
     pub async fn install(&self, path: &Path) -> Result<(Arc<Loaded>, PathBuf), ReleaseError> {
         let loaded = self.load(tokio::task::block_in_place(|| Release::read(path))?).await?;
-        let Release { name, code, .. } = &loaded.release;
+        let Release { name, digest, code, .. } = &loaded.release;
         let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };
         create_private(&self.plugins).map_err(failed)?;
         let (place, placed) = match code {
@@ -283,9 +291,11 @@ impl Releases {
                 let placed = write_whole(&self.plugins, &place, bytes);
                 (place, placed)
             }
-            Code::Folder { files, .. } => {
+            Code::Folder { .. } => {
                 let place = self.plugins.join(name);
-                let placed = tokio::task::block_in_place(|| files.replace(&place));
+                // What was proved, whatever has become of where it came from.
+                let proved = Folder::Path(self.data.release(digest).join(FOLDER));
+                let placed = tokio::task::block_in_place(|| proved.replace(&place, digest));
                 (place, placed)
             }
         };
@@ -315,7 +325,7 @@ impl Releases {
             }
             Code::Folder { files, .. } => {
                 let place = folder.join(FOLDER);
-                let kept = if place.is_dir() { Ok(()) } else { files.copy(&place) };
+                let kept = if place.is_dir() { Ok(()) } else { files.copy(&place, &release.digest) };
                 (place, kept)
             }
         };

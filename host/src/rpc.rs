@@ -45,6 +45,8 @@ pub struct Limits {
     pub line: usize,
     /// Requests that it waits for at a time; more are not read.
     pub requests: usize,
+    /// Bytes of all of these together; one of them may be longer.
+    pub bytes: usize,
     /// How long a line may take from its first byte to its last, and how long an
     /// answer may wait to be taken.
     pub patience: Duration,
@@ -55,7 +57,8 @@ pub struct Limits {
 impl Limits {
     /// Limits for a process that the host has started.
     pub fn of_a_child() -> Self {
-        Self { line: MAX_LINE, requests: 64, patience: Duration::from_secs(60), nonsense: 0 }
+        let patience = Duration::from_secs(60);
+        Self { line: MAX_LINE, requests: 1024, bytes: MAX_LINE, patience, nonsense: 0 }
     }
 }
 
@@ -122,7 +125,7 @@ pub struct Request {
     id: Value,
     open: Open,
     outgoing: Option<mpsc::Sender<String>>,
-    _permit: OwnedSemaphorePermit,
+    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 /// Reads a line; its method and parameters if it is a request, else nothing; the

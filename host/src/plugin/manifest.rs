@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use semver::Version;
 use serde::Deserialize;
@@ -98,8 +98,10 @@ impl Manifest {
         let path = folder.join(FILE);
         let failed = |what: String| ManifestError { path: path.clone(), line: None, what };
         let mut text = String::new();
-        let file = File::open(&path).map_err(|error| failed(error.to_string()))?;
-        let is_file = file.metadata().is_ok_and(|info| info.is_file());
+        // Before it is opened: a pipe would wait for whoever writes it.
+        let is_file = fs::metadata(&path).map_err(|error| failed(error.to_string()))?.is_file();
+        let file = if is_file { File::open(&path) } else { File::open("/dev/null") };
+        let file = file.map_err(|error| failed(error.to_string()))?;
         let read = file.take(MAX_SIZE + 1).read_to_string(&mut text);
         match read.map_err(|error| failed(error.to_string()))? as u64 {
             0..=MAX_SIZE if is_file => Self::parse(&text, &path),
@@ -147,8 +149,9 @@ impl Manifest {
         }
         let needs = process.as_ref().map(Spanned::get_ref);
         let mut paths = needs.into_iter().flat_map(|needs| needs.devices.iter().chain(&needs.read));
-        if let Some(path) = paths.find(|path| !path.is_absolute()) {
-            let what = format!("process: {} is no path from the root", path.display());
+        let climbs = |path: &&PathBuf| path.components().any(|part| part == Component::ParentDir);
+        if let Some(path) = paths.find(|path| !path.is_absolute() || climbs(path)) {
+            let what = format!("process: {} is no path from the root without ..", path.display());
             return Err(at(process.as_ref().map(Spanned::span).unwrap_or_default(), what));
         }
         Ok(Self {
@@ -246,6 +249,7 @@ mod tests {
         check("command", "tasks = 0\ncommand", "plugin.toml:4: tasks:");
         check("command", "capabilities = [\"blendr\"]\ncommand", "plugin.toml:4: unknown variant `blendr`");
         check("command", "process = { read = [\"x\"] }\ncommand", "plugin.toml:4: process:");
+        check("command", "process = { read = [\"/opt/../root\"] }\ncommand", "plugin.toml:4: process:");
         check("command", "process = { net = true }\ncommand", "plugin.toml:4: unknown field `net`");
     }
 

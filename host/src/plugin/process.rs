@@ -176,9 +176,12 @@ fn check_needs(manifest: &Manifest, granted: &Needs) -> Result<(), String> {
 impl ProcessPlugin {
     /// See [`Plugin::describe`](super::Plugin::describe).
     pub async fn describe(&self) -> Result<Description, PluginError> {
-        let described = self.call(None, "renderer.describe", |_| Ok(Map::new()));
-        let described: renderer::Description =
-            tokio::time::timeout(super::DESCRIBE_LIMIT, described).await.map_err(|_| super::too_slow())??;
+        // A start that takes long has limits of its own.
+        let seat = self.seat().await?;
+        let described = seat.call(None, "renderer.describe", |_| Ok(Map::new()));
+        let described = tokio::time::timeout(super::DESCRIBE_LIMIT, described).await;
+        let described = self.judged(&seat, described.unwrap_or_else(|_| Err(super::too_slow())));
+        let described: renderer::Description = described?;
         Description::read(&described.summary, &described.settings_schema)
     }
 
@@ -232,21 +235,33 @@ impl ProcessPlugin {
         params: impl FnOnce(&mut Held) -> Result<Map<String, Value>, super::wire::Refusal>,
     ) -> Result<T, PluginError> {
         let seat = self.seat().await?;
-        let called = seat.call(attempt, method, params).await;
-        match &called {
+        self.judged(&seat, seat.call(attempt, method, params).await)
+    }
+
+    /// Takes down how a call has ended. That a process died is one failure, however many
+    /// calls it had.
+    fn judged<T>(&self, seat: &Seat, called: Result<T, PluginError>) -> Result<T, PluginError> {
+        match called {
             Err(error) if error.is_of_the_process() => {
+                let error = error.abridged();
                 self.running().retain(|instance| !seat.is_in(instance));
-                self.failed(error);
+                if seat.is_first_failure() {
+                    self.failed(&error);
+                }
+                Err(error)
             }
-            _ => self.histories_of(History::worked),
+            Err(error) => Err(error.abridged()),
+            Ok(value) => {
+                self.histories_of(History::worked);
+                Ok(value)
+            }
         }
-        called
     }
 
     /// Finds a process with room for a task, or starts one.
     async fn seat(&self) -> Result<Seat, PluginError> {
         let Some(most) = self.manifest.tasks else {
-            return Ok(Seat::take(&self.start().await?, 1).expect("it has no task yet"));
+            return self.first_seat(&self.start().await?).await;
         };
         let _alone = self.starting.lock().await;
         self.bury();
@@ -256,7 +271,19 @@ impl ProcessPlugin {
             None => {
                 let instance = self.start().await?;
                 self.running().push(instance.clone());
-                Ok(Seat::take(&instance, most).expect("it has no task yet"))
+                self.first_seat(&instance).await
+            }
+        }
+    }
+
+    /// Takes a place in a process that has just said hello, and may have died since.
+    async fn first_seat(&self, instance: &Arc<Instance>) -> Result<Seat, PluginError> {
+        match Seat::take(instance, 1) {
+            Some(seat) => Ok(seat),
+            None => {
+                let error = instance.end().await.abridged();
+                self.failed(&error);
+                Err(error)
             }
         }
     }
@@ -286,7 +313,12 @@ impl ProcessPlugin {
             }
         }
         let id = self.processes.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let instance = Instance::start(self, id).await.inspect_err(|error| self.failed(error))?;
+        let instance = Instance::start(self, id).await.map_err(PluginError::abridged);
+        let instance = instance.inspect_err(|error| {
+            if error.is_of_the_process() {
+                self.failed(error);
+            }
+        })?;
         let mut all = self.processes.0.instances.lock().expect("no code panics under this lock");
         all.retain(|instance| instance.strong_count() > 0);
         all.push(Arc::downgrade(&instance));

@@ -20,6 +20,7 @@ use super::bindings::v0_1::types;
 use super::handles::Handles;
 use crate::capability::{Attempt, CapabilityError};
 use crate::rpc::{ErrorObject, INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND};
+use crate::terms::Capability;
 use buffers::{Buffer, PixelLine};
 use shapes::{cases, record, resource, variant};
 
@@ -190,7 +191,7 @@ impl Held {
             "buffer.create" => {
                 let length: u32 = self.take(&mut arguments, "length")?;
                 arguments.end()?;
-                self.handles.called();
+                self.handles.attempt(Capability::Image)?;
                 self.names.make_buffer(length).map(Value::from)
             }
             "buffer.drop" => {
@@ -206,8 +207,11 @@ impl Held {
 
     /// Reads a parameter.
     fn take<T: Wire>(&mut self, arguments: &mut Arguments, name: &str) -> Result<T, Refusal> {
-        let value = arguments.0.remove(name).unwrap_or_default();
-        Ok(T::read(value, &mut self.names).map_err(|misfit| misfit.below(name))?)
+        let given = arguments.0.remove(name);
+        let is_missing = given.is_none();
+        let read = T::read(given.unwrap_or_default(), &mut self.names);
+        Ok(read
+            .map_err(|misfit| if is_missing { Misfit::new("it is missing") } else { misfit }.below(name))?)
     }
 
     /// Reads a handle that is dropped by the call.
@@ -261,7 +265,7 @@ fn unknown(kind: &str, number: u32) -> Misfit {
 impl<T: Kind> Wire for Resource<T> {
     fn read(value: Value, names: &mut Names) -> Result<Self, Misfit> {
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-        let number = number.ok_or_else(|| Misfit::new(format!("the number of a {} is wanted", T::KIND)))?;
+        let number = number.ok_or_else(|| Misfit::new(format!("the number of its {} is wanted", T::KIND)))?;
         match names.known.get(&number) {
             Some((kind, rep)) if *kind == T::KIND => Ok(Self::new_own(*rep)),
             _ => Err(unknown(T::KIND, number)),

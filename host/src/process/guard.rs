@@ -48,7 +48,7 @@ pub fn run(arguments: &[OsString]) -> ! {
     if !isolated {
         let _ = prctl::set_child_subreaper(true);
     }
-    let code = guard(&sandbox, command).unwrap_or(CANNOT_RUN);
+    let code = guard(&sandbox, isolated, command).unwrap_or(CANNOT_RUN);
     while !isolated && kill_descendants() {
         while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|s| s != WaitStatus::StillAlive) {}
     }
@@ -71,12 +71,12 @@ fn isolate() -> bool {
 }
 
 /// Waits for the end of the command or of the life line, whichever is first.
-fn guard(sandbox: &Sandbox, command: &[OsString]) -> nix::Result<i32> {
+fn guard(sandbox: &Sandbox, isolated: bool, command: &[OsString]) -> nix::Result<i32> {
     // Its writing end lives in the child alone and is closed by the child's end.
     let (alive, childs_end) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: the process has one thread, so the child may do anything.
     let child = match unsafe { fork() }? {
-        ForkResult::Child => std::process::exit(as_init(sandbox, command)),
+        ForkResult::Child => std::process::exit(as_init(sandbox, isolated, command)),
         ForkResult::Parent { child } => child,
     };
     drop(childs_end);
@@ -90,10 +90,10 @@ fn guard(sandbox: &Sandbox, command: &[OsString]) -> nix::Result<i32> {
 }
 
 /// Runs the command as the first process of the namespace; its end ends them all.
-fn as_init(sandbox: &Sandbox, command: &[OsString]) -> i32 {
+fn as_init(sandbox: &Sandbox, isolated: bool, command: &[OsString]) -> i32 {
     // The kernel honours this from outside the namespace even for its init.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
-    let child = spawn(sandbox, command);
+    let child = spawn(sandbox, isolated, command);
     forget_inherited();
     child.map_or(CANNOT_RUN, wait_for)
 }
@@ -107,7 +107,7 @@ fn forget_inherited() {
     }
 }
 
-fn spawn(sandbox: &Sandbox, command: &[OsString]) -> Option<Pid> {
+fn spawn(sandbox: &Sandbox, isolated: bool, command: &[OsString]) -> Option<Pid> {
     let (program, arguments) = command.split_first()?;
     #[expect(clippy::disallowed_methods, reason = "the guard is how processes are started")]
     let mut command = Command::new(program);
@@ -115,7 +115,7 @@ fn spawn(sandbox: &Sandbox, command: &[OsString]) -> Option<Pid> {
     let sandbox = sandbox.clone();
     let confined = move || {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
-        sandbox.enter().inspect_err(|error| eprintln!("cannot make the sandbox: {error}"))
+        sandbox.enter(isolated).inspect_err(|error| eprintln!("cannot make the sandbox: {error}"))
     };
     // SAFETY: this process has one thread, so the child may do anything.
     unsafe { command.pre_exec(confined) };

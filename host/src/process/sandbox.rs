@@ -90,9 +90,23 @@ const REFUSED: [i64; 8] = [
     libc::SYS_userfaultfd,
 ];
 
-/// Those that fail for a plugin besides: what would outlive it, and what is made to
-/// change the machine.
-const REFUSED_TO_PLUGINS: [i64; 20] = [
+/// Those that fail for a plugin besides: what would outlive it, what landlock does not
+/// see (rights of files, memory without a file) and what is made to change the machine.
+const REFUSED_TO_PLUGINS: [i64; 33] = [
+    libc::SYS_chmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchmodat2,
+    libc::SYS_chown,
+    libc::SYS_lchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    // Of those that know it, only newer versions of landlock.
+    libc::SYS_truncate,
+    libc::SYS_memfd_create,
+    libc::SYS_memfd_secret,
     libc::SYS_shmget,
     libc::SYS_semget,
     libc::SYS_msgget,
@@ -115,38 +129,81 @@ const REFUSED_TO_PLUGINS: [i64; 20] = [
     libc::SYS_personality,
 ];
 
+/// What a new process must not have of its own.
+const NAMESPACES: [i32; 7] = [
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWCGROUP,
+];
+
 /// Marks the same calls for programs with short pointers, where the kernel knows them.
 const X32: i64 = 0x4000_0000;
 
 impl Sandbox {
     /// Binds the calling process and all that it will start.
     ///
-    /// Allocates: must be called where there is one thread.
-    pub(super) fn enter(&self) -> io::Result<()> {
+    /// Allocates: must be called where there is one thread. `isolated` says whether it is
+    /// in a PID namespace of its own.
+    pub(super) fn enter(&self, isolated: bool) -> io::Result<()> {
         if let Self::Plugin(bounds) = self {
+            if !isolated {
+                // Of other processes it must not even know.
+                return Err(unsupported("PID namespaces for this user"));
+            }
             bounds.limit_resources()?;
             drop_capabilities()?;
             bounds.limit_files()?;
+            // The C library then makes threads by the older call, whose flags can be seen.
+            let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+            apply(clone3, libc::ENOSYS)?;
         }
-        let filter = self.filter().ok_or_else(|| unsupported("seccomp"))?;
-        seccompiler::apply_filter(&filter).map_err(|_| unsupported("seccomp"))
+        apply(self.refused().ok_or_else(|| unsupported("seccomp"))?, libc::EPERM)
     }
 
-    fn filter(&self) -> Option<BpfProgram> {
+    fn refused(&self) -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
         let refused = REFUSED.into_iter().map(|call| (call, Vec::new()));
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = refused.collect();
         if let Self::Plugin(bounds) = self {
             rules.extend(REFUSED_TO_PLUGINS.into_iter().map(|call| (call, Vec::new())));
             rules.insert(libc::SYS_socket, bounds.sockets()?);
+            // Without a connection a socket of these kinds reaches any other one by its path.
+            let kinds = [libc::SOCK_DGRAM, libc::SOCK_RAW];
+            rules.insert(libc::SYS_socketpair, any(kinds.map(|kind| masked(1, 0xf, kind)))?);
+            rules.insert(libc::SYS_clone, any(NAMESPACES.map(|flag| masked(0, flag, flag)))?);
             if bounds.network {
                 rules.remove(&libc::SYS_connect);
             }
         }
-        let both = rules.into_iter().flat_map(|(call, rule)| [(call, rule.clone()), (call | X32, rule)]);
-        let refuse = SeccompAction::Errno(libc::EPERM as u32);
-        let architecture = std::env::consts::ARCH.try_into().ok()?;
-        SeccompFilter::new(both.collect(), SeccompAction::Allow, refuse, architecture).ok()?.try_into().ok()
+        Some(rules)
     }
+}
+
+/// Refuses calls of the kernel with an error from now on.
+fn apply(refused: BTreeMap<i64, Vec<SeccompRule>>, error: i32) -> io::Result<()> {
+    let both = refused.into_iter().flat_map(|(call, rule)| [(call, rule.clone()), (call | X32, rule)]);
+    let refuse = SeccompAction::Errno(error as u32);
+    let made = || -> Option<BpfProgram> {
+        let architecture = std::env::consts::ARCH.try_into().ok()?;
+        let filter = SeccompFilter::new(both.collect(), SeccompAction::Allow, refuse, architecture);
+        filter.ok()?.try_into().ok()
+    };
+    let filter = made().ok_or_else(|| unsupported("seccomp"))?;
+    seccompiler::apply_filter(&filter).map_err(|_| unsupported("seccomp"))
+}
+
+/// An argument of a call has these bits of those.
+fn masked(argument: u8, mask: i32, bits: i32) -> Option<SeccompCondition> {
+    let operator = SeccompCmpOp::MaskedEq(mask as u64);
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, bits as u64).ok()
+}
+
+/// Any one of these.
+fn any<const N: usize>(conditions: [Option<SeccompCondition>; N]) -> Option<Vec<SeccompRule>> {
+    conditions.into_iter().map(|condition| SeccompRule::new(vec![condition?]).ok()).collect()
 }
 
 impl Bounds {

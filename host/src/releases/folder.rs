@@ -70,8 +70,8 @@ impl Folder {
         Ok(hexadecimal(&sum.finalize()))
     }
 
-    /// Copies all files into a new folder, whole or not at all.
-    pub(super) fn copy(&self, to: &Path) -> io::Result<()> {
+    /// Copies all files into a new folder, whole or not at all, if they are those of the digest.
+    pub(super) fn copy(&self, to: &Path, digest: &str) -> io::Result<()> {
         let above = to.parent().ok_or_else(|| io::Error::other("it has no folder above"))?;
         create_private(above)?;
         let aside = tempfile::tempdir_in(above)?;
@@ -95,6 +95,9 @@ impl Folder {
                 }
             }
         }
+        if matches!(self, Self::Path(_)) && Self::Path(aside.path().to_owned()).digest()? != digest {
+            return Err(io::Error::other("its files changed while they were copied"));
+        }
         let aside = aside.keep();
         match fs::rename(&aside, to) {
             // Another host was faster, with the same files.
@@ -104,11 +107,11 @@ impl Folder {
     }
 
     /// Copies all files into a folder, in place of what it holds.
-    pub(super) fn replace(&self, place: &Path) -> io::Result<()> {
+    pub(super) fn replace(&self, place: &Path, digest: &str) -> io::Result<()> {
         let above = place.parent().ok_or_else(|| io::Error::other("it has no folder above"))?;
         let aside = tempfile::Builder::new().prefix(".install-").tempdir_in(above)?;
         let new = aside.path().join("new");
-        self.copy(&new)?;
+        self.copy(&new, digest)?;
         if !place.exists() {
             return fs::rename(&new, place);
         }
@@ -207,9 +210,11 @@ mod tests {
         fs::set_permissions(from.join("below/run"), PermissionsExt::from_mode(0o755)).unwrap();
         symlink("below/run", from.join("link")).unwrap();
         let folder = Folder::Path(from);
-        folder.copy(&to).unwrap();
-        assert_eq!(Folder::Path(to.clone()).digest().unwrap(), folder.digest().unwrap());
-        folder.copy(&to).unwrap();
+        let digest = folder.digest().unwrap();
+        assert!(folder.copy(&to, "another").is_err() && !to.exists());
+        folder.copy(&to, &digest).unwrap();
+        assert_eq!(Folder::Path(to.clone()).digest().unwrap(), digest);
+        folder.copy(&to, &digest).unwrap();
         assert_eq!(fs::read_dir(to.parent().unwrap()).unwrap().count(), 1);
     }
 }

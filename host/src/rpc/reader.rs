@@ -24,6 +24,8 @@ pub(super) struct Reader {
     incoming: mpsc::Sender<Incoming>,
     outgoing: mpsc::Sender<String>,
     room: Arc<Semaphore>,
+    /// Room for the text of requests, in KiB.
+    bytes: Arc<Semaphore>,
     limits: Limits,
     nonsense: Mutex<u32>,
     fault: Fault,
@@ -101,7 +103,8 @@ impl Reader {
         fault: Fault,
     ) -> Self {
         let (room, nonsense) = (Arc::new(Semaphore::new(limits.requests)), Mutex::default());
-        Self { waiting, open: Open::default(), incoming, outgoing, room, limits, nonsense, fault }
+        let bytes = Arc::new(Semaphore::new(limits.bytes >> 10));
+        Self { waiting, open: Open::default(), incoming, outgoing, room, bytes, limits, nonsense, fault }
     }
 
     pub(super) fn open(&self) -> Open {
@@ -125,7 +128,7 @@ impl Reader {
                 }
             }
             let taken = match parse(&line) {
-                Ok(message) => self.take(message).await,
+                Ok(message) => self.take(message, line.len()).await,
                 Err(refusal) => {
                     let what = refusal.1;
                     self.refuse(refusal).await;
@@ -167,7 +170,7 @@ impl Reader {
     }
 
     /// Takes a message; an error if nobody waits for it.
-    async fn take(&self, message: Message) -> Result<(), &'static str> {
+    async fn take(&self, message: Message, size: usize) -> Result<(), &'static str> {
         match message {
             Message::Notification { method, params } if method == "$/cancel" => {
                 let open = self.open.lock().expect("no code panics under this lock");
@@ -180,7 +183,7 @@ impl Reader {
                 // A receiver that went away does not want to know.
                 let _ = self.incoming.send(Incoming::Notification(notification)).await;
             }
-            Message::Request { id, method, params } => self.request(id, method, params).await,
+            Message::Request { id, method, params } => self.request(id, method, params, size).await,
             Message::Answer { id, answer } => {
                 let answer = answer.map_err(|(code, message, data)| ErrorObject { code, message, data });
                 return self.settle(&id, answer);
@@ -189,9 +192,11 @@ impl Reader {
         Ok(())
     }
 
-    async fn request(&self, id: Value, method: String, params: Value) {
+    async fn request(&self, id: Value, method: String, params: Value, size: usize) {
         // A flood waits here, in the other side's own buffers.
         let permit = self.room.clone().acquire_owned().await.expect("the room is never closed");
+        let size = (size >> 10).clamp(1, self.limits.bytes >> 10) as u32;
+        let bytes = self.bytes.clone().acquire_many_owned(size).await.expect("the room is never closed");
         let canceled = CancellationToken::new();
         let is_new = {
             let mut open = self.open.lock().expect("no code panics under this lock");
@@ -207,7 +212,7 @@ impl Reader {
                 .await;
         }
         let (open, outgoing) = (self.open.clone(), Some(self.outgoing.clone()));
-        let request = Request { method, params, canceled, id, open, outgoing, _permit: permit };
+        let request = Request { method, params, canceled, id, open, outgoing, _permits: (permit, bytes) };
         let _ = self.incoming.send(Incoming::Request(request)).await;
     }
 

@@ -1,9 +1,11 @@
+use serde_json::json;
+
 use super::*;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 
 fn limits() -> Limits {
-    Limits { line: 1024, requests: 2, patience: Duration::from_millis(200), nonsense: 1 }
+    Limits { line: 1024, requests: 2, bytes: 2048, patience: Duration::from_millis(200), nonsense: 1 }
 }
 
 fn pair() -> (Peer, mpsc::Receiver<Incoming>, UnixStream) {

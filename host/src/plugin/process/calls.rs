@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::instance::{Fault, Instance, STEP};
 use crate::capability::{Attempt, CapabilityError, Code, ERROR_TEXT, abridged, harmless};
@@ -40,6 +40,11 @@ impl Seat {
         Arc::ptr_eq(&self.instance, instance)
     }
 
+    /// Whether nobody has taken down yet that its process failed.
+    pub(super) fn is_first_failure(&self) -> bool {
+        !self.instance.judged.swap(true, Ordering::Relaxed)
+    }
+
     /// Makes a call; all that the process holds for it is dropped at its end.
     pub(super) async fn call<T: Wire>(
         &self,
@@ -63,14 +68,16 @@ impl Seat {
             let (queue, calls) = mpsc::channel(rpc::Limits::of_a_child().requests);
             instance.attempts().insert(id, queue);
             _registered = Some(Registered { instance, id });
-            _serving = Some(AbortOnDropHandle::new(tokio::spawn(attend(held, calls))));
+            let over = CancellationToken::new();
+            let attending = tokio::spawn(attend(held, calls, over.clone()));
+            _serving = Some((over.drop_guard(), attending));
         }
         let answer = self.answer(method, params).await;
         drop(_registered);
-        if let Some(serving) = _serving {
+        if let Some((over, attending)) = _serving {
             // Its handles drop before the attempt is over.
-            serving.abort();
-            let _ = serving.await;
+            drop(over);
+            let _ = attending.await;
         }
         match answer {
             Ok(value) => {
@@ -142,7 +149,11 @@ impl Drop for Call<'_> {
     fn drop(&mut self) {
         let Some(mut pending) = self.pending.take() else { return };
         let instance = self.instance.clone();
+        // Its place is not free before it has ended.
+        instance.busy.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat { instance: instance.clone() };
         tokio::spawn(async move {
+            let _seat = seat;
             let heeded = async {
                 instance.peer.notify("$/cancel", &json!({"id": pending.id})).await?;
                 pending.result::<Value>().await
@@ -190,16 +201,30 @@ pub(super) async fn serve(mut incoming: mpsc::Receiver<Incoming>, instance: Weak
     }
 }
 
-/// Carries out the calls of one attempt, one after another as they came.
-async fn attend(mut held: Held, mut calls: mpsc::Receiver<Request>) {
-    while let Some(mut request) = calls.recv().await {
+/// Carries out the calls of one attempt, one after another as they came, until it is over.
+async fn attend(mut held: Held, mut calls: mpsc::Receiver<Request>, over: CancellationToken) {
+    let late = || ErrorObject::new(NO_ATTEMPT, "the attempt is over");
+    loop {
+        let request = tokio::select! {
+            biased;
+            () = over.cancelled() => break,
+            request = calls.recv() => request,
+        };
+        let Some(mut request) = request else { return };
         let (method, params) = (std::mem::take(&mut request.method), std::mem::take(&mut request.params));
         let canceled = request.canceled.clone();
         let reply = tokio::select! {
             reply = carry_out(&mut held, &method, params) => reply,
             () = canceled.cancelled() => Err(ErrorObject::new(rpc::CANCELED, "canceled")),
+            () = over.cancelled() => Err(late()),
         };
         request.answer(reply).await;
+    }
+    drop(held);
+    calls.close();
+    // Whoever asked too late still hears of it, if it listens.
+    while let Ok(request) = calls.try_recv() {
+        tokio::spawn(request.answer(Err(late())));
     }
 }
 

@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use super::calls::serve;
 use super::{Limits, ProcessPlugin, Processes};
 use crate::capability::harmless;
+use crate::config::remove_whole;
 use crate::plugin::PluginError;
 use crate::plugin::manifest::PATH;
 use crate::plugin::wire::buffers::PixelLine;
@@ -70,6 +71,8 @@ pub(super) struct Instance {
     pub(super) served: AtomicU32,
     /// How often it has called the host.
     pub(super) calls: AtomicU64,
+    /// Whether its failure was taken down.
+    pub(super) judged: AtomicBool,
     /// The calls and the processor time when it was last seen to call.
     called: Mutex<(u64, u64)>,
     first_memory: OnceLock<u64>,
@@ -129,14 +132,15 @@ impl Instance {
             busy: AtomicU32::new(0),
             served: AtomicU32::new(0),
             calls: AtomicU64::new(0),
+            judged: AtomicBool::new(false),
             called: Mutex::default(),
             first_memory: OnceLock::new(),
             alone: plugin.manifest.tasks.is_none(),
         };
-        instance.hello(plugin).await?;
         let instance = Arc::new(instance);
-        tokio::spawn(serve(incoming, Arc::downgrade(&instance)));
         instance.watch();
+        instance.hello(plugin).await?;
+        tokio::spawn(serve(incoming, Arc::downgrade(&instance)));
         Ok(instance)
     }
 
@@ -191,7 +195,8 @@ impl Instance {
                 if let Ok(Err(limit)) = looked {
                     return instance.break_off(Fault::Limit(limit));
                 }
-                if pinged.elapsed() > PING.min(instance.limits().silence) {
+                let is_up = instance.served.load(Ordering::Relaxed) > 0 || !instance.is_idle();
+                if is_up && pinged.elapsed() > PING.min(instance.limits().silence) {
                     pinged = Instant::now();
                     tokio::spawn(instance.ping());
                 }
@@ -209,7 +214,9 @@ impl Instance {
             return Err(format!("{processes} processes (it had {count})"));
         }
         let used = self.process.memory();
-        let first = *self.first_memory.get_or_init(|| used);
+        // Before its first task it is still coming up.
+        let has_served = self.served.load(Ordering::Relaxed) > 0;
+        let first = if has_served { *self.first_memory.get_or_init(|| used) } else { used };
         if used > memory {
             return Err(format!("{memory} bytes of memory (it had {used})"));
         }
@@ -241,7 +248,10 @@ impl Instance {
             Ok(Ok(_) | Err(CallError::Closed)) => {}
             Ok(Err(error)) => self.break_off(Fault::Rule(format!("answered a ping with an error: {error}"))),
             Err(_) => {
-                let what = format!("showed no sign of life for {} s", limit.as_secs_f64());
+                let seconds = limit.as_secs_f64();
+                let what = format!(
+                    "showed no sign of life for {seconds} s: it must answer `ping` also while it works"
+                );
                 self.break_off(Fault::Rule(what));
             }
         }
@@ -341,7 +351,14 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         self.process.kill();
-        let _ = fs::remove_dir_all(&self.home);
+        let home = std::mem::take(&mut self.home);
+        // Much may lie there, and its end may take a moment.
+        std::thread::spawn(move || {
+            if remove_whole(&home).is_err() {
+                std::thread::sleep(STEP);
+                let _ = remove_whole(&home);
+            }
+        });
     }
 }
 
@@ -392,7 +409,12 @@ fn command(plugin: &ProcessPlugin, home: &Path, limits: &Limits) -> Result<Comma
 fn folder_size(folder: &Path, most: u64) -> Result<(), String> {
     let (mut size, mut files, mut folders) = (0, 0, vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(format!("what its work folder may look like ({error})")),
+        };
+        for entry in entries.flatten() {
             // It may have been removed by now; links are not followed.
             let Ok(info) = entry.metadata() else { continue };
             (size, files) = (size + info.blocks() * 512, files + 1);

@@ -9,11 +9,13 @@
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr::NonNull;
 
 use memmap2::MmapRaw;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MmapAdvise, madvise};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use serde_json::{Value, json};
 use wasmtime::component::Resource;
@@ -21,7 +23,7 @@ use wasmtime::component::Resource;
 use super::{Arguments, Held, Misfit, Names, Refusal, Reply, Wire, unknown};
 use crate::blender::wire::Region;
 use crate::capability::image::{Budget, Image, MAX_AREA};
-use crate::capability::{CapabilityError, Code};
+use crate::capability::{self, CapabilityError, Code};
 use crate::plugin::bindings::v0_1::types;
 use crate::terms::Capability;
 
@@ -57,7 +59,7 @@ impl PixelLine {
     }
 
     /// Sends a descriptor with its number as text.
-    fn send(&self, number: u32, file: &File) -> Result<(), Misfit> {
+    fn send(&self, number: u32, file: &File) -> capability::Result<()> {
         let text = number.to_string();
         let descriptors = [file.as_raw_fd()];
         let sent = sendmsg::<()>(
@@ -69,8 +71,11 @@ impl PixelLine {
         );
         match sent {
             Ok(_) => Ok(()),
-            Err(Errno::EAGAIN) => Err(Misfit::new("the buffers that were sent before were not taken yet")),
-            Err(error) => Err(Misfit::new(format!("a buffer cannot be sent: {error}"))),
+            Err(Errno::EAGAIN) => {
+                let message = "the buffers that were sent before were not taken yet";
+                Err(CapabilityError::new(Code::Limit, message))
+            }
+            Err(error) => Err(CapabilityError::io("send a buffer")(error.into())),
         }
     }
 }
@@ -103,6 +108,16 @@ impl Buffer {
 
     fn floats(&self) -> *mut f32 {
         self.memory.as_mut_ptr().cast()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // The plugin may keep the descriptor for as long as it likes; what is in it goes.
+        let start = NonNull::new(self.memory.as_mut_ptr().cast());
+        let length = self.length as usize * size_of::<f32>();
+        // SAFETY: the mapping is that long and still there.
+        let _ = start.map(|start| unsafe { madvise(start, length, MmapAdvise::MADV_REMOVE) });
     }
 }
 

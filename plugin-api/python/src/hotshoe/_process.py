@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+import weakref
 from concurrent.futures import Future
 from enum import Enum
 from types import TracebackType
@@ -190,6 +191,11 @@ class Connection:
         if other is not buffer:
             self.call("buffer.drop", {"attempt": of, "buffer": buffer.number})
 
+    def forget(self, of: int, buffer: int) -> None:
+        """Drops a buffer, unless its attempt is over."""
+        if of in self.attempts:
+            self.call("buffer.drop", {"attempt": of, "buffer": buffer})
+
     def end(self, of: int) -> None:
         """Forgets all that an attempt had."""
         self.attempts.discard(of)
@@ -293,8 +299,8 @@ def decode(wanted: Any, value: Any) -> Any:
     if wanted is memoryview:
         number, length = value["buffer"], value["length"]
         memory = _map(connection().descriptor(number), length)
-        # It stays mapped for as long as anybody looks at it.
-        connection().call("buffer.drop", {"attempt": attempt.get(), "buffer": number})
+        # The host forgets it once nobody looks at it any more, or with the attempt.
+        weakref.finalize(memory, connection().forget, attempt.get(), number)
         return memoryview(memory).cast("f")
     origin: Any = getattr(wanted, "__origin__", None)
     parts: List[Any] = list(getattr(wanted, "__args__", ()))
