@@ -150,6 +150,32 @@ fn numbers_of_other_attempts_and_of_what_is_gone_are_refused() {
 }
 
 #[test]
+fn a_process_that_has_served_its_time_is_replaced_and_no_task_is_lost() {
+    let processes = |act: &str, config: &str| {
+        let mut farm = farm();
+        farm.workers = 1;
+        farm.config += config;
+        farm.serve();
+        let mut job = farm.job("1-6");
+        job["renderer"] = json!(villain(&farm, act, "tasks = 1\n"));
+        let id = farm.client().call("jobs.submit", job)["id"].as_str().unwrap().to_owned();
+        farm.wait_for(&id, "succeeded");
+        let told = farm.events().into_iter();
+        let failed = told.clone().filter(|event| event["error"].is_object());
+        assert_eq!(failed.count(), 0, "{}", farm.log());
+        let told = told.filter_map(|event| event["message"].as_str().map(str::to_owned));
+        let mut processes: Vec<String> = told.filter(|message| message.starts_with("process ")).collect();
+        assert_eq!(processes.len(), 6);
+        processes.dedup();
+        nobody_is_left(&farm);
+        processes.len()
+    };
+    assert_eq!(processes("serves", ""), 1);
+    assert_eq!(processes("serves", "replace_after_tasks = 2\n"), 3);
+    assert!(processes("grows", "replace_after_growth_mib = 60\n") >= 2);
+}
+
+#[test]
 fn what_fails_again_and_again_is_quarantined() {
     let mut farm = farm();
     farm.config = farm.config.replace("failures = 100", "failures = 4");
