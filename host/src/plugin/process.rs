@@ -70,7 +70,7 @@ struct Shared {
     /// Follows every process until its end, whoever has dropped it.
     tracker: TaskTracker,
     /// By the digest of the release.
-    histories: Mutex<HashMap<String, History>>,
+    histories: Mutex<HashMap<String, Arc<Mutex<History>>>>,
     instances: Mutex<Vec<Weak<Instance>>>,
     next_id: AtomicU32,
     next_attempt: AtomicU64,
@@ -83,7 +83,7 @@ pub struct ProcessPlugin {
     /// What it is.
     pub manifest: Manifest,
     folder: PathBuf,
-    digest: String,
+    history: Arc<Mutex<History>>,
     running: Mutex<Vec<Arc<Instance>>>,
     /// Whoever starts a process that others can share does so alone.
     starting: tokio::sync::Mutex<()>,
@@ -115,7 +115,9 @@ impl Processes {
         check_needs(&manifest, granted).map_err(PluginError::Needs)?;
         manifest.program(&folder).map_err(PluginError::Start)?;
         let (running, starting) = Default::default();
-        Ok(ProcessPlugin { processes: self.clone(), manifest, folder, digest, running, starting })
+        let mut histories = self.0.histories.lock().expect("no code panics under this lock");
+        let history = histories.entry(digest).or_default().clone();
+        Ok(ProcessPlugin { processes: self.clone(), manifest, folder, history, running, starting })
     }
 
     /// Ends all processes and waits until they are gone.
@@ -140,10 +142,6 @@ impl Processes {
         let folder = run.path().join(format!("plugin-{id}"));
         crate::config::create_private(&folder)?;
         Ok(folder)
-    }
-
-    fn histories(&self) -> MutexGuard<'_, HashMap<String, History>> {
-        self.0.histories.lock().expect("no code panics under this lock")
     }
 }
 
@@ -245,14 +243,14 @@ impl ProcessPlugin {
             Err(error) if error.is_of_the_process() => {
                 let error = error.abridged();
                 self.running().retain(|instance| !seat.is_in(instance));
-                if seat.is_first_failure() {
+                if seat.instance.is_first_failure() {
                     self.failed(&error);
                 }
                 Err(error)
             }
             Err(error) => Err(error.abridged()),
             Ok(value) => {
-                self.histories_of(History::worked);
+                self.history_of(History::worked);
                 Ok(value)
             }
         }
@@ -263,10 +261,13 @@ impl ProcessPlugin {
         let Some(most) = self.manifest.tasks else {
             return self.first_seat(&self.start().await?).await;
         };
-        let _alone = self.starting.lock().await;
         self.bury();
-        let found = self.running().iter().find_map(|instance| Seat::take(instance, most));
-        match found {
+        if let Some(seat) = self.free_seat(most) {
+            return Ok(seat);
+        }
+        let _alone = self.starting.lock().await;
+        // Somebody may have started one meanwhile, or left.
+        match self.free_seat(most) {
             Some(seat) => Ok(seat),
             None => {
                 let instance = self.start().await?;
@@ -276,13 +277,19 @@ impl ProcessPlugin {
         }
     }
 
+    fn free_seat(&self, most: u32) -> Option<Seat> {
+        self.running().iter().find_map(|instance| Seat::take(instance, most))
+    }
+
     /// Takes a place in a process that has just said hello, and may have died since.
     async fn first_seat(&self, instance: &Arc<Instance>) -> Result<Seat, PluginError> {
         match Seat::take(instance, 1) {
             Some(seat) => Ok(seat),
             None => {
                 let error = instance.end().await.abridged();
-                self.failed(&error);
+                if instance.is_first_failure() {
+                    self.failed(&error);
+                }
                 Err(error)
             }
         }
@@ -299,14 +306,14 @@ impl ProcessPlugin {
             }
             !instance.is_retired()
         });
-        for instance in dead {
-            self.failed(&PluginError::Died(instance.obituary()));
+        for instance in dead.iter().filter(|instance| instance.is_first_failure()) {
+            self.failed(&PluginError::Died(instance.obituary()).abridged());
         }
     }
 
     async fn start(&self) -> Result<Arc<Instance>, PluginError> {
         loop {
-            let wait = self.histories_of(|history| history.wait(Instant::now(), fastrand::f64()));
+            let wait = self.history_of(|history| history.wait(Instant::now(), fastrand::f64()));
             match wait.map_err(PluginError::Quarantined)? {
                 Duration::ZERO => break,
                 wait => tokio::time::sleep(wait).await,
@@ -330,15 +337,15 @@ impl ProcessPlugin {
         let first = reason.lines().next().unwrap_or_default().to_owned();
         let plugin = format!("{}@{}", self.manifest.name, self.manifest.version);
         tracing::warn!(plugin, "{reason}");
-        self.histories_of(|history| {
+        self.history_of(|history| {
             if let Some(why) = history.failed(Instant::now(), &first, most) {
                 tracing::error!(plugin, why, "is quarantined until the host is started again");
             }
         });
     }
 
-    fn histories_of<T>(&self, of: impl FnOnce(&mut History) -> T) -> T {
-        of(self.processes.histories().entry(self.digest.clone()).or_default())
+    fn history_of<T>(&self, of: impl FnOnce(&mut History) -> T) -> T {
+        of(&mut self.history.lock().expect("no code panics under this lock"))
     }
 
     fn running(&self) -> MutexGuard<'_, Vec<Arc<Instance>>> {

@@ -20,7 +20,8 @@ use crate::rpc::{self, CallError, ErrorObject, Incoming, Pending, Request};
 /// The place of one task in a process.
 #[derive(Debug)]
 pub(super) struct Seat {
-    instance: Arc<Instance>,
+    /// The process.
+    pub(super) instance: Arc<Instance>,
 }
 
 impl Seat {
@@ -38,11 +39,6 @@ impl Seat {
     /// Whether it is a place in that process.
     pub(super) fn is_in(&self, instance: &Arc<Instance>) -> bool {
         Arc::ptr_eq(&self.instance, instance)
-    }
-
-    /// Whether nobody has taken down yet that its process failed.
-    pub(super) fn is_first_failure(&self) -> bool {
-        !self.instance.judged.swap(true, Ordering::Relaxed)
     }
 
     /// Makes a call; all that the process holds for it is dropped at its end.

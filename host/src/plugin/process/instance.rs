@@ -72,7 +72,7 @@ pub(super) struct Instance {
     /// How often it has called the host.
     pub(super) calls: AtomicU64,
     /// Whether its failure was taken down.
-    pub(super) judged: AtomicBool,
+    judged: AtomicBool,
     /// The calls and the processor time when it was last seen to call.
     called: Mutex<(u64, u64)>,
     first_memory: OnceLock<u64>,
@@ -300,6 +300,11 @@ impl Instance {
 
     pub(super) fn has_died(&self) -> bool {
         self.peer.is_closed() || self.process.has_ended() || self.fault.get().is_some()
+    }
+
+    /// Whether nobody has taken down yet that it failed.
+    pub(super) fn is_first_failure(&self) -> bool {
+        !self.judged.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn is_idle(&self) -> bool {
