@@ -124,6 +124,7 @@ class Connection:
         self._next = 0
         self._received: Dict[int, int] = {}
         self._scratch: Dict[int, _Buffer] = {}
+        self._reader: Optional[int] = None
         self.attempts: set[int] = set()
 
     def send(self, message: Json) -> None:
@@ -144,10 +145,14 @@ class Connection:
         except OSError as error:
             self._waiting.pop(number, None)
             raise ProtocolError("the host is gone") from error
+        if threading.get_ident() == self._reader:
+            # Something was collected here that let go of a handle: the answer is read later.
+            return None
         return answer.result()
 
     def read(self, serve: Callable[[str, Json, Any], None]) -> None:
         """Reads until the host hangs up; requests go to `serve`, with their id."""
+        self._reader = threading.get_ident()
         with self._line.makefile("rb") as lines:
             for line in lines:
                 message = json.loads(line)
