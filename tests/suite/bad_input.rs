@@ -157,10 +157,12 @@ fn folders_that_cannot_be_written() {
 fn blenders_that_do_not_start() {
     let folder = tempfile::tempdir().unwrap();
     let script = |name: &str, text: &str| {
-        use std::os::unix::fs::PermissionsExt;
         let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: what this one has open for writing, a test that forks at the
+        // same time keeps open for a moment, and then it cannot be run.
+        let mut write = crate::harness::command("sh");
+        write.args(["-c", "printf %s \"$2\" > \"$1\" && chmod +x \"$1\"", "sh"]).arg(&path).arg(text);
+        assert!(write.status().unwrap().success());
         path
     };
     let check = |path: &Path, parts: &[&str]| {

@@ -141,7 +141,10 @@ impl Worker {
         let hello = match said {
             Ok(Some(hello)) => hello,
             silent => {
-                process.kill();
+                // One that hung up is ending by itself, and how is what matters.
+                if silent.is_err() {
+                    process.kill();
+                }
                 let ended = process.ended().await;
                 let path = launch.blender.path().clone();
                 let (status, log) = (silent.err().unwrap_or(ended.status), process.log.tail());
