@@ -151,14 +151,14 @@ impl Process {
 
     /// Waits until the process has ended, and says how.
     pub async fn ended(&self) -> Ended {
+        let unended = || Ended { status: "did not end by itself".to_owned(), is_fault: false };
+        self.ended_within(END_LIMIT).await.unwrap_or_else(unended)
+    }
+
+    /// Waits so long until the process has ended; nothing if it has not.
+    pub async fn ended_within(&self, limit: Duration) -> Option<Ended> {
         let mut ended = self.ended.clone();
-        let wait = tokio::time::timeout(END_LIMIT, ended.wait_for(Option::is_some));
-        if let Ok(Ok(ended)) = wait.await
-            && let Some(ended) = &*ended
-        {
-            return ended.clone();
-        }
-        Ended { status: "did not end by itself".to_owned(), is_fault: false }
+        tokio::time::timeout(limit, ended.wait_for(Option::is_some)).await.ok()?.ok()?.clone()
     }
 
     /// Lets all its threads use these processors only.
@@ -174,24 +174,12 @@ impl Process {
 
     /// Returns the memory that all of it has in use, in bytes.
     pub fn memory(&self) -> u64 {
-        let page = page_size();
-        let resident = |pid: &i32| -> Option<u64> {
-            let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-            text.split_whitespace().nth(1)?.parse::<u64>().ok()
-        };
-        self.tree().iter().filter_map(resident).sum::<u64>() * page
+        memory(&self.tree())
     }
 
     /// Returns the processor time that all of it has used, in clock ticks.
     pub fn processor_time(&self) -> u64 {
-        let ticks = |pid: &i32| -> Option<u64> {
-            let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // The name before it is in brackets and may hold anything.
-            let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-            // Its own, and that of its children that have ended.
-            fields.get(11..15)?.iter().map(|field| field.parse::<u64>().ok()).sum()
-        };
-        self.tree().iter().filter_map(ticks).sum()
+        processor_time(&self.tree())
     }
 
     /// Lists the guard and the processes below it.
@@ -214,6 +202,27 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Returns the memory that processes have in use, in bytes.
+pub fn memory(tree: &[i32]) -> u64 {
+    let resident = |pid: &i32| -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        text.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    tree.iter().filter_map(resident).sum::<u64>() * page_size()
+}
+
+/// Returns the processor time that processes have used, in clock ticks.
+pub fn processor_time(tree: &[i32]) -> u64 {
+    let ticks = |pid: &i32| -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name before it is in brackets and may hold anything.
+        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+        // Its own, and that of its children that have ended.
+        fields.get(11..15)?.iter().map(|field| field.parse::<u64>().ok()).sum()
+    };
+    tree.iter().filter_map(ticks).sum()
 }
 
 fn page_size() -> u64 {

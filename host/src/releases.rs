@@ -210,11 +210,6 @@ impl Releases {
         Self { components, processes, data, plugins, grants, loaded: Mutex::default() }
     }
 
-    /// Returns the folder of the operator's plugins.
-    pub fn plugins(&self) -> &Path {
-        &self.plugins
-    }
-
     /// Lists the releases that have a name: those of the operator's folder, then the
     /// shipped ones; with where each comes from, and why a file is none.
     pub fn list(&self) -> Vec<(String, Result<Release, ReleaseError>)> {
@@ -252,14 +247,17 @@ impl Releases {
         let mut known: Vec<String> = Vec::new();
         for path in self.places() {
             // Of a folder the name is known before all of it is read.
-            let name = match path.is_dir() {
-                true => Manifest::read(&path).map(|manifest| manifest.name).ok(),
-                false => Release::read(&path).map(|release| release.name).ok(),
-            };
-            if name.as_deref() == Some(renderer) {
-                return Release::read(&path);
+            if path.is_dir() {
+                match Manifest::read(&path) {
+                    Ok(manifest) if manifest.name == renderer => return Release::read(&path),
+                    manifest => known.extend(manifest.map(|manifest| manifest.name)),
+                }
+            } else {
+                match Release::read(&path) {
+                    Ok(release) if release.name == renderer => return Ok(release),
+                    release => known.extend(release.map(|release| release.name)),
+                }
             }
-            known.extend(name);
         }
         let shipped = Release::shipped();
         if let Some(release) = shipped.iter().find(|release| release.name == renderer) {

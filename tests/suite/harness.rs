@@ -198,11 +198,12 @@ pub(crate) fn with_package(folder: &Path) {
     }
 }
 
-/// Builds programs with cargo, and returns the folder of their profiles.
+/// Builds with cargo, and returns the folder of its profiles.
 fn native(name: &str, arguments: &[&str]) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut cargo = command(env!("CARGO"));
-    cargo.current_dir(root()).arg("build").args(arguments).arg("--target-dir").arg(&target);
+    cargo.current_dir(root()).arg("build").args(arguments).env_remove("RUSTFLAGS");
+    cargo.arg("--target-dir").arg(&target);
     let output = cargo.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     target
@@ -210,13 +211,7 @@ fn native(name: &str, arguments: &[&str]) -> PathBuf {
 
 /// Builds a component with cargo, and returns the folder of its profiles.
 pub(crate) fn component(name: &str, arguments: &[&str]) -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let mut cargo = command(env!("CARGO"));
-    cargo.current_dir(root()).arg("build").args(arguments).env_remove("RUSTFLAGS");
-    cargo.args(["--target", "wasm32-wasip2", "--target-dir"]).arg(&target);
-    let output = cargo.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    target.join("wasm32-wasip2")
+    native(name, &[arguments, &["--target", "wasm32-wasip2"]].concat()).join("wasm32-wasip2")
 }
 
 /// One run of `hotshoe render` in a folder of its own.

@@ -167,62 +167,56 @@ impl Image {
         let region = Region { x, y, width: part.0.width, height: part.0.height };
         self.contains(region)?;
         let pixels = part.0.values.read().expect("no code panics under this lock");
-        self.overwrite(region, &pixels);
+        self.change(region, copying(&pixels));
         self.0.samples.fetch_min(part.samples(), Ordering::Relaxed);
         Ok(())
     }
 
     /// Reads the pixels of a region.
     pub fn read(&self, region: Region) -> Result<Vec<f32>> {
-        let mut pixels = Vec::with_capacity(self.floats(region)?);
-        self.read_parts(region, |part| pixels.extend_from_slice(part))?;
-        Ok(pixels)
+        self.floats(region)?;
+        Ok(self.copy(region))
     }
 
     /// Reads the pixels of a region part by part, in order.
-    pub fn read_parts(&self, region: Region, mut each: impl FnMut(&[f32])) -> Result<()> {
+    pub fn read_parts(&self, region: Region, each: impl FnMut(&[f32])) -> Result<()> {
         self.floats(region)?;
-        let values = self.0.values.read().expect("no code panics under this lock");
-        self.parts(region).for_each(|part| each(&values[part]));
+        self.visit(region, each);
         Ok(())
     }
 
     /// Overwrites the pixels of a region.
     pub fn write(&self, region: Region, pixels: &[f32]) -> Result<()> {
-        let mut rest = pixels;
-        self.write_parts(region, pixels.len(), |part| {
-            let (next, after) = rest.split_at(part.len());
-            part.copy_from_slice(next);
-            rest = after;
-        })
+        self.write_parts(region, pixels.len(), copying(pixels))
     }
 
     /// Overwrites the pixels of a region with so many floats, part by part, in order.
-    pub fn write_parts(&self, region: Region, length: usize, mut each: impl FnMut(&mut [f32])) -> Result<()> {
+    pub fn write_parts(&self, region: Region, length: usize, each: impl FnMut(&mut [f32])) -> Result<()> {
         let wanted = self.floats(region)?;
         if length != wanted {
             let message = format!("the region takes {wanted} numbers, not {length}");
             return Err(CapabilityError::new(Code::InvalidArgument, message));
         }
-        let mut values = self.0.values.write().expect("no code panics under this lock");
-        self.parts(region).for_each(|part| each(&mut values[part]));
+        self.change(region, each);
         Ok(())
     }
 
     fn copy(&self, region: Region) -> Vec<f32> {
-        let values = self.0.values.read().expect("no code panics under this lock");
         let mut pixels = Vec::with_capacity(region.width as usize * region.height as usize * CHANNELS);
-        self.parts(region).for_each(|part| pixels.extend_from_slice(&values[part]));
+        self.visit(region, |part| pixels.extend_from_slice(part));
         pixels
     }
 
-    fn overwrite(&self, region: Region, pixels: &[f32]) {
-        let (mut values, mut rest) = (self.0.values.write().expect("no code panics under this lock"), pixels);
-        for part in self.parts(region) {
-            let (next, after) = rest.split_at(part.len());
-            values[part].copy_from_slice(next);
-            rest = after;
-        }
+    /// Shows the pixels of a region that is within the image, part by part.
+    fn visit(&self, region: Region, mut each: impl FnMut(&[f32])) {
+        let values = self.0.values.read().expect("no code panics under this lock");
+        self.parts(region).for_each(|part| each(&values[part]));
+    }
+
+    /// Hands out the pixels of a region that is within the image, part by part.
+    fn change(&self, region: Region, mut each: impl FnMut(&mut [f32])) {
+        let mut values = self.0.values.write().expect("no code panics under this lock");
+        self.parts(region).for_each(|part| each(&mut values[part]));
     }
 
     /// Keeps the image for other attempts of the job.
@@ -331,5 +325,14 @@ impl Image {
             let start = (y as usize * stride + region.x as usize) * CHANNELS;
             start..start + length * CHANNELS
         })
+    }
+}
+
+/// Copies pixels, in order, into the parts that it is given.
+fn copying(mut pixels: &[f32]) -> impl FnMut(&mut [f32]) {
+    move |part| {
+        let (next, rest) = pixels.split_at(part.len());
+        part.copy_from_slice(next);
+        pixels = rest;
     }
 }

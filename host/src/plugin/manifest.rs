@@ -97,15 +97,16 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self, ManifestError> {
         let path = folder.join(FILE);
         let failed = |what: String| ManifestError { path: path.clone(), line: None, what };
-        let mut text = String::new();
+        let unread = |error: std::io::Error| failed(error.to_string());
+        let other = || Err(failed(format!("it is no file of at most {MAX_SIZE} bytes")));
         // Before it is opened: a pipe would wait for whoever writes it.
-        let is_file = fs::metadata(&path).map_err(|error| failed(error.to_string()))?.is_file();
-        let file = if is_file { File::open(&path) } else { File::open("/dev/null") };
-        let file = file.map_err(|error| failed(error.to_string()))?;
-        let read = file.take(MAX_SIZE + 1).read_to_string(&mut text);
-        match read.map_err(|error| failed(error.to_string()))? as u64 {
-            0..=MAX_SIZE if is_file => Self::parse(&text, &path),
-            _ => Err(failed(format!("it is no file of at most {MAX_SIZE} bytes"))),
+        if !fs::metadata(&path).map_err(unread)?.is_file() {
+            return other();
+        }
+        let (file, mut text) = (File::open(&path).map_err(unread)?, String::new());
+        match file.take(MAX_SIZE + 1).read_to_string(&mut text).map_err(unread)? as u64 {
+            0..=MAX_SIZE => Self::parse(&text, &path),
+            _ => other(),
         }
     }
 

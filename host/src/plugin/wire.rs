@@ -40,7 +40,6 @@ pub struct Held {
 /// The numbers of an attempt.
 #[derive(Debug)]
 pub struct Names {
-    attempt: Option<Arc<Attempt>>,
     /// The next number that the process has not seen yet.
     next: Arc<AtomicU32>,
     known: HashMap<u32, (&'static str, u32)>,
@@ -146,19 +145,15 @@ impl From<Refusal> for ErrorObject {
 }
 
 impl Arguments {
-    /// Takes the parameters of a message.
+    /// Takes the parameters of a message, but for the attempt that brought it here.
     pub fn new(params: Value) -> Result<Self, Refusal> {
         match params {
-            Value::Object(params) => Ok(Self(params)),
+            Value::Object(mut params) => {
+                params.remove("attempt");
+                Ok(Self(params))
+            }
             _ => Err(Refusal::Misfit("parameters have names".to_owned())),
         }
-    }
-
-    /// Takes the attempt that a call belongs to.
-    pub fn attempt(&mut self) -> Result<u64, Refusal> {
-        let attempt = self.0.remove("attempt").and_then(|attempt| attempt.as_u64());
-        attempt
-            .ok_or_else(|| Refusal::Misfit("attempt: every call says which attempt it belongs to".to_owned()))
     }
 
     /// Fails if there is a parameter that nobody has taken.
@@ -179,9 +174,9 @@ impl Held {
         next: Arc<AtomicU32>,
         pixels: Arc<PixelLine>,
     ) -> Self {
-        let handles = Handles::new(attempt.clone(), most);
+        let handles = Handles::new(attempt, most);
         let (known, buffers) = (HashMap::new(), HashMap::new());
-        let names = Names { attempt, next, known, buffers, pixels, most };
+        let names = Names { next, known, buffers, pixels, most };
         Self { handles, names }
     }
 
@@ -191,8 +186,8 @@ impl Held {
             "buffer.create" => {
                 let length: u32 = self.take(&mut arguments, "length")?;
                 arguments.end()?;
-                self.handles.attempt(Capability::Image)?;
-                self.names.make_buffer(length).map(Value::from)
+                let attempt = self.handles.attempt(Capability::Image)?;
+                self.names.make_buffer(length, &attempt).map(Value::from)
             }
             "buffer.drop" => {
                 let number: u32 = self.take(&mut arguments, "buffer")?;

@@ -65,6 +65,22 @@ pub(crate) enum Type {
     Borrow(String, String),
 }
 
+impl Type {
+    /// Whether it is pixels, which are in buffers.
+    pub(crate) fn is_pixels(&self) -> bool {
+        self.is_list_of("f32")
+    }
+
+    /// Whether it is bytes, which are text in base64.
+    pub(crate) fn is_bytes(&self) -> bool {
+        self.is_list_of("u8")
+    }
+
+    fn is_list_of(&self, plain: &str) -> bool {
+        matches!(self, Self::List(of) if matches!(**of, Self::Plain(name) if name == plain))
+    }
+}
+
 /// A function.
 pub(crate) struct Function {
     pub interface: String,

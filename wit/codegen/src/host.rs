@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::contract::{Contract, Function, Kind, Type, pascal, snake};
+use crate::contract::{Contract, Field, Function, Kind, Type, pascal, snake};
 
 pub(crate) fn translation(contract: &Contract) -> String {
     let mut code = format!(
@@ -23,16 +23,10 @@ pub(crate) fn translation(contract: &Contract) -> String {
                     let _ = writeln!(code, "record!({name} {{ {} }});", fields.join(", "));
                 }
                 Kind::Enum(cases) => {
-                    let case = |name: &String| format!("{} = {:?}", pascal(name), snake(name));
-                    let cases: Vec<_> = cases.iter().map(|c| case(&c.name)).collect();
-                    let _ = writeln!(code, "cases!({name} {{ {} }});", cases.join(", "));
+                    let _ = writeln!(code, "cases!({name} {{ {} }});", list(cases));
                 }
                 Kind::Variant(cases) => {
                     let (with, without): (Vec<_>, Vec<_>) = cases.iter().partition(|c| c.ty.is_some());
-                    let list = |cases: Vec<&crate::contract::Field<Option<Type>>>| {
-                        let case = |name: &String| format!("{} = {:?}", pascal(name), snake(name));
-                        cases.into_iter().map(|c| case(&c.name)).collect::<Vec<_>>().join(", ")
-                    };
                     let _ = writeln!(
                         code,
                         "variant!({name} {{ with: {{ {} }}, without: {{ {} }} }});",
@@ -64,9 +58,14 @@ pub(crate) fn translation(contract: &Contract) -> String {
     code
 }
 
+/// Lists cases with their names in JSON.
+fn list<'a, T: 'a>(cases: impl IntoIterator<Item = &'a Field<T>>) -> String {
+    let case = |case: &Field<T>| format!("{} = {:?}", pascal(&case.name), snake(&case.name));
+    cases.into_iter().map(case).collect::<Vec<_>>().join(", ")
+}
+
 fn arm(function: &Function) -> String {
-    let is_pixels = |ty: &Type| *ty == Type::List(Box::new(Type::Plain("f32")));
-    if function.result.iter().chain(function.params.iter().map(|param| &param.ty)).any(is_pixels) {
+    if function.result.iter().chain(function.params.iter().map(|param| &param.ty)).any(Type::is_pixels) {
         // Pixels do not stop on their way: these are written by hand, with the buffers.
         let method = function.method();
         return format!("{method:?} => held.{}(arguments),\n", method.replace('.', "_"));

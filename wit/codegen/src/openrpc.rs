@@ -71,8 +71,7 @@ fn method(function: &Function, served_by: &str) -> Value {
         let is_required = !matches!(param.ty, Type::Option(_));
         json!({"name": snake(&param.name), "required": is_required, "schema": schema(&param.ty)})
     }));
-    let pixels = matches!(&function.result, Some(ty) if *ty == Type::List(Box::new(Type::Plain("f32"))));
-    if pixels {
+    if function.result.as_ref().is_some_and(Type::is_pixels) {
         params.push(json!({
             "name": "into",
             "description": "A buffer of the attempt; the answer is in a new one if absent or too small.",

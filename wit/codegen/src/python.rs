@@ -172,7 +172,7 @@ fn call(function: &Function, indent: &str) -> String {
         let name = snake(&param.name);
         match &param.ty {
             Type::Json => format!("{name}=_process.text({name})"),
-            ty if is_pixels(ty) => format!("{name}=_process.pixels({name})"),
+            ty if ty.is_pixels() => format!("{name}=_process.pixels({name})"),
             _ => format!("{name}={name}"),
         }
     }));
@@ -193,10 +193,6 @@ fn call(function: &Function, indent: &str) -> String {
     };
     let _ = writeln!(text, "{indent}    {ask}");
     text
-}
-
-fn is_pixels(ty: &Type) -> bool {
-    matches!(ty, Type::List(of) if **of == Type::Plain("f32"))
 }
 
 /// A type as it is returned or kept.
@@ -221,7 +217,7 @@ fn kept(ty: &Type) -> String {
 /// A type as it is given to a function.
 fn given(ty: &Type) -> String {
     match ty {
-        ty if is_pixels(ty) => "_process.Pixels".to_owned(),
+        ty if ty.is_pixels() => "_process.Pixels".to_owned(),
         ty => kept(ty),
     }
 }

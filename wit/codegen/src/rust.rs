@@ -116,8 +116,8 @@ fn call(contract: &Contract, interface: &Interface, function: &Function) -> Stri
     sent.extend(function.params.iter().map(|param| {
         let name = snake(&param.name);
         let value = match &param.ty {
-            ty if is_pixels(ty) => format!("process::pixels({name})?"),
-            Type::List(of) if **of == Type::Plain("u8") => format!("process::text({name})"),
+            ty if ty.is_pixels() => format!("process::pixels({name})?"),
+            ty if ty.is_bytes() => format!("process::text({name})"),
             _ => name.clone(),
         };
         format!("{name:?}: {value}")
@@ -125,10 +125,8 @@ fn call(contract: &Contract, interface: &Interface, function: &Function) -> Stri
     let sent =
         if sent.is_empty() { "json!({})".to_owned() } else { format!("json!({{{}}})", sent.join(", ")) };
     let ask = match (&function.result, function.fails) {
-        (Some(ty), true) if is_pixels(ty) => "ask_for_pixels",
-        (Some(Type::Option(of)), true) if matches!(&**of, Type::List(of) if **of == Type::Plain("u8")) => {
-            "ask_for_bytes"
-        }
+        (Some(ty), true) if ty.is_pixels() => "ask_for_pixels",
+        (Some(Type::Option(of)), true) if of.is_bytes() => "ask_for_bytes",
         (_, true) => "ask",
         (_, false) => "tell",
     };
@@ -142,13 +140,9 @@ fn call(contract: &Contract, interface: &Interface, function: &Function) -> Stri
     )
 }
 
-fn is_pixels(ty: &Type) -> bool {
-    matches!(ty, Type::List(of) if **of == Type::Plain("f32"))
-}
-
 fn returned(interface: &str, function: &Function) -> String {
     let ok = match &function.result {
-        Some(ty) if is_pixels(ty) => "process::Floats".to_owned(),
+        Some(ty) if ty.is_pixels() => "process::Floats".to_owned(),
         Some(ty) => owned(interface, ty),
         None => "()".to_owned(),
     };

@@ -27,8 +27,8 @@ fn shot(frame: u32) -> Shot {
     Shot { name: "frame-1".to_owned(), frame: frame.cast_signed(), weight: 0.5 }
 }
 
-/// A call into a live instance and back, against the same over a socket.
-async fn call(components: &Components) -> wasmtime::Result<Row> {
+/// Calls into a live instance and back, in microseconds.
+pub(super) async fn component(components: &Components) -> wasmtime::Result<Samples> {
     let pre = components.prepare_bare(COMPONENT.as_bytes())?;
     let mut store = components.bare_store();
     let instance = pre.instantiate_async(&mut store).await?;
@@ -42,6 +42,12 @@ async fn call(components: &Components) -> wasmtime::Result<Row> {
         }
         ours.push(micros(began.elapsed(), BATCH));
     }
+    Ok(Samples::new(ours))
+}
+
+/// A call into a live instance and back, against the same over a socket.
+async fn call(components: &Components) -> wasmtime::Result<Row> {
+    let ours = component(components).await?;
     let (near, far) = UnixStream::pair()?;
     let server = std::thread::spawn(move || serve(far));
     let mut client = Client::new(near);
@@ -54,7 +60,7 @@ async fn call(components: &Components) -> wasmtime::Result<Row> {
     drop(client);
     server.join().ok().context("the server panicked")??;
     let reference = Reference::new("JSON line over a Unix socket", &Samples::new(theirs));
-    Ok(Row::new("call, record to record", "µs", &Samples::new(ours), reference, Goal::MedianAtMost(0.5)))
+    Ok(Row::new("call, record to record", "µs", &ours, reference, Goal::MedianAtMost(0.5)))
 }
 
 /// A store, an instance of `direct`, a call of its `plan` and its end, against a

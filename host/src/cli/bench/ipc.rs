@@ -15,9 +15,8 @@ use hotshoe_plugin::{Error, Image, Job, Outcome, Page, Region, Renderer, Task, h
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::echo::{COMPONENT, Shot};
 use super::jobs::Farm;
-use super::{Args, Failure, Goal, Reference, Result, Row, Samples, micros, timed};
+use super::{Args, Failure, Goal, Reference, Result, Row, Samples, calls, micros, timed};
 use crate::cli::client::{Client, News};
 use crate::config::DataDir;
 use crate::events::EventKind;
@@ -69,14 +68,14 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
     let config = toml::from_str(&config()?).map_err(Failure::failed)?;
     let data = DataDir::open(Some(folder.path().join("data"))).map_err(Failure::failed)?;
     let components = Components::new(Limits::default()).map_err(Failure::failed)?;
-    let component = component_calls(&components).await.map_err(Failure::failed)?;
+    let component = calls::component(&components).await.map_err(Failure::failed)?;
     let releases = Releases::new(components, data, &config);
     let accessory = accessory(folder.path())?;
     let starts = starts(&releases, &accessory).await?;
     let loaded = releases.load(Release::read(&accessory).map_err(Failure::failed)?).await;
     let loaded = loaded.map_err(Failure::failed)?;
     let Plugin::Process(process) = &loaded.plugin else { return Err(Failure::failed("it is a process")) };
-    let (calls, rate) = (calls(process).await?, rate(process).await?);
+    let (called, rate) = (one_by_one(process).await?, rate(process).await?);
     releases.stop().await;
     let seen = seen(args).await?;
     let sockets = sockets().map_err(Failure::failed)?;
@@ -91,15 +90,15 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
     let many = |peer: &Option<Peer>| peer.as_ref().and_then(|peer| peer.calls_per_s);
     let first = |peer: &Option<Peer>| peer.as_ref().and_then(|peer| peer.first_call_ms);
     let any = Goal::Any;
-    row("component: call", "µs", &component, "Extism", call(&extism), Goal::RatioAtMost(0.2));
-    row("component: call", "µs", &component, "go-plugin", call(&go), Goal::RatioAtMost(0.01));
-    row("process: call", "µs", &calls, "go-plugin", call(&go), Goal::RatioAtMost(1.0));
-    row("process: call", "µs", &calls, "tonic", call(&tonic), any);
+    row("component: call", "µs", &component.0, "Extism", call(&extism), Goal::RatioAtMost(0.2));
+    row("component: call", "µs", &component.0, "go-plugin", call(&go), Goal::RatioAtMost(0.01));
+    row("process: call", "µs", &called, "go-plugin", call(&go), Goal::RatioAtMost(1.0));
+    row("process: call", "µs", &called, "tonic", call(&tonic), any);
     row("process: calls, 64 at a time", "/s", &[rate], "go-plugin", many(&go), Goal::RatioAtLeast(3.0));
     row("process: calls, 64 at a time", "/s", &[rate], "tonic", many(&tonic), any);
     row("process: start to first answer", "ms", &starts, "go-plugin", first(&go), any);
-    let (calls_, turns) = (Samples::new(calls).median(), &seen.turns);
-    row("process: call of the host", "µs", turns, "a call by the host", Some(calls_), any);
+    let (each, turns) = (Samples::new(called).median(), &seen.turns);
+    row("process: call of the host", "µs", turns, "a call by the host", Some(each), any);
     row(
         "8 MiB of pixels there and back",
         "ms",
@@ -183,26 +182,6 @@ fn accessory(above: &Path) -> Result<PathBuf> {
     made.map(|()| folder).map_err(Failure::failed)
 }
 
-/// Calls into a live instance of a component.
-async fn component_calls(components: &Components) -> wasmtime::Result<Vec<f64>> {
-    const BATCH: u32 = 1_000;
-    let pre = components.prepare_bare(COMPONENT.as_bytes())?;
-    let mut store = components.bare_store();
-    let instance = pre.instantiate_async(&mut store).await?;
-    let echo = instance.get_typed_func::<(Shot,), (Shot,)>(&mut store, "echo")?;
-    let mut values = Vec::new();
-    for _ in 0..101 {
-        let began = Instant::now();
-        for frame in 0..BATCH {
-            let shot = Shot { name: "frame-1".to_owned(), frame: frame.cast_signed(), weight: 0.5 };
-            let (answer,) = echo.call_async(&mut store, (shot,)).await?;
-            wasmtime::ensure!(answer.frame == frame.cast_signed() + 1, "the component answers wrongly");
-        }
-        values.push(micros(began.elapsed(), BATCH));
-    }
-    Ok(values)
-}
-
 /// From the wish for a plugin to its first answer.
 async fn starts(releases: &Releases, folder: &Path) -> Result<Vec<f64>> {
     let mut values = Vec::new();
@@ -229,7 +208,7 @@ async fn one_call(process: &ProcessPlugin) -> Result<()> {
 }
 
 /// Calls one after another.
-async fn calls(process: &ProcessPlugin) -> Result<Vec<f64>> {
+async fn one_by_one(process: &ProcessPlugin) -> Result<Vec<f64>> {
     let mut values = Vec::with_capacity(CALLS);
     for _ in 0..CALLS {
         let began = Instant::now();

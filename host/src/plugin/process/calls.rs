@@ -49,43 +49,33 @@ impl Seat {
         params: impl FnOnce(&mut Held) -> Result<Map<String, Value>, Refusal>,
     ) -> Result<T, PluginError> {
         let instance = &self.instance;
-        let (numbers, pixels) = (instance.numbers.clone(), instance.pixels.clone());
-        let handles = instance.limits().handles;
-        let mut held = Held::new(attempt.clone(), handles, numbers.clone(), pixels.clone());
+        let has_attempt = attempt.is_some();
+        let mut held = instance.held(attempt);
         let mut params = params(&mut held).map_err(|refusal| {
             PluginError::Host(format!("the call cannot be written: {}", ErrorObject::from(refusal).message))
         })?;
-        let mut _serving = None;
-        let mut _registered = None;
-        if attempt.is_some() {
+        let mut serving = None;
+        if has_attempt {
             let id = instance.processes.0.next_attempt.fetch_add(1, Ordering::Relaxed);
             params.insert("attempt".to_owned(), id.into());
             // As many as the other side may have open at a time.
             let (queue, calls) = mpsc::channel(rpc::Limits::of_a_child().requests);
             instance.attempts().insert(id, queue);
-            _registered = Some(Registered { instance, id });
-            let over = CancellationToken::new();
+            let (registered, over) = (Registered { instance, id }, CancellationToken::new());
             let attending = tokio::spawn(attend(held, calls, over.clone()));
-            _serving = Some((over.drop_guard(), attending));
+            serving = Some((registered, over.drop_guard(), attending));
         }
         let answer = self.answer(method, params).await;
-        drop(_registered);
-        if let Some((over, attending)) = _serving {
+        if let Some((registered, over, attending)) = serving {
             // Its handles drop before the attempt is over.
-            drop(over);
+            drop((registered, over));
             let _ = attending.await;
         }
-        match answer {
-            Ok(value) => {
-                let mut plain = Held::new(None, handles, numbers, pixels);
-                let fits = plain.read(value);
-                fits.map_err(|refusal| {
-                    let what = ErrorObject::from(refusal).message;
-                    PluginError::Contract(format!("its answer to {method} does not fit: {what}"))
-                })
-            }
-            Err(error) => Err(error),
-        }
+        // What a plugin answers with holds no handles.
+        instance.held(None).read(answer?).map_err(|refusal| {
+            let what = ErrorObject::from(refusal).message;
+            PluginError::Contract(format!("its answer to {method} does not fit: {what}"))
+        })
     }
 
     /// Sends a call and waits for its answer.
@@ -225,9 +215,7 @@ async fn attend(mut held: Held, mut calls: mpsc::Receiver<Request>, over: Cancel
 }
 
 async fn carry_out(held: &mut Held, method: &str, params: Value) -> Result<Value, ErrorObject> {
-    let mut arguments = Arguments::new(params)?;
-    arguments.attempt()?;
-    Ok(held.call(method, arguments).await?)
+    Ok(held.call(method, Arguments::new(params)?).await?)
 }
 
 /// Says what an error of a process means: the contract's own, else that it panicked.

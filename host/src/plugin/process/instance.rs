@@ -22,13 +22,14 @@ use tokio::sync::mpsc;
 
 use super::calls::serve;
 use super::{Limits, ProcessPlugin, Processes};
-use crate::capability::harmless;
+use crate::capability::{Attempt, harmless};
 use crate::config::remove_whole;
 use crate::plugin::PluginError;
 use crate::plugin::manifest::PATH;
+use crate::plugin::wire::Held;
 use crate::plugin::wire::buffers::PixelLine;
 use crate::process::sandbox::{Bounds, Sandbox};
-use crate::process::{Process, guarded, inherit};
+use crate::process::{Process, guarded, inherit, memory, processor_time};
 use crate::rpc::{self, CallError, Peer, Request};
 
 /// The version of the messages.
@@ -61,11 +62,11 @@ pub(super) struct Instance {
     /// Where the calls of each attempt go.
     attempts: Mutex<HashMap<u64, mpsc::Sender<Request>>>,
     /// The next number of a handle.
-    pub(super) numbers: Arc<AtomicU32>,
-    pub(super) pixels: Arc<PixelLine>,
+    numbers: Arc<AtomicU32>,
+    pixels: Arc<PixelLine>,
     /// Why it is being ended, if it is.
     fault: OnceLock<Fault>,
-    retired: OnceLock<()>,
+    retired: AtomicBool,
     /// Tasks that it has now, and tasks that it has had.
     pub(super) busy: AtomicU32,
     pub(super) served: AtomicU32,
@@ -128,7 +129,7 @@ impl Instance {
             numbers: Arc::new(AtomicU32::new(1)),
             pixels: Arc::new(pixels),
             fault: OnceLock::new(),
-            retired: OnceLock::new(),
+            retired: AtomicBool::new(false),
             busy: AtomicU32::new(0),
             served: AtomicU32::new(0),
             calls: AtomicU64::new(0),
@@ -176,6 +177,11 @@ impl Instance {
         Ok(())
     }
 
+    /// Makes what an attempt holds of the host, at first nothing.
+    pub(super) fn held(&self, attempt: Option<Arc<Attempt>>) -> Held {
+        Held::new(attempt, self.limits().handles, self.numbers.clone(), self.pixels.clone())
+    }
+
     pub(super) fn limits(&self) -> &Limits {
         &self.processes.0.limits
     }
@@ -206,21 +212,21 @@ impl Instance {
 
     /// Fails with the limit that it is beyond. Blocks.
     fn look(&self) -> Result<(), String> {
-        let Limits { memory, work, processes, .. } = *self.limits();
+        let Limits { memory: most, work, processes, .. } = *self.limits();
         let tree = self.process.tree();
         // The guard and the first process of the namespace are the host's.
         let count = tree.len().saturating_sub(2);
         if count > processes {
             return Err(format!("{processes} processes (it had {count})"));
         }
-        let used = self.process.memory();
+        let used = memory(&tree);
         // Before its first task it is still coming up.
         let has_served = self.served.load(Ordering::Relaxed) > 0;
         let first = if has_served { *self.first_memory.get_or_init(|| used) } else { used };
-        if used > memory {
-            return Err(format!("{memory} bytes of memory (it had {used})"));
+        if used > most {
+            return Err(format!("{most} bytes of memory (it had {used})"));
         }
-        if let Some(seconds) = self.spun() {
+        if let Some(seconds) = self.spun(processor_time(&tree)) {
             return Err(format!("{seconds} s of processor time between two host calls"));
         }
         if used.saturating_sub(first) > self.limits().growth {
@@ -229,10 +235,10 @@ impl Instance {
         folder_size(&self.home, work)
     }
 
-    /// Returns the limit of processor time if it has used more since it last called the host.
-    fn spun(&self) -> Option<f64> {
-        let limit = self.limits().cpu;
-        let (calls, ticks) = (self.calls.load(Ordering::Relaxed), self.process.processor_time());
+    /// Returns the limit of processor time if it has used more since it last called the
+    /// host, given what it has used in all.
+    fn spun(&self, ticks: u64) -> Option<f64> {
+        let (limit, calls) = (self.limits().cpu, self.calls.load(Ordering::Relaxed));
         let mut called = self.called.lock().expect("no code panics under this lock");
         if self.is_idle() || calls != called.0 {
             *called = (calls, ticks);
@@ -269,12 +275,7 @@ impl Instance {
             self.process.kill();
         }
         // One that has closed its end without a word may take its time to exit.
-        let waited = tokio::time::timeout(STEP, async {
-            while !self.process.has_ended() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        let left = waited.await.is_err();
+        let left = self.process.ended_within(STEP).await.is_none();
         self.process.kill();
         let ended = self.process.ended().await;
         let log = self.process.log.tail();
@@ -312,7 +313,7 @@ impl Instance {
     }
 
     pub(super) fn is_retired(&self) -> bool {
-        self.retired.get().is_some()
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// Takes no more tasks; ends once it has none.
@@ -324,7 +325,7 @@ impl Instance {
     }
 
     pub(super) fn retire_quietly(&self, reason: &str) {
-        if self.retired.set(()).is_ok() {
+        if !self.retired.swap(true, Ordering::Relaxed) {
             tracing::debug!(plugin = self.name, process = self.id, reason, "takes no more tasks");
         }
     }
@@ -333,14 +334,9 @@ impl Instance {
     async fn end_gently(self: Arc<Self>) {
         let asked = async { self.peer.call::<Value>("shutdown", &json!({})).await };
         let _ = tokio::time::timeout(STEP, asked).await;
-        let has_ended = || async {
-            while !self.process.has_ended() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        if tokio::time::timeout(STEP, has_ended()).await.is_err() {
+        if self.process.ended_within(STEP).await.is_none() {
             self.process.terminate();
-            if tokio::time::timeout(STEP, has_ended()).await.is_err() {
+            if self.process.ended_within(STEP).await.is_none() {
                 tracing::debug!(plugin = self.name, "does not end; killing it");
             }
         }

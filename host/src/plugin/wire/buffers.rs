@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use memmap2::MmapRaw;
 use nix::errno::Errno;
@@ -23,7 +24,7 @@ use wasmtime::component::Resource;
 use super::{Arguments, Held, Misfit, Names, Refusal, Reply, Wire, unknown};
 use crate::blender::wire::Region;
 use crate::capability::image::{Budget, Image, MAX_AREA};
-use crate::capability::{self, CapabilityError, Code};
+use crate::capability::{self, Attempt, CapabilityError, Code};
 use crate::plugin::bindings::v0_1::types;
 use crate::terms::Capability;
 
@@ -37,7 +38,7 @@ const LARGE: usize = 256 * 1024;
 pub struct Buffer {
     memory: MmapRaw,
     length: u32,
-    _budget: Option<Budget>,
+    _budget: Budget,
 }
 
 /// The socket over which descriptors go.
@@ -81,7 +82,7 @@ impl PixelLine {
 }
 
 impl Buffer {
-    fn create(length: u32, budget: Option<Budget>) -> io::Result<(Self, File)> {
+    fn create(length: u32, budget: Budget) -> io::Result<(Self, File)> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file = File::from(memfd_create("hotshoe-pixels", flags)?);
         // All of it is there from now on: to touch it cannot fail.
@@ -123,7 +124,7 @@ impl Drop for Buffer {
 
 impl Names {
     /// Makes a buffer for the process.
-    pub(super) fn make_buffer(&mut self, length: u32) -> Result<u32, Refusal> {
+    pub(super) fn make_buffer(&mut self, length: u32, attempt: &Attempt) -> Result<u32, Refusal> {
         let limit = |message| Refusal::from(CapabilityError::new(Code::Limit, message));
         if length == 0 || u64::from(length) > MAX_FLOATS {
             return Err(limit(format!("a buffer holds 1 to {MAX_FLOATS} floats, not {length}")));
@@ -131,9 +132,8 @@ impl Names {
         if self.buffers.len() >= self.most {
             return Err(limit(format!("an attempt keeps at most {} buffers", self.most)));
         }
-        let budget = self.attempt.as_ref().map(|attempt| Budget::take_bytes(attempt, u64::from(length) * 4));
-        let made = Buffer::create(length, budget.transpose()?);
-        let (buffer, file) = made.map_err(CapabilityError::io("make a buffer"))?;
+        let budget = Budget::take_bytes(attempt, u64::from(length) * 4)?;
+        let (buffer, file) = Buffer::create(length, budget).map_err(CapabilityError::io("make a buffer"))?;
         let number = self.number();
         self.pixels.send(number, &file)?;
         self.buffers.insert(number, buffer);
@@ -141,25 +141,25 @@ impl Names {
     }
 
     /// Finds the buffer that an answer is wanted in, or makes one if it has no room.
-    fn room(&mut self, into: Option<u32>, length: u32) -> Result<u32, Refusal> {
+    fn room(&mut self, into: Option<u32>, length: u32, attempt: &Attempt) -> Result<u32, Refusal> {
         if let Some(number) = into {
             let buffer = self.buffers.get(&number).ok_or_else(|| unknown("buffer", number).below("into"))?;
             if buffer.length >= length {
                 return Ok(number);
             }
         }
-        self.make_buffer(length)
+        self.make_buffer(length, attempt)
     }
 }
 
 impl Held {
     /// `image.read`: the pixels go from the image to the buffer and nowhere else.
     pub(super) fn image_read(&mut self, mut arguments: Arguments) -> Reply {
-        let (image, region) = self.image_and_region(&mut arguments)?;
+        let (attempt, image, region) = self.image_and_region(&mut arguments)?;
         let into = self.take(&mut arguments, "into")?;
         arguments.end()?;
         let length = image.floats(region)?;
-        let number = self.names.room(into, length as u32)?;
+        let number = self.names.room(into, length as u32, &attempt)?;
         let buffer = &self.names.buffers[&number];
         let mut at = 0;
         let copy = || {
@@ -174,7 +174,7 @@ impl Held {
 
     /// `image.write`: the pixels go from the buffer to the image and nowhere else.
     pub(super) fn image_write(&mut self, mut arguments: Arguments) -> Reply {
-        let (image, region) = self.image_and_region(&mut arguments)?;
+        let (_, image, region) = self.image_and_region(&mut arguments)?;
         let Pixels { buffer, length } = self.take(&mut arguments, "pixels")?;
         arguments.end()?;
         let buffer =
@@ -191,12 +191,15 @@ impl Held {
         Ok(Value::Null)
     }
 
-    fn image_and_region(&mut self, arguments: &mut Arguments) -> Result<(Image, Region), Refusal> {
+    fn image_and_region(
+        &mut self,
+        arguments: &mut Arguments,
+    ) -> Result<(Arc<Attempt>, Image, Region), Refusal> {
         let image: Resource<Image> = self.take(arguments, "image")?;
         let region: types::Region = self.take(arguments, "region")?;
-        self.handles.attempt(Capability::Image)?;
+        let attempt = self.handles.attempt(Capability::Image)?;
         let image = self.handles.table.get(&image).map_err(|error| Refusal::Host(error.to_string()))?;
-        Ok((image.clone(), region.into()))
+        Ok((attempt, image.clone(), region.into()))
     }
 }
 

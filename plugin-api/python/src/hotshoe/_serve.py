@@ -45,10 +45,14 @@ class Renderer:
         raise NotImplementedError(f"{type(self).__name__}.render")
 
 
+def _spans(job: Job) -> List[range]:
+    return [range(span.first, span.last + 1, span.step) for span in job.frames]
+
+
 def frames(job: Job) -> Iterator[int]:
     """Iterates over the frames of a job."""
-    for span in job.frames:
-        yield from range(span.first, span.last + 1, span.step)
+    for span in _spans(job):
+        yield from span
 
 
 def frame_of(task: Task) -> int:
@@ -66,12 +70,12 @@ def page_of_frames(job: Job, cursor: Optional[str]) -> Page:
         raise InvalidArgumentError("not a cursor of this plan") from None
     skip = start
     tasks: List[PlannedTask] = []
-    for span in job.frames:
-        all_ = range(span.first, span.last + 1, span.step)
-        part = all_[skip : skip + MAX_TASKS - len(tasks)]
-        skip = max(0, skip - len(all_))
+    spans = _spans(job)
+    for span in spans:
+        part = span[skip : skip + MAX_TASKS - len(tasks)]
+        skip = max(0, skip - len(span))
         tasks.extend(PlannedTask(f"frame-{frame}", frame=frame) for frame in part)
-    total = sum(len(range(span.first, span.last + 1, span.step)) for span in job.frames)
+    total = sum(len(span) for span in spans)
     end = start + len(tasks)
     return Page(tasks, next=str(end) if end < total else None)
 
