@@ -17,5 +17,8 @@ fn main() -> ExitCode {
     if first == ipc::ARGUMENT && std::env::var_os("HOTSHOE_FD").is_some() {
         ipc::plugin();
     }
+    if first == ipc::ECHO {
+        return ipc::echo().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     hotshoe::cli::main()
 }

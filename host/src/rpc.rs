@@ -232,13 +232,9 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Waits for the result.
-    pub async fn result<T: DeserializeOwned>(&mut self) -> Result<T, CallError> {
-        match (&mut self.answer).await {
-            Ok(Ok(value)) => Ok(serde_json::from_value(value)?),
-            Ok(Err(error)) => Err(CallError::Answer(error)),
-            Err(_) => Err(CallError::Closed),
-        }
+    /// Waits for the answer; none comes if the connection ends before.
+    pub async fn answer(&mut self) -> Option<Result<Value, ErrorObject>> {
+        (&mut self.answer).await.ok()
     }
 }
 
@@ -283,7 +279,9 @@ impl Peer {
         method: &str,
         params: &impl Serialize,
     ) -> Result<T, CallError> {
-        self.ask(method, params).await?.result().await
+        let answer = self.ask(method, params).await?.answer().await;
+        let value = answer.ok_or(CallError::Closed)?.map_err(CallError::Answer)?;
+        Ok(serde_json::from_value(value)?)
     }
 
     /// Calls a method; the result is waited for apart.

@@ -21,11 +21,12 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 pub use pixels::{Floats, ask_for_pixels, pixels};
 
-use crate::sys::exports::hotshoe::plugin::renderer::Guest;
+use crate::sys::exports::hotshoe::plugin::renderer::{Guest, Job, Task};
 use crate::sys::hotshoe::plugin::types::Error;
 
 const PROTOCOL: u32 = 1;
@@ -66,13 +67,47 @@ struct Connection {
     lent: Mutex<HashMap<usize, u32>>,
 }
 
-type Answer = Result<Value, Refusal>;
+/// What was answered, as it travels.
+type Answer = Result<Box<RawValue>, Refusal>;
 
 /// What is run.
 struct Plugin {
     name: String,
     version: String,
-    invoke: fn(&str, Value) -> Answer,
+    invoke: fn(&str, &str) -> Answer,
+}
+
+/// A message of the host.
+#[derive(Deserialize)]
+struct Heard<'a> {
+    #[serde(default)]
+    id: Value,
+    method: Option<String>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    error: Option<Refusal>,
+}
+
+/// A call of this side.
+#[derive(Serialize)]
+struct Call<'a> {
+    jsonrpc: &'static str,
+    id: u64,
+    method: &'a str,
+    params: Value,
+}
+
+/// An answer of this side.
+#[derive(Serialize)]
+struct Answered {
+    jsonrpc: &'static str,
+    id: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Refusal>,
 }
 
 /// An error as it travels.
@@ -137,8 +172,9 @@ pub(crate) use handle;
 /// Calls a function of the contract that can fail.
 pub fn ask<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, Error> {
     let answer = connection().call(method, with_attempt(params));
-    let value = answer.map_err(|refusal| told(method, refusal))?;
-    Ok(serde_json::from_value(value).unwrap_or_else(|error| panic!("the host's answer to {method}: {error}")))
+    let text = answer.map_err(|refusal| told(method, refusal))?;
+    let read = serde_json::from_str(text.get());
+    Ok(read.unwrap_or_else(|error| panic!("the host's answer to {method}: {error}")))
 }
 
 /// Calls a function of the contract that cannot.
@@ -222,24 +258,25 @@ impl Connection {
         let (sender, answer) = mpsc::channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.waiting().insert(id, sender);
-        self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
+        self.send(&Call { jsonrpc: "2.0", id, method, params });
         // A host that is gone takes this process along.
         answer.recv().unwrap_or_else(|_| exit(0))
     }
 
-    fn send(&self, message: &Value) {
-        let line = format!("{message}\n");
+    fn send(&self, message: &impl Serialize) {
+        let mut line = serde_json::to_vec(message).expect("messages are plain data");
+        line.push(b'\n');
         let mut writing = self.writing.lock().expect("no code panics under this lock");
-        if writing.write_all(line.as_bytes()).is_err() {
+        if writing.write_all(&line).is_err() {
             exit(0);
         }
     }
 
-    fn settle(&self, id: Value, mut message: Value) {
-        let waiting = id.as_u64().and_then(|id| self.waiting().remove(&id));
-        let answer = match message.get_mut("error") {
-            Some(error) => Err(serde_json::from_value(error.take()).expect("the host sends errors that fit")),
-            None => Ok(message["result"].take()),
+    fn settle(&self, message: Heard) {
+        let waiting = message.id.as_u64().and_then(|id| self.waiting().remove(&id));
+        let answer = match message.error {
+            Some(error) => Err(error),
+            None => Ok(message.result.unwrap_or(RawValue::NULL).to_owned()),
         };
         let _ = waiting.map(|waiting| waiting.send(answer));
     }
@@ -255,25 +292,24 @@ impl Connection {
                     return;
                 }
             }
-            let Ok(mut message) = serde_json::from_str::<Value>(&line) else { return };
-            let (id, params) = (message["id"].take(), message["params"].take());
-            match message["method"].take() {
-                Value::String(method) => self.serve(&method, params, id),
-                _ => self.settle(id, message),
+            let Ok(message) = serde_json::from_str::<Heard>(&line) else { return };
+            match message.method {
+                Some(method) => self.serve(&method, message.params.map_or("{}", RawValue::get), message.id),
+                None => self.settle(message),
             }
         }
     }
 
     /// Answers a request of the host.
-    fn serve(&'static self, method: &str, params: Value, id: Value) {
+    fn serve(&'static self, method: &str, params: &str, id: Value) {
         let answer = match method {
             // What was called sees by `host.turn` that it is not wanted any more.
             "$/cancel" => return,
             "hello" => {
                 let Plugin { name, version, .. } = &self.plugin;
-                Ok(json!({"protocol": PROTOCOL, "name": name, "version": version, "features": []}))
+                Ok(raw(&json!({"protocol": PROTOCOL, "name": name, "version": version, "features": []})))
             }
-            "ping" | "shutdown" => Ok(Value::Null),
+            "ping" | "shutdown" => Ok(RawValue::NULL.to_owned()),
             _ => {
                 // Somebody must go on reading: answers of the host, and its pings.
                 if self.readers.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -291,17 +327,22 @@ impl Connection {
                 answer
             }
         };
-        match answer {
-            Ok(result) => self.send(&json!({"jsonrpc": "2.0", "id": id, "result": result})),
-            Err(error) => self.send(&json!({"jsonrpc": "2.0", "id": id, "error": error})),
-        }
+        let (result, error) = match answer {
+            Ok(result) => (Some(result), None),
+            Err(error) => (None, Some(error)),
+        };
+        self.send(&Answered { jsonrpc: "2.0", id, result, error });
         if method == "shutdown" {
             exit(0);
         }
     }
 
-    fn work(&self, method: &str, params: Value) -> Answer {
-        let attempt = params["attempt"].as_u64();
+    fn work(&self, method: &str, params: &str) -> Answer {
+        #[derive(Deserialize)]
+        struct Within {
+            attempt: Option<u64>,
+        }
+        let attempt = serde_json::from_str(params).ok().and_then(|Within { attempt }| attempt);
         ATTEMPT.set(attempt);
         let answer = catch_unwind(AssertUnwindSafe(|| (self.plugin.invoke)(method, params)));
         ATTEMPT.set(None);
@@ -318,29 +359,38 @@ impl Connection {
 }
 
 /// Calls the renderer.
-fn invoke<G: Guest>(method: &str, mut params: Value) -> Answer {
-    let refused = |message: String| Refusal { code: INVALID_PARAMS, message, data: Value::Null };
-    let misfit = |error: serde_json::Error| refused(error.to_string());
+fn invoke<G: Guest>(method: &str, params: &str) -> Answer {
+    #[derive(Deserialize)]
+    struct Plan {
+        job: Job,
+        cursor: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Render {
+        task: Task,
+    }
+    let refused = |code, message| Refusal { code, message, data: Value::Null };
+    let misfit = |error: serde_json::Error| refused(INVALID_PARAMS, error.to_string());
     let failed = |error: Error| {
         let message = error.message.clone();
         Refusal { code: CONTRACT_ERROR, message, data: json!(error) }
     };
     match method {
-        "renderer.describe" => Ok(json!(G::describe())),
+        "renderer.describe" => Ok(raw(&G::describe())),
         "renderer.plan" => {
-            let job = serde_json::from_value(params["job"].take()).map_err(misfit)?;
-            let cursor = serde_json::from_value(params["cursor"].take()).map_err(misfit)?;
-            G::plan(job, cursor).map(|page| json!(page)).map_err(failed)
+            let Plan { job, cursor } = serde_json::from_str(params).map_err(misfit)?;
+            G::plan(job, cursor).map(|page| raw(&page)).map_err(failed)
         }
         "renderer.render" => {
-            let task = serde_json::from_value(params["task"].take()).map_err(misfit)?;
-            G::render(task).map(|outcome| json!(outcome)).map_err(failed)
+            let Render { task } = serde_json::from_str(params).map_err(misfit)?;
+            G::render(task).map(|outcome| raw(&outcome)).map_err(failed)
         }
-        _ => {
-            let message = format!("no method '{method}'");
-            Err(Refusal { code: METHOD_NOT_FOUND, message, data: Value::Null })
-        }
+        _ => Err(refused(METHOD_NOT_FOUND, format!("no method '{method}'"))),
     }
+}
+
+fn raw(value: &impl Serialize) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).expect("answers are plain data")
 }
 
 fn words(panic: &(dyn Any + Send)) -> &str {

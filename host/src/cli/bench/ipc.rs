@@ -5,15 +5,17 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use hotshoe_plugin::{Error, Image, Job, Outcome, Page, Region, Renderer, Task, host};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::task::JoinSet;
 
 use super::jobs::Farm;
 use super::{Args, Failure, Goal, Reference, Result, Row, Samples, calls, micros, timed};
@@ -23,13 +25,16 @@ use crate::events::EventKind;
 use crate::plugin::Plugin;
 use crate::plugin::component::Components;
 use crate::plugin::limits::Limits;
-use crate::plugin::process::ProcessPlugin;
-use crate::releases::{Release, Releases};
+use crate::releases::{Loaded, Release, Releases};
 use crate::service::types;
 
 /// The argument that makes this program the plugin.
 pub const ARGUMENT: &str = "bench-plugin";
-/// Calls one after another, and calls of which many are under way.
+/// The argument that makes this program the other end of a socket.
+pub const ECHO: &str = "bench-echo";
+/// How often the peers and this program take turns.
+const ROUNDS: usize = 5;
+/// Calls one after another, and calls of which many are under way, in a round.
 const CALLS: usize = 20_000;
 const MANY: usize = 100_000;
 /// How many of those at a time.
@@ -58,9 +63,6 @@ struct Seen {
 }
 
 pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
-    let peer = |name: &str| args.peers.as_deref().map(|folder| run_peer(&folder.join(name))).transpose();
-    let (go, tonic, extism) = (peer("go-plugin")?, peer("tonic")?, peer("extism")?);
-    let (go, tonic, extism) = (go.flatten(), tonic.flatten(), extism.flatten());
     if args.peers.is_none() {
         eprintln!("without --peers DIR, beside nothing but sockets; tests/peers/build.sh builds the others");
     }
@@ -74,39 +76,43 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
     let starts = starts(&releases, &accessory).await?;
     let loaded = releases.load(Release::read(&accessory).map_err(Failure::failed)?).await;
     let loaded = loaded.map_err(Failure::failed)?;
-    let Plugin::Process(process) = &loaded.plugin else { return Err(Failure::failed("it is a process")) };
-    let (called, rate) = (one_by_one(process).await?, rate(process).await?);
+    let [mut called, mut rates, mut turns, mut copies, mut sent] = [const { Vec::new() }; 5];
+    let [mut go, mut tonic, mut extism] = [const { Vec::new() }; 3];
+    for _ in 0..ROUNDS {
+        for (name, peer) in [("go-plugin", &mut go), ("tonic", &mut tonic), ("extism", &mut extism)] {
+            if let Some(folder) = &args.peers {
+                peer.extend(run_peer(&folder.join(name))?);
+            }
+        }
+        called.extend(tokio::spawn(one_by_one(loaded.clone())).await.map_err(Failure::failed)??);
+        rates.push(rate(&loaded).await?);
+        let seen = seen(args).await?;
+        turns.extend(seen.turns);
+        copies.extend(seen.copies);
+        sent.extend(sockets().map_err(Failure::failed)?);
+    }
     releases.stop().await;
-    let seen = seen(args).await?;
-    let sockets = sockets().map_err(Failure::failed)?;
     let mut rows = Vec::new();
-    let mut row = |name: &str, unit, values: &[f64], reference: &str, theirs: Option<f64>, goal| {
-        if let Some(median) = theirs {
-            let reference = Reference { name: reference.to_owned(), median };
+    let mut row = |name: &str, unit, values: &[f64], reference: &str, theirs: Vec<f64>, goal| {
+        if !theirs.is_empty() {
+            let reference = Reference::new(reference, &Samples::new(theirs));
             rows.push(Row::new(name, unit, &Samples::new(values.to_vec()), reference, goal));
         }
     };
-    let call = |peer: &Option<Peer>| peer.as_ref().map(|peer| peer.call_us);
-    let many = |peer: &Option<Peer>| peer.as_ref().and_then(|peer| peer.calls_per_s);
-    let first = |peer: &Option<Peer>| peer.as_ref().and_then(|peer| peer.first_call_ms);
+    let call = |peer: &[Peer]| peer.iter().map(|peer| peer.call_us).collect();
+    let many = |peer: &[Peer]| peer.iter().filter_map(|peer| peer.calls_per_s).collect();
+    let first = |peer: &[Peer]| peer.iter().filter_map(|peer| peer.first_call_ms).collect();
+    let (one, together) = ("process: call", "process: calls, 64 at a time");
     let any = Goal::Any;
     row("component: call", "µs", &component.0, "Extism", call(&extism), Goal::RatioAtMost(0.2));
     row("component: call", "µs", &component.0, "go-plugin", call(&go), Goal::RatioAtMost(0.01));
-    row("process: call", "µs", &called, "go-plugin", call(&go), Goal::RatioAtMost(1.0));
-    row("process: call", "µs", &called, "tonic", call(&tonic), any);
-    row("process: calls, 64 at a time", "/s", &[rate], "go-plugin", many(&go), Goal::RatioAtLeast(3.0));
-    row("process: calls, 64 at a time", "/s", &[rate], "tonic", many(&tonic), any);
+    row(one, "µs", &called, "go-plugin", call(&go), Goal::RatioAtMost(1.0));
+    row(one, "µs", &called, "tonic", call(&tonic), any);
+    row(together, "/s", &rates, "go-plugin", many(&go), Goal::RatioAtLeast(3.0));
+    row(together, "/s", &rates, "tonic", many(&tonic), any);
     row("process: start to first answer", "ms", &starts, "go-plugin", first(&go), any);
-    let (each, turns) = (Samples::new(called).median(), &seen.turns);
-    row("process: call of the host", "µs", turns, "a call by the host", Some(each), any);
-    row(
-        "8 MiB of pixels there and back",
-        "ms",
-        &seen.copies,
-        "socket",
-        Some(sockets),
-        Goal::RatioAtMost(0.2),
-    );
+    row("process: call of the host", "µs", &turns, "a call by the host", called, any);
+    row("8 MiB of pixels there and back", "ms", &copies, "socket", sent, Goal::RatioAtMost(0.2));
     Ok(rows)
 }
 
@@ -201,36 +207,38 @@ fn record() -> Map<String, Value> {
     Map::from_iter([("job".to_owned(), job), ("cursor".to_owned(), Value::Null)])
 }
 
-async fn one_call(process: &ProcessPlugin) -> Result<()> {
+async fn one_call(loaded: &Loaded) -> Result<()> {
+    let Plugin::Process(process) = &loaded.plugin else { return Err(Failure::failed("it is a process")) };
     let page = process.bare("renderer.plan", record()).await.map_err(Failure::failed)?;
     let is_right = page["tasks"][0]["name"] == "frame-1";
     is_right.then_some(()).ok_or_else(|| Failure::failed("the process answers wrongly"))
 }
 
 /// Calls one after another.
-async fn one_by_one(process: &ProcessPlugin) -> Result<Vec<f64>> {
+async fn one_by_one(loaded: Arc<Loaded>) -> Result<Vec<f64>> {
     let mut values = Vec::with_capacity(CALLS);
     for _ in 0..CALLS {
         let began = Instant::now();
-        one_call(process).await?;
+        one_call(&loaded).await?;
         values.push(micros(began.elapsed(), 1));
     }
     Ok(values)
 }
 
 /// Calls a second, many at a time.
-async fn rate(process: &ProcessPlugin) -> Result<f64> {
-    let (began, mut under_way, mut begun) = (Instant::now(), FuturesUnordered::new(), 0);
-    loop {
-        while begun < MANY && under_way.len() < WINDOW {
-            begun += 1;
-            under_way.push(one_call(process));
-        }
-        match under_way.next().await {
-            Some(done) => done?,
-            None => return Ok(MANY as f64 / began.elapsed().as_secs_f64()),
-        }
+async fn rate(loaded: &Arc<Loaded>) -> Result<f64> {
+    let (began, mut callers) = (Instant::now(), JoinSet::new());
+    for _ in 0..WINDOW {
+        let loaded = loaded.clone();
+        callers.spawn(async move {
+            for _ in 0..MANY / WINDOW {
+                one_call(&loaded).await?;
+            }
+            Ok(())
+        });
     }
+    callers.join_all().await.into_iter().collect::<Result<()>>()?;
+    Ok((MANY / WINDOW * WINDOW) as f64 / began.elapsed().as_secs_f64())
 }
 
 /// Lets the plugin measure in a host of its own.
@@ -261,27 +269,35 @@ async fn seen(args: &Args) -> Result<Seen> {
     Err(Failure::failed("the plugin did not measure"))
 }
 
-/// The same pixels through a socket, there and back, in milliseconds.
-fn sockets() -> std::io::Result<f64> {
-    let (mut near, mut far) = UnixStream::pair()?;
-    let echo = std::thread::spawn(move || -> std::io::Result<()> {
-        let mut pixels = vec![0; BYTES];
-        while far.read_exact(&mut pixels).is_ok() {
-            far.write_all(&pixels)?;
-        }
-        Ok(())
-    });
-    let (pixels, mut back) = (vec![1; BYTES], vec![0; BYTES]);
+/// The same through a socket, in milliseconds: out of a picture, to another process and
+/// back into the picture.
+fn sockets() -> std::io::Result<Vec<f64>> {
+    let (mut line, far) = UnixStream::pair()?;
+    #[expect(clippy::disallowed_methods, reason = "a process without a guard is the reference")]
+    let mut echo = Command::new(std::env::current_exe()?).arg(ECHO).stdin(OwnedFd::from(far)).spawn()?;
+    let (mut picture, mut pixels) = (vec![1; BYTES], vec![0; BYTES]);
     let mut values = Vec::new();
     for _ in 0..COPIES {
         let began = Instant::now();
-        near.write_all(&pixels)?;
-        near.read_exact(&mut back)?;
+        pixels.copy_from_slice(&picture);
+        line.write_all(&pixels)?;
+        line.read_exact(&mut pixels)?;
+        picture.copy_from_slice(&pixels);
         values.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    drop(near);
-    echo.join().map_err(|_| std::io::Error::other("the echo panicked"))??;
-    Ok(Samples::new(values).median())
+    drop(line);
+    echo.wait()?;
+    Ok(values)
+}
+
+/// Is the process at the other end of that socket.
+pub fn echo() -> std::io::Result<()> {
+    let mut line = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let mut pixels = vec![0; BYTES];
+    while line.read_exact(&mut pixels).is_ok() {
+        line.write_all(&pixels)?;
+    }
+    Ok(())
 }
 
 /// Runs another plugin system's own measurement; none if it was not built.

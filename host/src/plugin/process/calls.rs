@@ -15,7 +15,7 @@ use super::instance::{Fault, Instance, STEP};
 use crate::capability::{Attempt, CapabilityError, Code, ERROR_TEXT, abridged, harmless};
 use crate::plugin::wire::{Arguments, CONTRACT_ERROR, Held, NO_ATTEMPT, Refusal, Wire};
 use crate::plugin::{PluginError, TOLD};
-use crate::rpc::{self, CallError, ErrorObject, Incoming, Pending, Request};
+use crate::rpc::{self, ErrorObject, Incoming, Pending, Request};
 
 /// The place of one task in a process.
 #[derive(Debug)]
@@ -87,13 +87,11 @@ impl Seat {
         let instance = &self.instance;
         let Ok(pending) = instance.peer.ask(method, &params).await else { return Err(instance.end().await) };
         let mut call = Call { instance, pending: Some(pending) };
-        let result = call.pending.as_mut().expect("it is there until the drop").result().await;
+        let answer = call.pending.as_mut().expect("it is there until the drop").answer().await;
         call.pending = None;
-        match result {
-            Ok(value) => Ok(value),
-            Err(CallError::Answer(error)) => Err(told(error)),
-            Err(CallError::Closed) => Err(instance.end().await),
-            Err(CallError::Malformed(error)) => Err(PluginError::Contract(error.to_string())),
+        match answer {
+            Some(answer) => answer.map_err(told),
+            None => Err(instance.end().await),
         }
     }
 }
@@ -141,8 +139,9 @@ impl Drop for Call<'_> {
         tokio::spawn(async move {
             let _seat = seat;
             let heeded = async {
-                instance.peer.notify("$/cancel", &json!({"id": pending.id})).await?;
-                pending.result::<Value>().await
+                if instance.peer.notify("$/cancel", &json!({"id": pending.id})).await.is_ok() {
+                    pending.answer().await;
+                }
             };
             if tokio::time::timeout(STEP, heeded).await.is_err() {
                 let what = format!("did not end a canceled call within {} s", STEP.as_secs());

@@ -30,8 +30,9 @@ use crate::terms::Capability;
 
 /// How many floats a buffer holds at most: as many as a call reads.
 const MAX_FLOATS: u64 = MAX_AREA * 4;
-/// From how many bytes on copying is kept off the threads that serve others.
-const LARGE: usize = 256 * 1024;
+/// From how many bytes on copying is kept off the threads that serve others: what takes
+/// about a millisecond. To copy less costs less than another thread.
+const LARGE: usize = 16 * 1024 * 1024;
 
 /// Shared memory that holds pixels.
 #[derive(Debug)]
