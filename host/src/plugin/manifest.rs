@@ -23,6 +23,7 @@ use std::path::{Component, Path, PathBuf};
 use semver::Version;
 use serde::Deserialize;
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use crate::process::sandbox::RUNTIME;
 use crate::terms::Capability;
@@ -116,8 +117,11 @@ impl Manifest {
             let line = text.get(..span.start).map(|before| before.matches('\n').count() + 1);
             ManifestError { path: path.to_owned(), line, what }
         };
-        let written: Written = toml::from_str(text)
-            .map_err(|error| at(error.span().unwrap_or_default(), error.message().to_owned()))?;
+        let written: Written = toml::from_str(text).map_err(|error| {
+            let span = error.span().unwrap_or_default();
+            let key = key_at(text, span.start).map(|key| format!("{key}: ")).unwrap_or_default();
+            at(span, format!("{key}{}", error.message()))
+        })?;
         let Written { name, version, api, command, capabilities, tasks, process } = written;
         let is_harmless = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let begins = name.get_ref().starts_with(|c: char| c.is_ascii_lowercase());
@@ -206,6 +210,17 @@ impl Manifest {
     }
 }
 
+/// Returns the key that has its value at a place of a text.
+fn key_at(text: &str, place: usize) -> Option<String> {
+    fn find(table: &DeTable, place: usize) -> Option<String> {
+        table.iter().find_map(|(key, value)| match value.get_ref() {
+            DeValue::Table(below) => find(below, place).map(|last| format!("{}.{last}", key.get_ref())),
+            _ => value.span().contains(&place).then(|| key.get_ref().to_string()),
+        })
+    }
+    find(DeTable::parse(text).ok()?.get_ref(), place)
+}
+
 /// Returns the interpreter that a script names.
 fn interpreter(program: &Path) -> Option<PathBuf> {
     let mut start = Vec::new();
@@ -239,16 +254,21 @@ mod tests {
         };
         check("\"sheet\"", "\"Sheet\"", "plugin.toml:1: name:");
         check("\"sheet\"", "\"../x\"", "plugin.toml:1: name:");
-        check("\"sheet\"", "7", "plugin.toml:1: ");
+        check("\"sheet\"", "7", "plugin.toml:1: name: ");
         check("1.2.0", "1.2", "plugin.toml:2: version:");
         check("0.1.0", "0.2.0", "plugin.toml:3: api: it is written for API 0.2.0");
         check("0.1.0", "0.1.1", "plugin.toml:3: api:");
         check("[\"sh\", \"run\"]", "[]", "plugin.toml:4: command:");
-        check("[\"sh\", \"run\"]", "\"sh\"", "plugin.toml:4: ");
+        check("[\"sh\", \"run\"]", "\"sh\"", "plugin.toml:4: command: ");
         check("command = [\"sh\", \"run\"]\n", "", "plugin.toml:1: missing field `command`");
         check("api", "apy", "plugin.toml:3: unknown field `apy`");
         check("command", "tasks = 0\ncommand", "plugin.toml:4: tasks:");
-        check("command", "capabilities = [\"blendr\"]\ncommand", "plugin.toml:4: unknown variant `blendr`");
+        check(
+            "command",
+            "capabilities = [\"blendr\"]\ncommand",
+            "plugin.toml:4: capabilities: unknown variant",
+        );
+        check("command", "process.read = [\n7]\ncommand", "plugin.toml:5: process.read: ");
         check("command", "process = { read = [\"x\"] }\ncommand", "plugin.toml:4: process:");
         check("command", "process = { read = [\"/opt/../root\"] }\ncommand", "plugin.toml:4: process:");
         check("command", "process = { net = true }\ncommand", "plugin.toml:4: unknown field `net`");
