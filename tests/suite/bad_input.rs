@@ -107,7 +107,7 @@ fn renderers_and_settings_that_are_none() {
     load.tells(&["cannot load the plugin garbage", "no valid component"]);
     let set = |setting: &str| small().frames("1").args(["--set", setting]);
     refused(set("sampels=4"), &["no setting 'sampels'", "did you mean 'samples'?"]);
-    refused(set("samples=many"), &["'samples' does not fit", "it takes integer from 1 to 16777216"]);
+    refused(set("samples=many"), &["'samples' does not fit", "it takes an integer from 1 to 16777216"]);
     refused(set("samples=0"), &["'samples' does not fit"]);
     refused(set("engine=EEVE"), &["'engine' does not fit", "one of CYCLES, EEVEE, WORKBENCH"]);
     refused(set("samples"), &["'samples' is no setting", "--set name=value"]);

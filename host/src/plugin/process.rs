@@ -336,7 +336,7 @@ impl ProcessPlugin {
         let (reason, most) = (error.to_string(), self.processes.0.limits.failures);
         let first = reason.lines().next().unwrap_or_default().to_owned();
         let plugin = format!("{}@{}", self.manifest.name, self.manifest.version);
-        tracing::warn!(plugin, "{reason}");
+        tracing::info!(plugin, "{reason}");
         self.history_of(|history| {
             if let Some(why) = history.failed(Instant::now(), &first, most) {
                 tracing::error!(plugin, why, "is quarantined until the host is started again");

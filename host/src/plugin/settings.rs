@@ -111,13 +111,22 @@ impl Schema {
     pub fn help(&self, name: &str) -> String {
         let property = self.property(name);
         let any = property.get("anyOf").and_then(|any| any.get(0)).unwrap_or(property);
-        let types: Vec<&str> = self.types(name).into_iter().filter(|kind| *kind != "null").collect();
+        let word = |kind| match kind {
+            "integer" => "an integer",
+            "number" => "a number",
+            "string" => "a text",
+            "boolean" => "true or false",
+            "array" => "a list",
+            "object" => "an object",
+            other => other,
+        };
+        let types = self.types(name).into_iter().filter(|kind| *kind != "null").map(word);
         let takes = match any.get("enum").and_then(Value::as_array) {
             Some(values) => {
                 let values: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
                 format!("one of {}", values.join(", "))
             }
-            None => types.join(" or "),
+            None => types.collect::<Vec<_>>().join(" or "),
         };
         let range = match (property.get("minimum"), property.get("maximum")) {
             (Some(low), Some(high)) => format!(" from {low} to {high}"),
