@@ -5,16 +5,19 @@
 //! bytes.
 
 mod folder;
+mod requirement;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, Weak};
 
+use semver::Version;
 use sha2::{Digest, Sha256};
+use wasm_metadata::Payload;
 
 use crate::capability::grants::Grants;
 use crate::config::file::{Config, Grant, seconds};
@@ -27,6 +30,8 @@ use crate::plugin::settings::{Schema, nearest};
 use crate::plugin::{Description, Plugin, PluginError};
 use crate::terms::hexadecimal;
 use folder::{Embedded, Folder};
+
+pub use requirement::{Requirement, RequirementError};
 
 /// The largest component that is read, in bytes.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
@@ -42,7 +47,7 @@ pub struct Release {
     /// Its plugin's name.
     pub name: String,
     /// Its version.
-    pub version: String,
+    pub version: Version,
     /// The SHA-256 of its bytes, in hexadecimal digits.
     pub digest: String,
     code: Code,
@@ -70,6 +75,15 @@ pub struct Loaded {
     pub plugin: Plugin,
 }
 
+/// What there is of a name.
+struct Named {
+    releases: Vec<Release>,
+    /// Why the first one that cannot be read cannot.
+    broken: Option<ReleaseError>,
+    /// The names that there are beside it.
+    others: BTreeSet<String>,
+}
+
 /// Why there is no such release.
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
@@ -89,6 +103,9 @@ pub enum ReleaseError {
         /// Why.
         source: std::io::Error,
     },
+    /// It is no name of a release.
+    #[error(transparent)]
+    Requirement(#[from] RequirementError),
     /// The folder holds no plugin.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -121,7 +138,8 @@ impl Release {
     /// Returns the releases that are part of this program.
     pub fn shipped() -> Vec<Self> {
         static RELEASES: LazyLock<Vec<Release>> = LazyLock::new(|| {
-            let components = SHIPPED.iter().map(|bytes| Release::component(Cow::Borrowed(*bytes), "unnamed"));
+            let read = |bytes: &&'static [u8]| Release::component(Cow::Borrowed(*bytes), "");
+            let components = SHIPPED.iter().map(|bytes| read(bytes).expect("what is shipped fits"));
             components.chain(SHIPPED_FOLDERS.iter().map(|files| Release::embedded(files))).collect()
         });
         RELEASES.clone()
@@ -139,8 +157,9 @@ impl Release {
         if !info.is_file() || info.len() > MAX_SIZE {
             return Err(failed(std::io::Error::other(format!("not a file of at most {MAX_SIZE} bytes"))));
         }
-        let stem = path.file_stem().map_or(Cow::Borrowed("unnamed"), |stem| stem.to_string_lossy());
-        Ok(Self::component(Cow::Owned(fs::read(path).map_err(failed)?), &stem))
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let named = Self::component(Cow::Owned(fs::read(path).map_err(failed)?), &stem);
+        named.map_err(|what| failed(std::io::Error::other(what)))
     }
 
     /// Returns the component itself, if it is one.
@@ -165,17 +184,27 @@ impl Release {
         Self { name, version, digest, code: Code::Folder { files, manifest: Box::new(manifest) } }
     }
 
-    /// Takes name and version from the component's metadata; a component
-    /// without is named after its file, and version 0.0.0.
-    fn component(bytes: Cow<'static, [u8]>, stem: &str) -> Self {
-        let (mut name, mut version) = (stem.to_owned(), "0.0.0".to_owned());
-        if let Ok(payload) = wasm_metadata::Payload::from_binary(&bytes) {
-            let metadata = payload.metadata();
-            name = metadata.name.clone().unwrap_or(name);
-            version = metadata.version.as_ref().map_or(version, ToString::to_string);
+    /// Takes name and version from the component's metadata, or from that of the module
+    /// in it, which `export!` writes. One without is named after its file, and version 0.0.0.
+    fn component(bytes: Cow<'static, [u8]>, stem: &str) -> Result<Self, String> {
+        let payload = wasm_metadata::Payload::from_binary(&bytes).ok();
+        let inner = payload.as_ref().and_then(|payload| match payload {
+            Payload::Component { children, .. } => children.first(),
+            Payload::Module(_) => None,
+        });
+        let mut said = payload.iter().chain(inner).map(Payload::metadata);
+        let name = said.clone().find_map(|metadata| metadata.name.as_deref()).unwrap_or(stem);
+        // As a compiler writes the name of its file.
+        let name = name.trim_end_matches(".wasm").replace('_', "-");
+        if !manifest::is_name(&name) {
+            return Err(format!("it is called '{name}'; the name of a plugin is {}", manifest::NAME));
         }
+        let version = said.find_map(|metadata| metadata.version.as_ref()).map(ToString::to_string);
+        let version = version.map_or(Ok(Version::new(0, 0, 0)), |version| {
+            Version::parse(&version).map_err(|error| format!("its version '{version}' is none: {error}"))
+        })?;
         let digest = hexadecimal(&Sha256::digest(&bytes));
-        Self { name, version, digest, code: Code::Component(bytes) }
+        Ok(Self { name, version, digest, code: Code::Component(bytes) })
     }
 }
 
@@ -244,53 +273,68 @@ impl Releases {
         if renderer.contains('/') || renderer.ends_with(".wasm") {
             return Release::read(Path::new(renderer));
         }
-        let mut known: Vec<String> = Vec::new();
-        for path in self.places() {
-            // Of a folder the name is known before all of it is read.
-            if path.is_dir() {
-                match Manifest::read(&path) {
-                    Ok(manifest) if manifest.name == renderer => return Release::read(&path),
-                    manifest => known.extend(manifest.map(|manifest| manifest.name)),
-                }
-            } else {
-                match Release::read(&path) {
-                    Ok(release) if release.name == renderer => return Ok(release),
-                    release => known.extend(release.map(|release| release.name)),
-                }
-            }
+        let wanted: Requirement = renderer.parse()?;
+        let Named { mut releases, broken, others } = self.named(&wanted.name);
+        // Of the same version, the operator's before the shipped one.
+        let fits = releases.iter().enumerate().rev().filter(|(_, release)| wanted.accepts(release));
+        if let Some((at, _)) = fits.max_by_key(|(_, release)| &release.version) {
+            return Ok(releases.swap_remove(at));
         }
-        let shipped = Release::shipped();
-        if let Some(release) = shipped.iter().find(|release| release.name == renderer) {
-            return Ok(release.clone());
+        if let Some(error) = broken {
+            return Err(error);
         }
-        known.extend(shipped.into_iter().map(|release| release.name));
-        if Path::new(renderer).join(manifest::FILE).exists() {
-            let hint = format!("there is a folder of that name: write ./{renderer}");
-            return Err(ReleaseError::Unknown { name: renderer.to_owned(), hint });
-        }
-        let near = nearest(renderer, known.iter().map(String::as_str));
-        let near = near.map(|near| format!("did you mean '{near}'? ")).unwrap_or_default();
-        let known = known.join(", ");
-        let hint =
-            format!("{near}the renderers are: {known}, or the path of a .wasm file or of a plugin's folder");
+        let hint = if !releases.is_empty() {
+            let versions: Vec<String> = releases.iter().map(|release| release.version.to_string()).collect();
+            format!("the versions of {} are: {}", wanted.name, versions.join(", "))
+        } else if Path::new(renderer).join(manifest::FILE).exists() {
+            format!("there is a folder of that name: write ./{renderer}")
+        } else {
+            let near = nearest(&wanted.name, others.iter().map(String::as_str));
+            let near = near.map(|near| format!("did you mean '{near}'? ")).unwrap_or_default();
+            let known = others.into_iter().collect::<Vec<_>>().join(", ");
+            format!("{near}the renderers are: {known}, or the path of a .wasm file or of a plugin's folder")
+        };
         Err(ReleaseError::Unknown { name: renderer.to_owned(), hint })
     }
 
-    /// Proves a plugin and puts it into the operator's folder, in place of one of its name.
+    /// Reads the releases of one name, the operator's before the shipped ones.
+    fn named(&self, name: &str) -> Named {
+        let mut named = Named { releases: Vec::new(), broken: None, others: BTreeSet::new() };
+        for path in self.places() {
+            // Of a folder the name is known before all of it is read.
+            match path.is_dir().then(|| Manifest::read(&path).map(|manifest| manifest.name)) {
+                Some(Ok(other)) if other != name => {
+                    named.others.insert(other);
+                }
+                Some(Err(_)) => {}
+                Some(Ok(_)) => match Release::read(&path) {
+                    Ok(release) => named.releases.push(release),
+                    Err(error) => named.broken = named.broken.or(Some(error)),
+                },
+                None => named.releases.extend(Release::read(&path)),
+            }
+        }
+        named.releases.extend(Release::shipped());
+        let (releases, others) = named.releases.into_iter().partition(|release| release.name == name);
+        named.others.extend(Vec::into_iter(others).map(|release| release.name));
+        Named { releases, ..named }
+    }
+
+    /// Proves a plugin and puts it into the operator's folder, beside its other versions.
     /// Returns where.
     pub async fn install(&self, path: &Path) -> Result<(Arc<Loaded>, PathBuf), ReleaseError> {
         let loaded = self.load(tokio::task::block_in_place(|| Release::read(path))?).await?;
-        let Release { name, digest, code, .. } = &loaded.release;
+        let Release { name, version, digest, code } = &loaded.release;
         let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };
         create_private(&self.plugins).map_err(failed)?;
         let (place, placed) = match code {
             Code::Component(bytes) => {
-                let place = self.plugins.join(format!("{name}.wasm"));
+                let place = self.plugins.join(format!("{name}-{version}.wasm"));
                 let placed = write_whole(&self.plugins, &place, bytes);
                 (place, placed)
             }
             Code::Folder { .. } => {
-                let place = self.plugins.join(name);
+                let place = self.plugins.join(format!("{name}-{version}"));
                 // What was proved, whatever has become of where it came from.
                 let proved = Folder::Path(self.data.release(digest).join(FOLDER));
                 let placed = tokio::task::block_in_place(|| proved.replace(&place, digest));

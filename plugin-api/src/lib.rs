@@ -91,6 +91,12 @@ macro_rules! export {
         const _: () = {
             type Exported = $crate::Adapter<$renderer>;
     $crate::sys::export!(Exported with_types_in $crate::sys);
+
+            // Where the host reads which version it is; the name is that of the module.
+            const TEXT: &[u8] = env!("CARGO_PKG_VERSION").as_bytes();
+            #[unsafe(link_section = "version")]
+            #[used]
+            static VERSION: [u8; TEXT.len()] = *TEXT.first_chunk().expect("it is that long");
         };
 
         /// Runs the plugin as a process.

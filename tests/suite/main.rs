@@ -15,6 +15,7 @@ mod farm;
 mod harness;
 mod plugins;
 mod protocol;
+mod releases;
 mod render;
 mod tidy;
 mod villains;

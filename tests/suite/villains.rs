@@ -269,5 +269,5 @@ fn installed_plugins_are_known_by_their_names() {
     fs::write(folder.join("plugin.toml"), "name = 7").unwrap();
     let refused = farm.run(&["plugin", "install", folder.to_str().unwrap()]).expect(2);
     assert!(refused.stderr.contains("plugin.toml:1: "), "{refused:#?}");
-    assert!(farm.path("data/plugins/villain/more").exists());
+    assert!(farm.path("data/plugins/villain-1.0.0/more").exists());
 }

@@ -15,6 +15,11 @@ pub struct Grants {
 }
 
 impl Grants {
+    /// Lists what it wants and the operator does not allow.
+    pub fn denied(&self) -> impl Iterator<Item = Capability> {
+        self.wanted.iter().copied().filter(|capability| self.check(*capability).is_err())
+    }
+
     /// Fails with what would have to be said where, unless a capability is granted.
     pub fn check(&self, capability: Capability) -> Result<()> {
         let plugin = &self.plugin;

@@ -7,7 +7,9 @@ use serde_json::json;
 use super::{Failure, Result, table};
 use crate::config::DataDir;
 use crate::config::file::Config;
+use crate::plugin::Plugin;
 use crate::releases::{Release, Releases};
+use crate::terms::Capability;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -33,7 +35,8 @@ enum Command {
     },
     /// Show a renderer and its settings.
     Show {
-        /// Its name, or the path of a component or of a plugin's folder.
+        /// Its name, a version of it (NAME@^1.2, NAME@=1.2.3, NAME@sha256:DIGITS), or the path
+        /// of a component or of a plugin's folder.
         renderer: String,
         /// Print JSON, with the schema of its settings.
         #[arg(long)]
@@ -85,7 +88,7 @@ async fn list(releases: &Releases, json: bool) -> Result {
         }
         rows.push(vec![
             release.name.clone(),
-            release.version.clone(),
+            release.version.to_string(),
             release.digest[..12].to_owned(),
             loaded.description.summary.clone(),
         ]);
@@ -99,12 +102,19 @@ async fn list(releases: &Releases, json: bool) -> Result {
 async fn show(releases: &Releases, renderer: &str, json: bool) -> Result {
     let release = releases.find(renderer).map_err(Failure::bad_input)?;
     let loaded = releases.load(release).await.map_err(Failure::bad_input)?;
-    let (release, schema) = (&loaded.release, &loaded.schema);
+    let (release, schema, grants) = (&loaded.release, &loaded.schema, &loaded.grants);
+    let kind = match loaded.plugin {
+        Plugin::Component(_) => "component",
+        Plugin::Process(_) => "process",
+    };
     if json {
         let shown = json!({
             "id": release.name,
             "version": release.version,
             "digest": release.digest,
+            "kind": kind,
+            "capabilities": grants.wanted,
+            "denied": grants.denied().collect::<Vec<_>>(),
             "summary": loaded.description.summary,
             "settings": schema.value(),
         });
@@ -114,6 +124,14 @@ async fn show(releases: &Releases, renderer: &str, json: bool) -> Result {
     say!("{} {}", release.name, release.version);
     say!("  {}", loaded.description.summary);
     say!("  sha256:{}", release.digest);
+    let list = |all: &mut dyn Iterator<Item = Capability>| {
+        let names: Vec<String> = all.map(|capability| capability.to_string()).collect();
+        if names.is_empty() { "nothing but 'host'".to_owned() } else { names.join(", ") }
+    };
+    say!("  a {kind} that uses {}", list(&mut grants.wanted.iter().copied()));
+    if grants.denied().next().is_some() {
+        say!("  the operator does not grant it {}", list(&mut grants.denied()));
+    }
     say!("\nsettings, given as --set NAME=VALUE");
     let width = schema.names().map(str::len).max().unwrap_or_default();
     schema.names().for_each(|name| say!("  {name:<width$}  {}", schema.help(name)));

@@ -26,7 +26,8 @@ pub(super) struct Wish {
     /// The frames, such as 7 or 1-4,10,20-30x2.
     #[arg(short, long)]
     frames: Frames,
-    /// The renderer: its name, or the path of a component.
+    /// The renderer: its name, a version of it (NAME@^1.2, NAME@=1.2.3, NAME@sha256:DIGITS), or
+    /// the path of a component or of a plugin's folder.
     #[arg(short, long, default_value = "direct")]
     renderer: String,
     /// A setting of the renderer; see `hotshoe plugin show NAME`.

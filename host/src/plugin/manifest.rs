@@ -38,6 +38,8 @@ const API: Version = Version::new(0, 1, 0);
 const MAX_SIZE: u64 = 64 * 1024;
 /// How many tasks one process may take at a time.
 const MAX_TASKS: u32 = 256;
+/// What the name of a plugin is.
+pub const NAME: &str = "1 to 64 of a-z 0-9 -, beginning with a letter";
 /// How much of a script tells its interpreter, in bytes.
 const FIRST_LINE: u64 = 256;
 
@@ -47,7 +49,7 @@ pub struct Manifest {
     /// Its name.
     pub name: String,
     /// Its version.
-    pub version: String,
+    pub version: Version,
     /// What is run, with its arguments.
     pub command: Vec<String>,
     /// What it wants of the host.
@@ -123,15 +125,11 @@ impl Manifest {
             at(span, format!("{key}{}", error.message()))
         })?;
         let Written { name, version, api, command, capabilities, tasks, process } = written;
-        let is_harmless = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        let begins = name.get_ref().starts_with(|c: char| c.is_ascii_lowercase());
-        if !begins || name.get_ref().len() > 64 || !name.get_ref().chars().all(is_harmless) {
-            let what = "name: 1 to 64 of a-z 0-9 -, beginning with a letter".to_owned();
-            return Err(at(name.span(), what));
+        if !is_name(name.get_ref()) {
+            return Err(at(name.span(), format!("name: {NAME}")));
         }
-        if let Err(error) = Version::parse(version.get_ref()) {
-            return Err(at(version.span(), format!("version: no version such as 1.2.0: {error}")));
-        }
+        let version = Version::parse(version.get_ref())
+            .map_err(|error| at(version.span(), format!("version: no version such as 1.2.0: {error}")))?;
         match Version::parse(api.get_ref()) {
             Ok(wanted) if (wanted.major, wanted.minor) == (API.major, API.minor) && wanted <= API => {}
             Ok(wanted) => {
@@ -161,7 +159,7 @@ impl Manifest {
         }
         Ok(Self {
             name: name.into_inner(),
-            version: version.into_inner(),
+            version,
             command: command.into_inner(),
             capabilities,
             tasks: tasks.map(Spanned::into_inner),
@@ -210,6 +208,12 @@ impl Manifest {
     }
 }
 
+/// Whether a text is a [`NAME`].
+pub fn is_name(text: &str) -> bool {
+    let is_harmless = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    text.starts_with(|c: char| c.is_ascii_lowercase()) && text.len() <= 64 && text.chars().all(is_harmless)
+}
+
 /// Returns the key that has its value at a place of a text.
 fn key_at(text: &str, place: usize) -> Option<String> {
     fn find(table: &DeTable, place: usize) -> Option<String> {
@@ -240,7 +244,7 @@ mod tests {
     #[test]
     fn a_manifest_needs_little() {
         let manifest = Manifest::parse(GOOD, Path::new(FILE)).unwrap();
-        assert_eq!((manifest.name.as_str(), manifest.version.as_str()), ("sheet", "1.2.0"));
+        assert_eq!((manifest.name.as_str(), &manifest.version), ("sheet", &Version::new(1, 2, 0)));
         assert!(manifest.capabilities.is_empty() && manifest.tasks.is_none());
         assert_eq!(manifest.process, Needs::default());
         assert_eq!(manifest.program(Path::new("/")).unwrap(), Path::new("/usr/bin/sh"));

@@ -216,7 +216,7 @@ impl Service {
 fn new_row(submission: &Submission, pin: &Loaded, session: Option<String>) -> JobRow {
     let release = ReleaseName {
         name: pin.release.name.clone(),
-        version: pin.release.version.clone(),
+        version: pin.release.version.to_string(),
         digest: pin.release.digest.clone(),
     };
     JobRow {

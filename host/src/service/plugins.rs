@@ -45,7 +45,7 @@ impl Service {
         Ok(Plugin {
             id: loaded.release.name.clone(),
             state: PluginState::Active,
-            version: Some(loaded.release.version.clone()),
+            version: Some(loaded.release.version.to_string()),
             digest: Some(loaded.release.digest.clone()),
             summary: loaded.description.summary.clone(),
             source,

@@ -17,7 +17,8 @@ pub struct Submission {
     pub scene: PathBuf,
     /// The frames, such as `7` or `1-4,10,20-30x2`.
     pub frames: String,
-    /// The renderer: a name, or the absolute path of a component.
+    /// The renderer: a name, a version of it (`name@^1.2`, `name@=1.2.3`, `name@sha256:...`),
+    /// or the absolute path of a component or of a plugin's folder.
     #[serde(default = "direct")]
     pub renderer: String,
     /// Its settings: an object, or a list of `name=value`.

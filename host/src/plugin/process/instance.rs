@@ -170,7 +170,7 @@ impl Instance {
             let theirs = hello.protocol;
             return Err(broke(format!("it speaks protocol {theirs}, this host {PROTOCOL}")));
         }
-        if (&hello.name, &hello.version) != (&manifest.name, &manifest.version) {
+        if hello.name != manifest.name || hello.version != manifest.version.to_string() {
             let (said, known) = (format!("{}@{}", hello.name, hello.version), &self.name);
             return Err(broke(format!("it says that it is {said}, and its plugin.toml that it is {known}")));
         }

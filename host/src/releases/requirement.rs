@@ -1,0 +1,143 @@
+//! What a job asks for: a plugin, and which of its releases will do.
+
+use std::fmt;
+use std::str::FromStr;
+
+use semver::VersionReq;
+
+use super::Release;
+
+/// How many hexadecimal digits of a digest tell one release from all others.
+const DIGITS: std::ops::RangeInclusive<usize> = 12..=64;
+
+/// `name`, `name@^1.2`, `name@=1.2.3` or `name@sha256:...`, by Cargo's rules: `1.2` is
+/// `^1.2`, and a pre-release will do only where one is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requirement {
+    /// The plugin's name.
+    pub name: String,
+    wanted: Wanted,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wanted {
+    Range(VersionReq),
+    /// The first digits of a SHA-256.
+    Digest(String),
+}
+
+/// Why a text is no requirement.
+#[derive(Debug, thiserror::Error)]
+#[error("'{text}' names no renderer: {what}\nwrite NAME, NAME@^1.2, NAME@=1.2.3 or NAME@sha256:DIGITS")]
+pub struct RequirementError {
+    text: String,
+    what: String,
+}
+
+impl Requirement {
+    /// Whether a release will do.
+    pub fn accepts(&self, release: &Release) -> bool {
+        self.name == release.name
+            && match &self.wanted {
+                Wanted::Range(range) => range.matches(&release.version),
+                Wanted::Digest(digits) => release.digest.starts_with(digits.as_str()),
+            }
+    }
+}
+
+impl FromStr for Requirement {
+    type Err = RequirementError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let failed = |what: String| RequirementError { text: text.to_owned(), what };
+        let (name, wanted) = match text.split_once('@') {
+            None => (text, Wanted::Range(VersionReq::STAR)),
+            Some((name, wanted)) => match wanted.strip_prefix("sha256:") {
+                Some(digits) if DIGITS.contains(&digits.len()) && is_hexadecimal(digits) => {
+                    (name, Wanted::Digest(digits.to_owned()))
+                }
+                Some(_) => {
+                    let what = format!("a digest has {} to {} of 0-9 a-f", DIGITS.start(), DIGITS.end());
+                    return Err(failed(what));
+                }
+                None => {
+                    let range = wanted.parse().map_err(|error: semver::Error| failed(error.to_string()))?;
+                    (name, Wanted::Range(range))
+                }
+            },
+        };
+        if name.is_empty() {
+            return Err(failed("its name is missing".to_owned()));
+        }
+        Ok(Self { name: name.to_owned(), wanted })
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.wanted {
+            Wanted::Range(range) if *range == VersionReq::STAR => f.write_str(&self.name),
+            Wanted::Range(range) => write!(f, "{}@{range}", self.name),
+            Wanted::Digest(digits) => write!(f, "{}@sha256:{digits}", self.name),
+        }
+    }
+}
+
+fn is_hexadecimal(digits: &str) -> bool {
+    digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::super::Code;
+    use super::*;
+
+    fn accepts(requirement: &str, version: &str) -> bool {
+        let release = Release {
+            name: "draft".to_owned(),
+            version: version.parse().unwrap(),
+            digest: format!("{:0<64}", "0123456789abcdef"),
+            code: Code::Component(Cow::Borrowed(b"")),
+        };
+        requirement.parse::<Requirement>().unwrap().accepts(&release)
+    }
+
+    #[test]
+    fn a_requirement_accepts_what_cargo_would() {
+        for (requirement, version, expected) in [
+            ("draft", "1.2.3", true),
+            ("draft", "2.0.0-rc.1", false),
+            ("draft@2.0.0-rc.1", "2.0.0-rc.1", true),
+            ("other", "1.2.3", false),
+            ("draft@1.2", "1.9.0", true),
+            ("draft@^1.2", "1.1.9", false),
+            ("draft@^0.2", "0.3.0", false),
+            ("draft@~1.2", "1.3.0", false),
+            ("draft@>=1.2, <3", "2.9.9", true),
+            ("draft@=1.2.3", "1.2.4", false),
+            ("draft@sha256:0123456789ab", "9.9.9", true),
+            ("draft@sha256:0123456789ac", "9.9.9", false),
+        ] {
+            assert_eq!(accepts(requirement, version), expected, "{requirement} and {version}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_requirement_is_told() {
+        for (text, expected) in [
+            ("draft@", "unexpected end of input"),
+            ("draft@latest", "unexpected character 'l'"),
+            ("@1.2", "its name is missing"),
+            ("draft@sha256:0123", "a digest has 12 to 64"),
+            ("draft@sha256:0123456789AB", "a digest has 12 to 64"),
+        ] {
+            let error = text.parse::<Requirement>().unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("NAME@^1.2"), "{error}");
+        }
+        for text in ["draft", "draft@^1.2", "draft@=1.2.3", "draft@sha256:0123456789ab"] {
+            assert_eq!(text.parse::<Requirement>().unwrap().to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Which release a name stands for.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::farm::Farm;
+use crate::harness::{component, root, with_package};
+
+/// A version of the renderer of the README.
+fn draft(farm: &Farm, version: &str) -> PathBuf {
+    let folder = farm.path(&format!("draft {version}"));
+    fs::create_dir_all(&folder).unwrap();
+    for file in ["plugin.toml", "main.py"] {
+        let text = fs::read_to_string(root().join("examples/draft-python").join(file)).unwrap();
+        assert!(text.contains("1.0.0"));
+        fs::write(folder.join(file), text.replace("version = \"1.0.0\"", &format!("version = {version:?}")))
+            .unwrap();
+    }
+    with_package(&folder);
+    folder
+}
+
+/// The release that a job is pinned to, or why there is no job.
+fn pinned(farm: &Farm, renderer: &str) -> Result<Value, String> {
+    let mut job = farm.job("1");
+    job["renderer"] = json!(renderer);
+    let submitted = farm.client().try_call("jobs.submit", job).unwrap();
+    submitted.map(|job| job["release"].clone()).map_err(|error| error["message"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn versions_of_a_plugin_lie_side_by_side() {
+    let mut farm = Farm::new();
+    farm.serve();
+    for version in ["1.0.0", "1.1.0", "2.0.0-rc.1"] {
+        farm.run(&["plugin", "install", draft(&farm, version).to_str().unwrap()]).expect(0);
+    }
+    for (renderer, version) in [
+        ("draft", "1.1.0"),
+        ("draft@^1", "1.1.0"),
+        ("draft@~1.0", "1.0.0"),
+        ("draft@=1.0.0", "1.0.0"),
+        ("draft@2.0.0-rc.1", "2.0.0-rc.1"),
+    ] {
+        assert_eq!(pinned(&farm, renderer).unwrap()["version"], version, "{renderer}");
+    }
+    let digest = pinned(&farm, "draft@=1.0.0").unwrap()["digest"].clone();
+    let by_digest = format!("draft@sha256:{}", digest.as_str().unwrap());
+    assert_eq!(pinned(&farm, &by_digest).unwrap()["version"], "1.0.0");
+    let refused = pinned(&farm, "draft@^3").unwrap_err();
+    assert!(refused.contains("the versions of draft are: 1.0.0, 1.1.0, 2.0.0-rc.1"), "{refused}");
+    let refused = pinned(&farm, "draft@newest").unwrap_err();
+    assert!(refused.contains("NAME@^1.2"), "{refused}");
+}
+
+#[test]
+fn a_component_says_itself_what_it_is() {
+    let farm = Farm::new();
+    let built = component("draft", &["--release", "--manifest-path", "examples/draft/Cargo.toml"]);
+    let renamed = farm.path("some-file.wasm");
+    fs::copy(built.join("release/draft.wasm"), &renamed).unwrap();
+    let shown = farm.run(&["plugin", "show", "--json", renamed.to_str().unwrap()]).expect(0);
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    let manifest = fs::read_to_string(root().join("examples/draft/Cargo.toml")).unwrap();
+    let version = manifest.lines().find_map(|line| line.strip_prefix("version = ")).unwrap();
+    assert_eq!(shown["id"], "draft");
+    assert_eq!(shown["version"].to_string(), version);
+    assert_eq!(shown["kind"], "component");
+    assert!(shown["capabilities"].as_array().unwrap().contains(&json!("blender")), "{shown}");
+}
