@@ -50,6 +50,8 @@ pub struct Release {
     pub version: Version,
     /// The SHA-256 of its bytes, in hexadecimal digits.
     pub digest: String,
+    /// The file or folder that it was read from; none if it is part of this program.
+    pub place: Option<PathBuf>,
     code: Code,
 }
 
@@ -103,6 +105,14 @@ pub enum ReleaseError {
         /// Why.
         source: std::io::Error,
     },
+    /// It could be several, or none.
+    #[error("'{name}' is not one release that can be removed\n{hint}")]
+    NotOne {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        hint: String,
+    },
     /// It is no name of a release.
     #[error(transparent)]
     Requirement(#[from] RequirementError),
@@ -152,14 +162,15 @@ impl Release {
         if info.is_dir() {
             let (manifest, files) = (Manifest::read(path)?, Folder::Path(path.to_owned()));
             let digest = files.digest().map_err(failed)?;
-            return Ok(Self::folder(files, manifest, digest));
+            return Ok(Self { place: Some(path.to_owned()), ..Self::folder(files, manifest, digest) });
         }
         if !info.is_file() || info.len() > MAX_SIZE {
             return Err(failed(std::io::Error::other(format!("not a file of at most {MAX_SIZE} bytes"))));
         }
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let named = Self::component(Cow::Owned(fs::read(path).map_err(failed)?), &stem);
-        named.map_err(|what| failed(std::io::Error::other(what)))
+        let read = Self::component(Cow::Owned(fs::read(path).map_err(failed)?), &stem);
+        let release = read.map_err(|what| failed(std::io::Error::other(what)))?;
+        Ok(Self { place: Some(path.to_owned()), ..release })
     }
 
     /// Returns the component itself, if it is one.
@@ -181,7 +192,13 @@ impl Release {
 
     fn folder(files: Folder, manifest: Manifest, digest: String) -> Self {
         let (name, version) = (manifest.name.clone(), manifest.version.clone());
-        Self { name, version, digest, code: Code::Folder { files, manifest: Box::new(manifest) } }
+        Self {
+            name,
+            version,
+            digest,
+            place: None,
+            code: Code::Folder { files, manifest: Box::new(manifest) },
+        }
     }
 
     /// Takes name and version from the component's metadata, or from that of the module
@@ -204,7 +221,7 @@ impl Release {
             Version::parse(&version).map_err(|error| format!("its version '{version}' is none: {error}"))
         })?;
         let digest = hexadecimal(&Sha256::digest(&bytes));
-        Ok(Self { name, version, digest, code: Code::Component(bytes) })
+        Ok(Self { name, version, digest, place: None, code: Code::Component(bytes) })
     }
 }
 
@@ -324,7 +341,7 @@ impl Releases {
     /// Returns where.
     pub async fn install(&self, path: &Path) -> Result<(Arc<Loaded>, PathBuf), ReleaseError> {
         let loaded = self.load(tokio::task::block_in_place(|| Release::read(path))?).await?;
-        let Release { name, version, digest, code } = &loaded.release;
+        let Release { name, version, digest, code, .. } = &loaded.release;
         let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };
         create_private(&self.plugins).map_err(failed)?;
         let (place, placed) = match code {
@@ -343,6 +360,32 @@ impl Releases {
         };
         placed.map_err(failed)?;
         Ok((loaded, place))
+    }
+
+    /// Takes a release out of the operator's folder; jobs that are pinned to it keep it.
+    pub fn remove(&self, renderer: &str) -> Result<Release, ReleaseError> {
+        let wanted: Requirement = renderer.parse()?;
+        let Named { mut releases, .. } = self.named(&wanted.name);
+        releases.retain(|release| release.place.is_some());
+        let versions: Vec<String> = releases.iter().map(|release| release.version.to_string()).collect();
+        releases.retain(|release| wanted.accepts(release));
+        let (1, Some(release)) = (releases.len(), releases.pop()) else {
+            let hint = match versions.as_slice() {
+                [] => "nothing of that name was installed".to_owned(),
+                [first, ..] => format!(
+                    "installed are: {}; name one of them, such as {}@={first}",
+                    versions.join(", "),
+                    wanted.name
+                ),
+            };
+            return Err(ReleaseError::NotOne { name: renderer.to_owned(), hint });
+        };
+        let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };
+        // What is hidden is not read: it is gone at once, however long it takes.
+        let aside = tempfile::Builder::new().prefix(".remove-").tempdir_in(&self.plugins).map_err(failed)?;
+        let place = release.place.as_ref().expect("those without were left out");
+        fs::rename(place, aside.path().join("old")).map_err(failed)?;
+        Ok(release)
     }
 
     /// Finds the release with a digest that a job was pinned to.

@@ -53,6 +53,15 @@ fn versions_of_a_plugin_lie_side_by_side() {
     assert!(refused.contains("the versions of draft are: 1.0.0, 1.1.0, 2.0.0-rc.1"), "{refused}");
     let refused = pinned(&farm, "draft@newest").unwrap_err();
     assert!(refused.contains("NAME@^1.2"), "{refused}");
+    let refused = farm.run(&["plugin", "remove", "draft"]).expect(2);
+    assert!(refused.stderr.contains("such as draft@=1.0.0"), "{}", refused.stderr);
+    farm.run(&["plugin", "remove", "draft@=1.1.0"]).expect(0);
+    assert_eq!(pinned(&farm, "draft").unwrap()["version"], "1.0.0");
+    farm.run(&["plugin", "remove", "draft"]).expect(0);
+    let refused = pinned(&farm, "draft").unwrap_err();
+    assert!(refused.contains("the versions of draft are: 2.0.0-rc.1"), "{refused}");
+    let refused = farm.run(&["plugin", "remove", "direct"]).expect(2);
+    assert!(refused.stderr.contains("nothing of that name was installed"), "{}", refused.stderr);
 }
 
 #[test]

@@ -33,7 +33,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show a renderer and its settings.
+    /// Take a renderer out of the folder of plugins. Jobs that run on it go on.
+    Remove {
+        /// Its name, with a version if there are several: NAME@=1.2.3.
+        renderer: String,
+    },
+    /// Show a renderer, what it uses and its settings.
     Show {
         /// Its name, a version of it (NAME@^1.2, NAME@=1.2.3, NAME@sha256:DIGITS), or the path
         /// of a component or of a plugin's folder.
@@ -51,6 +56,7 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
         Command::List { json } => list(&releases, json).await,
         Command::Show { renderer, json } => show(&releases, &renderer, json).await,
         Command::Install { path, json } => install(&releases, &path, json).await,
+        Command::Remove { renderer } => remove(&releases, &renderer),
     };
     releases.stop().await;
     done
@@ -63,6 +69,12 @@ async fn install(releases: &Releases, path: &Path, json: bool) -> Result {
         true => say!("{}", json!({"id": name, "version": version, "digest": digest, "path": place})),
         false => say!("installed {name} {version} as {}", place.display()),
     }
+    Ok(())
+}
+
+fn remove(releases: &Releases, renderer: &str) -> Result {
+    let Release { name, version, place, .. } = releases.remove(renderer).map_err(Failure::bad_input)?;
+    say!("removed {name} {version}, {}", place.unwrap_or_default().display());
     Ok(())
 }
 

@@ -99,6 +99,7 @@ mod tests {
             name: "draft".to_owned(),
             version: version.parse().unwrap(),
             digest: format!("{:0<64}", "0123456789abcdef"),
+            place: None,
             code: Code::Component(Cow::Borrowed(b"")),
         };
         requirement.parse::<Requirement>().unwrap().accepts(&release)

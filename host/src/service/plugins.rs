@@ -28,10 +28,7 @@ impl Service {
     /// Shows a plugin and its settings.
     pub async fn plugin(&self, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
         let release = self.parts.releases.find(&id).map_err(RequestError::from)?;
-        let list = self.parts.releases.list();
-        let same = |found: &Release| found.digest == release.digest;
-        let source = list.into_iter().find(|(_, found)| found.as_ref().is_ok_and(same));
-        let source = source.map_or(id, |(source, _)| source);
+        let source = release.place.as_ref().map_or("shipped".to_owned(), |place| place.display().to_string());
         Ok(self.plugin_of(release, source, true).await.map_err(RequestError::from)?)
     }
 
