@@ -35,6 +35,8 @@ pub use requirement::{Requirement, RequirementError};
 
 /// The largest component that is read, in bytes.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
+/// How WebAssembly begins.
+const MAGIC: &[u8] = b"\0asm";
 /// The components that are part of this program.
 const SHIPPED: [&[u8]; 1] = [include_bytes!(concat!(env!("OUT_DIR"), "/direct.wasm"))];
 
@@ -98,12 +100,18 @@ pub enum ReleaseError {
         hint: String,
     },
     /// The file cannot be read.
-    #[error("cannot read the plugin {}: {source}\ncheck the path; a name without / and .wasm means a shipped renderer", path.display())]
+    #[error("cannot read the plugin {}: {source}\ncheck the path; a name without / and .wasm means a renderer that is shipped or installed", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// What has its name is part of this program.
+    #[error("'{name}' is a renderer that comes with Hotshoe\ngive yours another name")]
+    Taken {
+        /// The name.
+        name: String,
     },
     /// It could be several, or none.
     #[error("'{name}' is not one release that can be removed\n{hint}")]
@@ -168,9 +176,23 @@ impl Release {
             return Err(failed(std::io::Error::other(format!("not a file of at most {MAX_SIZE} bytes"))));
         }
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let read = Self::component(Cow::Owned(fs::read(path).map_err(failed)?), &stem);
+        let bytes = fs::read(path).map_err(failed)?;
+        if !bytes.starts_with(MAGIC) {
+            return Err(failed(std::io::Error::other(
+                "it is neither a .wasm file nor the folder of a plugin",
+            )));
+        }
+        let read = Self::component(Cow::Owned(bytes), &stem);
         let release = read.map_err(|what| failed(std::io::Error::other(what)))?;
         Ok(Self { place: Some(path.to_owned()), ..release })
+    }
+
+    /// Fails if what has its name is part of this program.
+    fn unless_shipped(self) -> Result<Self, ReleaseError> {
+        match Self::shipped().iter().any(|shipped| shipped.name == self.name) {
+            true => Err(ReleaseError::Taken { name: self.name }),
+            false => Ok(self),
+        }
     }
 
     /// Returns the component itself, if it is one.
@@ -261,7 +283,8 @@ impl Releases {
     pub fn list(&self) -> Vec<(String, Result<Release, ReleaseError>)> {
         // Files are read: others go on meanwhile.
         let read = |path: PathBuf| {
-            tokio::task::block_in_place(|| (path.display().to_string(), Release::read(&path)))
+            let read = tokio::task::block_in_place(|| Release::read(&path).and_then(Release::unless_shipped));
+            (path.display().to_string(), read)
         };
         let named = self.places().into_iter().map(read);
         let shipped = Release::shipped().into_iter().map(|release| ("shipped".to_owned(), Ok(release)));
@@ -292,7 +315,7 @@ impl Releases {
         }
         let wanted: Requirement = renderer.parse()?;
         let Named { mut releases, broken, others } = self.named(&wanted.name);
-        // Of the same version, the operator's before the shipped one.
+        // Of the same version, the first.
         let fits = releases.iter().enumerate().rev().filter(|(_, release)| wanted.accepts(release));
         if let Some((at, _)) = fits.max_by_key(|(_, release)| &release.version) {
             return Ok(releases.swap_remove(at));
@@ -314,10 +337,12 @@ impl Releases {
         Err(ReleaseError::Unknown { name: renderer.to_owned(), hint })
     }
 
-    /// Reads the releases of one name, the operator's before the shipped ones.
+    /// Reads the releases of one name.
     fn named(&self, name: &str) -> Named {
         let mut named = Named { releases: Vec::new(), broken: None, others: BTreeSet::new() };
-        for path in self.places() {
+        // Nobody can put another one in the place of what is shipped.
+        let is_shipped = Release::shipped().iter().any(|release| release.name == name);
+        for path in self.places().into_iter().filter(|_| !is_shipped) {
             // Of a folder the name is known before all of it is read.
             match path.is_dir().then(|| Manifest::read(&path).map(|manifest| manifest.name)) {
                 Some(Ok(other)) if other != name => {
@@ -340,7 +365,8 @@ impl Releases {
     /// Proves a plugin and puts it into the operator's folder, beside its other versions.
     /// Returns where.
     pub async fn install(&self, path: &Path) -> Result<(Arc<Loaded>, PathBuf), ReleaseError> {
-        let loaded = self.load(tokio::task::block_in_place(|| Release::read(path))?).await?;
+        let read = tokio::task::block_in_place(|| Release::read(path))?;
+        let loaded = self.load(read.unless_shipped()?).await?;
         let Release { name, version, digest, code, .. } = &loaded.release;
         let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };
         create_private(&self.plugins).map_err(failed)?;

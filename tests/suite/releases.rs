@@ -65,6 +65,28 @@ fn versions_of_a_plugin_lie_side_by_side() {
 }
 
 #[test]
+fn what_is_shipped_is_not_replaced() {
+    let farm = Farm::new();
+    let folder = draft(&farm, "9.0.0");
+    let main = fs::read_to_string(folder.join("main.py")).unwrap();
+    fs::write(folder.join("main.py"), main.replace("\"draft\"", "\"direct\"")).unwrap();
+    let manifest = fs::read_to_string(folder.join("plugin.toml")).unwrap();
+    fs::write(folder.join("plugin.toml"), manifest.replace("\"draft\"", "\"direct\"")).unwrap();
+    let refused = farm.run(&["plugin", "install", folder.to_str().unwrap()]).expect(2);
+    assert!(refused.stderr.contains("'direct' is a renderer that comes with Hotshoe"), "{}", refused.stderr);
+    // Also where somebody has copied it by hand.
+    let plugins = farm.path("data/plugins");
+    fs::create_dir_all(&plugins).unwrap();
+    fs::rename(&folder, plugins.join("mine")).unwrap();
+    let shown = farm.run(&["plugin", "show", "direct"]).expect(0);
+    assert!(shown.stdout.contains("a component that uses"), "{}", shown.stdout);
+    let listed = farm.run(&["plugin", "list"]).expect(0);
+    assert!(listed.stderr.contains("comes with Hotshoe"), "{}", listed.stderr);
+    let looked = farm.run(&["doctor"]);
+    assert!(looked.stdout.contains("comes with Hotshoe"), "{}", looked.stdout);
+}
+
+#[test]
 fn a_component_says_itself_what_it_is() {
     let farm = Farm::new();
     let built = component("draft", &["--release", "--manifest-path", "examples/draft/Cargo.toml"]);

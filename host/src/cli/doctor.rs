@@ -12,7 +12,7 @@ use crate::config::file::Config;
 use crate::config::{DataDir, RunDir};
 use crate::plugin::component::Components;
 use crate::plugin::limits::Limits;
-use crate::releases::{Release, Releases};
+use crate::releases::Releases;
 use crate::store::rescue::{self, Saved};
 use crate::store::{Store, StoreError};
 
@@ -143,23 +143,32 @@ fn save(data: &DataDir, file: &Path) -> Result {
 }
 
 async fn renderers(data: &DataDir) -> Finding {
-    let load = async {
-        let components = Components::new(Limits::default()).map_err(|error| error.to_string())?;
-        let releases = Releases::new(components, data.clone(), &Config::default());
-        let mut names = Vec::new();
-        for release in Release::shipped() {
-            names.push(release.to_string());
-            releases.load(release).await.map_err(|error| error.to_string())?;
-        }
-        Ok::<_, String>(names.join(", "))
+    let finding = |state, found, hint| Finding { id: "renderers", state, found, hint };
+    let config = Config::read(None).map_err(|error| error.to_string());
+    let components = Components::new(Limits::default()).map_err(|error| error.to_string());
+    let releases = match config.and_then(|(config, _)| Ok(Releases::new(components?, data.clone(), &config)))
+    {
+        Ok(releases) => releases,
+        Err(error) => return finding(State::Broken, "none load".to_owned(), Some(error)),
     };
-    match load.await {
-        Ok(found) => Finding { id: "renderers", state: State::Good, found, hint: None },
-        Err(error) => {
-            let found = "the shipped renderers do not load".to_owned();
-            Finding { id: "renderers", state: State::Broken, found, hint: Some(error) }
+    let (mut names, mut broken, mut state) = (Vec::new(), Vec::new(), State::Good);
+    for (_, release) in releases.list() {
+        let (name, is_shipped) = match &release {
+            Ok(release) => (release.to_string(), release.place.is_none()),
+            Err(_) => (String::new(), false),
+        };
+        let loaded = async { releases.load(release?).await };
+        match loaded.await {
+            Ok(_) => names.push(name),
+            Err(error) => {
+                // What somebody installed and does not work keeps nothing else from working.
+                state = if is_shipped || state == State::Broken { State::Broken } else { State::Missing };
+                broken.push(error.to_string());
+            }
         }
     }
+    releases.stop().await;
+    finding(state, names.join(", "), (!broken.is_empty()).then(|| broken.join("\n")))
 }
 
 async fn pythons() -> Finding {

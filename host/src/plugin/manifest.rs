@@ -38,6 +38,8 @@ const API: Version = Version::new(0, 1, 0);
 const MAX_SIZE: u64 = 64 * 1024;
 /// How many tasks one process may take at a time.
 const MAX_TASKS: u32 = 256;
+/// What its command is.
+const COMMAND: &str = "command: a list of a program and its arguments, such as [\"python3\", \"main.py\"]";
 /// What the name of a plugin is.
 pub const NAME: &str = "1 to 64 of a-z 0-9 -, beginning with a letter";
 /// How much of a script tells its interpreter, in bytes.
@@ -103,8 +105,15 @@ impl Manifest {
         let unread = |error: std::io::Error| failed(error.to_string());
         let other = || Err(failed(format!("it is no file of at most {MAX_SIZE} bytes")));
         // Before it is opened: a pipe would wait for whoever writes it.
-        if !fs::metadata(&path).map_err(unread)?.is_file() {
-            return other();
+        match fs::metadata(&path) {
+            Ok(info) if info.is_file() => {}
+            Ok(_) => return other(),
+            Err(_) if folder.join("Cargo.toml").exists() => {
+                let what = "there is none, and so this is no plugin but a crate\n\
+                            build it with --target wasm32-wasip2, and give the .wasm file";
+                return Err(failed(what.to_owned()));
+            }
+            Err(error) => return Err(unread(error)),
         }
         let (file, mut text) = (File::open(&path).map_err(unread)?, String::new());
         match file.take(MAX_SIZE + 1).read_to_string(&mut text).map_err(unread)? as u64 {
@@ -121,28 +130,39 @@ impl Manifest {
         };
         let written: Written = toml::from_str(text).map_err(|error| {
             let span = error.span().unwrap_or_default();
-            let key = key_at(text, span.start).map(|key| format!("{key}: ")).unwrap_or_default();
-            at(span, format!("{key}{}", error.message()))
+            let what = match key_at(text, span.start) {
+                Some(key) if key == "command" => COMMAND.to_owned(),
+                Some(key) => format!("{key}: {}", error.message()),
+                None => error.message().to_owned(),
+            };
+            at(span, what)
         })?;
         let Written { name, version, api, command, capabilities, tasks, process } = written;
         if !is_name(name.get_ref()) {
             return Err(at(name.span(), format!("name: {NAME}")));
         }
-        let version = Version::parse(version.get_ref())
-            .map_err(|error| at(version.span(), format!("version: no version such as 1.2.0: {error}")))?;
+        let version = Version::parse(version.get_ref()).map_err(|_| {
+            let what = format!("version: '{}' is no version such as 1.2.0 or 2.0.0-rc.1", version.get_ref());
+            at(version.span(), what)
+        })?;
         match Version::parse(api.get_ref()) {
             Ok(wanted) if (wanted.major, wanted.minor) == (API.major, API.minor) && wanted <= API => {}
             Ok(wanted) => {
-                let what = format!("api: it is written for API {wanted}, this host serves API {API}");
+                let what = format!(
+                    "api: it is written for API {wanted}, this host serves API {API}\n\
+                     write the one it serves, or use another Hotshoe"
+                );
                 return Err(at(api.span(), what));
             }
-            Err(error) => return Err(at(api.span(), format!("api: no version such as {API}: {error}"))),
+            Err(_) => {
+                let what = format!("api: '{}' is no version such as {API}", api.get_ref());
+                return Err(at(api.span(), what));
+            }
         }
         if command.get_ref().iter().any(|part| part.contains('\0'))
             || command.get_ref().first().is_none_or(String::is_empty)
         {
-            let what = "command: a program and its arguments, such as [\"python3\", \"main.py\"]";
-            return Err(at(command.span(), what.to_owned()));
+            return Err(at(command.span(), COMMAND.to_owned()));
         }
         if let Some(tasks) = &tasks
             && !(1..=MAX_TASKS).contains(tasks.get_ref())

@@ -49,10 +49,18 @@ impl Schema {
 
     /// Checks settings; the error names the first that does not fit.
     pub fn check(&self, settings: &Map<String, Value>) -> Result<(), SettingsError> {
-        use jsonschema::error::ValidationErrorKind::{AdditionalProperties, UnevaluatedProperties};
+        use jsonschema::error::ValidationErrorKind::{
+            AdditionalProperties, FalseSchema, UnevaluatedProperties,
+        };
         let instance = Value::Object(settings.clone());
         let errors: Vec<_> = self.validator.iter_errors(&instance).collect();
         for error in &errors {
+            // So it is said of a schema without properties.
+            if let (FalseSchema, Some(first)) = (error.kind(), settings.keys().next())
+                && self.names().next().is_none()
+            {
+                return Err(self.unknown(first));
+            }
             if let AdditionalProperties { unexpected } | UnevaluatedProperties { unexpected } = error.kind()
                 && error.instance_path().as_str().is_empty()
             {
@@ -99,6 +107,10 @@ impl Schema {
     }
 
     fn unknown(&self, name: &str) -> SettingsError {
+        if self.names().next().is_none() {
+            let what = format!("the renderer takes no settings, so no '{name}'");
+            return SettingsError { what, hint: "its author declares them in its schema".to_owned() };
+        }
         let all = self.names().collect::<Vec<_>>().join(", ");
         let hint = match nearest(name, self.names()) {
             Some(near) => format!("did you mean '{near}'? the settings are: {all}"),
@@ -134,11 +146,13 @@ impl Schema {
             (None, Some(high)) => format!(" up to {high}"),
             (None, None) => String::new(),
         };
+        let by_default = property.get("default").filter(|value| !value.is_null());
+        let by_default = by_default.map(|value| format!(", by default {value}")).unwrap_or_default();
         let about = property["description"].as_str().unwrap_or_default().trim_end_matches('.');
         match (name.is_empty(), about.is_empty()) {
             (true, _) => format!("the settings are: {}", self.names().collect::<Vec<_>>().join(", ")),
-            (_, true) => format!("it takes {takes}{range}"),
-            _ => format!("it takes {takes}{range}: {about}"),
+            (_, true) => format!("it takes {takes}{range}{by_default}"),
+            _ => format!("it takes {takes}{range}{by_default}: {about}"),
         }
     }
 }

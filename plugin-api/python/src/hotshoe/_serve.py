@@ -31,7 +31,8 @@ class Renderer:
 
     settings_schema: Mapping[str, Any] = {"type": "object", "additionalProperties": False}
     """JSON Schema (draft 2020-12) of the settings; the host checks a job against it, so
-    that `plan` and `render` only ever see settings that fit."""
+    that `plan` and `render` only ever see settings that fit. What a job leaves out is
+    left out here, too, whatever `default` says."""
 
     def plan(self, job: Job, cursor: Optional[str]) -> Page:
         """Returns the page of the job's plan at `cursor`, the first one without.
@@ -82,6 +83,12 @@ def page_of_frames(job: Job, cursor: Optional[str]) -> Page:
 
 def serve(renderer: Renderer) -> None:
     """Answers the host until it hangs up, or asks this process to end."""
+    kind = type(renderer)
+    for name in ("name", "version", "summary"):
+        if not hasattr(renderer, name):
+            raise TypeError(f"{kind.__name__} has no {name}")
+    if kind.render is Renderer.render:
+        raise TypeError(f"{kind.__name__} has no method render(self, task)")
     # What is printed is read line by line.
     for stream in (sys.stdout, sys.stderr):
         getattr(stream, "reconfigure", lambda **_: None)(line_buffering=True)
