@@ -5,19 +5,14 @@
 //! bytes.
 
 mod folder;
+mod release;
 mod requirement;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, Weak};
-
-use semver::Version;
-use sha2::{Digest, Sha256};
-use wasm_metadata::Payload;
+use std::sync::{Arc, Mutex, Weak};
 
 use crate::capability::grants::Grants;
 use crate::config::file::{Config, Grant, seconds};
@@ -28,41 +23,11 @@ use crate::plugin::manifest::{self, Manifest, ManifestError, Needs};
 use crate::plugin::process::{self, Processes};
 use crate::plugin::settings::{Schema, nearest};
 use crate::plugin::{Description, Plugin, PluginError};
-use crate::terms::hexadecimal;
-use folder::{Embedded, Folder};
+use folder::Folder;
+use release::Code;
 
+pub use release::Release;
 pub use requirement::{Requirement, RequirementError};
-
-/// The largest component that is read, in bytes.
-const MAX_SIZE: u64 = 64 * 1024 * 1024;
-/// How WebAssembly begins.
-const MAGIC: &[u8] = b"\0asm";
-/// The components that are part of this program.
-const SHIPPED: [&[u8]; 1] = [include_bytes!(concat!(env!("OUT_DIR"), "/direct.wasm"))];
-
-/// The folders that are part of this program.
-const SHIPPED_FOLDERS: [Embedded; 1] = [include!(concat!(env!("OUT_DIR"), "/contact-sheet.rs"))];
-
-/// One immutable version of a plugin.
-#[derive(Debug, Clone)]
-pub struct Release {
-    /// Its plugin's name.
-    pub name: String,
-    /// Its version.
-    pub version: Version,
-    /// The SHA-256 of its bytes, in hexadecimal digits.
-    pub digest: String,
-    /// The file or folder that it was read from; none if it is part of this program.
-    pub place: Option<PathBuf>,
-    code: Code,
-}
-
-/// What is run of a release.
-#[derive(Debug, Clone)]
-enum Code {
-    Component(Cow<'static, [u8]>),
-    Folder { files: Folder, manifest: Box<Manifest> },
-}
 
 /// A release whose code is in memory.
 #[derive(Debug)]
@@ -149,107 +114,6 @@ fn hint(source: &PluginError) -> &'static str {
     match source {
         PluginError::Contract(_) => "\na plugin is written against hotshoe:plugin@0.1.0",
         _ => "",
-    }
-}
-
-impl Release {
-    /// Returns the releases that are part of this program.
-    pub fn shipped() -> Vec<Self> {
-        static RELEASES: LazyLock<Vec<Release>> = LazyLock::new(|| {
-            let read = |bytes: &&'static [u8]| Release::component(Cow::Borrowed(*bytes), "");
-            let components = SHIPPED.iter().map(|bytes| read(bytes).expect("what is shipped fits"));
-            components.chain(SHIPPED_FOLDERS.iter().map(|files| Release::embedded(files))).collect()
-        });
-        RELEASES.clone()
-    }
-
-    /// Reads a component file, or a folder that holds a plugin.
-    pub fn read(path: &Path) -> Result<Self, ReleaseError> {
-        let failed = |source| ReleaseError::Read { path: path.to_owned(), source };
-        let info = fs::metadata(path).map_err(failed)?;
-        if info.is_dir() {
-            let (manifest, files) = (Manifest::read(path)?, Folder::Path(path.to_owned()));
-            let digest = files.digest().map_err(failed)?;
-            return Ok(Self { place: Some(path.to_owned()), ..Self::folder(files, manifest, digest) });
-        }
-        if !info.is_file() || info.len() > MAX_SIZE {
-            return Err(failed(std::io::Error::other(format!("not a file of at most {MAX_SIZE} bytes"))));
-        }
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let bytes = fs::read(path).map_err(failed)?;
-        if !bytes.starts_with(MAGIC) {
-            return Err(failed(std::io::Error::other(
-                "it is neither a .wasm file nor the folder of a plugin",
-            )));
-        }
-        let read = Self::component(Cow::Owned(bytes), &stem);
-        let release = read.map_err(|what| failed(std::io::Error::other(what)))?;
-        Ok(Self { place: Some(path.to_owned()), ..release })
-    }
-
-    /// Fails if what has its name is part of this program.
-    fn unless_shipped(self) -> Result<Self, ReleaseError> {
-        match Self::shipped().iter().any(|shipped| shipped.name == self.name) {
-            true => Err(ReleaseError::Taken { name: self.name }),
-            false => Ok(self),
-        }
-    }
-
-    /// Returns the component itself, if it is one.
-    pub fn bytes(&self) -> Option<&[u8]> {
-        match &self.code {
-            Code::Component(bytes) => Some(bytes),
-            Code::Folder { .. } => None,
-        }
-    }
-
-    fn embedded(files: Embedded) -> Self {
-        let text = files.iter().find(|(name, _)| *name == manifest::FILE).map(|(_, bytes)| *bytes);
-        let text = text.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
-        let manifest = Manifest::parse(text, Path::new(manifest::FILE)).expect("what is shipped fits");
-        let files = Folder::Embedded(files);
-        let digest = files.digest().expect("nothing is read");
-        Self::folder(files, manifest, digest)
-    }
-
-    fn folder(files: Folder, manifest: Manifest, digest: String) -> Self {
-        let (name, version) = (manifest.name.clone(), manifest.version.clone());
-        Self {
-            name,
-            version,
-            digest,
-            place: None,
-            code: Code::Folder { files, manifest: Box::new(manifest) },
-        }
-    }
-
-    /// Takes name and version from the component's metadata, or from that of the module
-    /// in it, which `export!` writes. One without is named after its file, and version 0.0.0.
-    fn component(bytes: Cow<'static, [u8]>, stem: &str) -> Result<Self, String> {
-        let payload = wasm_metadata::Payload::from_binary(&bytes).ok();
-        let inner = payload.as_ref().and_then(|payload| match payload {
-            Payload::Component { children, .. } => children.first(),
-            Payload::Module(_) => None,
-        });
-        let mut said = payload.iter().chain(inner).map(Payload::metadata);
-        let name = said.clone().find_map(|metadata| metadata.name.as_deref()).unwrap_or(stem);
-        // As a compiler writes the name of its file.
-        let name = name.trim_end_matches(".wasm").replace('_', "-");
-        if !manifest::is_name(&name) {
-            return Err(format!("it is called '{name}'; the name of a plugin is {}", manifest::NAME));
-        }
-        let version = said.find_map(|metadata| metadata.version.as_ref()).map(ToString::to_string);
-        let version = version.map_or(Ok(Version::new(0, 0, 0)), |version| {
-            Version::parse(&version).map_err(|error| format!("its version '{version}' is none: {error}"))
-        })?;
-        let digest = hexadecimal(&Sha256::digest(&bytes));
-        Ok(Self { name, version, digest, place: None, code: Code::Component(bytes) })
-    }
-}
-
-impl fmt::Display for Release {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}+{}", self.name, self.version, &self.digest[..12])
     }
 }
 

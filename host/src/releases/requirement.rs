@@ -91,7 +91,7 @@ fn is_hexadecimal(digits: &str) -> bool {
 mod tests {
     use std::borrow::Cow;
 
-    use super::super::Code;
+    use super::super::release::Code;
     use super::*;
 
     fn accepts(requirement: &str, version: &str) -> bool {
