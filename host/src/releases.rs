@@ -188,8 +188,7 @@ impl Releases {
             return Err(error);
         }
         let hint = if !releases.is_empty() {
-            let versions: Vec<String> = releases.iter().map(|release| release.version.to_string()).collect();
-            format!("the versions of {} are: {}", wanted.name, versions.join(", "))
+            format!("the versions of {} are: {}", wanted.name, versions(&releases))
         } else if Path::new(renderer).join(manifest::FILE).exists() {
             format!("there is a folder of that name: write ./{renderer}")
         } else {
@@ -205,7 +204,7 @@ impl Releases {
     fn named(&self, name: &str) -> Named {
         let mut named = Named { releases: Vec::new(), broken: None, others: BTreeSet::new() };
         // Nobody can put another one in the place of what is shipped.
-        let is_shipped = Release::shipped().iter().any(|release| release.name == name);
+        let is_shipped = Release::is_shipped(name);
         for path in self.places().into_iter().filter(|_| !is_shipped) {
             // Of a folder the name is known before all of it is read.
             match path.is_dir().then(|| Manifest::read(&path).map(|manifest| manifest.name)) {
@@ -257,16 +256,16 @@ impl Releases {
         let wanted: Requirement = renderer.parse()?;
         let Named { mut releases, .. } = self.named(&wanted.name);
         releases.retain(|release| release.place.is_some());
-        let versions: Vec<String> = releases.iter().map(|release| release.version.to_string()).collect();
+        let first = releases.first().map(|release| release.version.clone());
+        let installed = versions(&releases);
         releases.retain(|release| wanted.accepts(release));
         let (1, Some(release)) = (releases.len(), releases.pop()) else {
-            let hint = match versions.as_slice() {
-                [] => "nothing of that name was installed".to_owned(),
-                [first, ..] => format!(
-                    "installed are: {}; name one of them, such as {}@={first}",
-                    versions.join(", "),
-                    wanted.name
-                ),
+            let name = &wanted.name;
+            let hint = match first {
+                None => "nothing of that name was installed".to_owned(),
+                Some(first) => {
+                    format!("installed are: {installed}; name one of them, such as {name}@={first}")
+                }
             };
             return Err(ReleaseError::NotOne { name: renderer.to_owned(), hint });
         };
@@ -389,6 +388,10 @@ impl Releases {
         let code = self.components.compile(bytes).map_err(|source| ReleaseError::Load { name, source })?;
         write_whole(&folder, file, &code).map_err(|source| ReleaseError::Cache { path: folder, source })
     }
+}
+
+fn versions(releases: &[Release]) -> String {
+    releases.iter().map(|release| release.version.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn needs(grant: &Grant) -> Needs {

@@ -81,9 +81,14 @@ impl Release {
         Ok(Self { place: Some(path.to_owned()), ..release })
     }
 
+    /// Whether what has a name is part of this program.
+    pub(super) fn is_shipped(name: &str) -> bool {
+        Self::shipped().iter().any(|shipped| shipped.name == name)
+    }
+
     /// Fails if what has its name is part of this program.
     pub(super) fn unless_shipped(self) -> Result<Self, ReleaseError> {
-        match Self::shipped().iter().any(|shipped| shipped.name == self.name) {
+        match Self::is_shipped(&self.name) {
             true => Err(ReleaseError::Taken { name: self.name }),
             false => Ok(self),
         }
@@ -120,7 +125,7 @@ impl Release {
     /// Takes name and version from the component's metadata, or from that of the module
     /// in it, which `export!` writes. One without is named after its file, and version 0.0.0.
     fn component(bytes: Cow<'static, [u8]>, stem: &str) -> Result<Self, String> {
-        let payload = wasm_metadata::Payload::from_binary(&bytes).ok();
+        let payload = Payload::from_binary(&bytes).ok();
         let inner = payload.as_ref().and_then(|payload| match payload {
             Payload::Component { children, .. } => children.first(),
             Payload::Module(_) => None,
