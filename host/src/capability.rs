@@ -146,8 +146,6 @@ pub struct JobContext {
     pub pool: Pool,
     /// The devices.
     pub devices: gpu::Devices,
-    /// The plugin's state.
-    pub state: state::State,
     /// Where finished files are recorded.
     pub store: Store,
     /// Whether the person said to render on the CPU whatever the scene says.
@@ -156,8 +154,6 @@ pub struct JobContext {
     pub content: content::JobContent,
     /// Whether what earlier jobs rendered from the same is taken as it is.
     pub resumes: bool,
-    /// What its plugin may use.
-    pub grants: grants::Grants,
     /// Ends whatever is under way: the host stops.
     pub cut: CancellationToken,
 }
@@ -186,11 +182,24 @@ const GAP: &str = "\n...\n";
 /// The longest words on progress that are kept, in bytes.
 const PROGRESS: usize = 256;
 
+/// Which release makes a call.
+#[derive(Debug, Clone)]
+pub struct By {
+    /// Renderer, version and digest, as they are told.
+    pub name: String,
+    /// Its digest.
+    pub digest: String,
+    /// What it may use.
+    pub grants: grants::Grants,
+}
+
 /// One call of a plugin, and what it may touch.
 #[derive(Debug)]
 pub struct Attempt {
     /// The job it works for.
     pub job: Arc<JobContext>,
+    /// The release that makes it.
+    pub by: By,
     /// The task's name, and which attempt at it this is; none while the plugin plans.
     pub of: Option<(String, u32)>,
     /// How to go on, as the scheduler wants it.
@@ -199,6 +208,8 @@ pub struct Attempt {
     pub reports: mpsc::Sender<Report>,
     /// Bytes of pixels it keeps.
     pub pixels: Arc<AtomicU64>,
+    /// The most memory that the plugin was seen to have, in bytes.
+    pub memory: AtomicU64,
     /// Whether it holds a scene: a second could wait for ever for a worker.
     pub has_scene: AtomicBool,
 }
@@ -207,11 +218,23 @@ impl Attempt {
     /// Makes the context of one call.
     pub fn new(
         job: Arc<JobContext>,
+        by: By,
         of: Option<(String, u32)>,
         directive: watch::Receiver<Directive>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
-        Self { job, of, directive, reports, pixels: Arc::default(), has_scene: AtomicBool::new(false) }
+        let (pixels, memory) = Default::default();
+        Self { job, by, of, directive, reports, pixels, memory, has_scene: AtomicBool::new(false) }
+    }
+
+    /// Returns the state that its release has of the job.
+    pub fn state(&self) -> state::State {
+        state::State::new(self.job.store.clone(), self.job.id, self.by.digest.clone())
+    }
+
+    /// Notes how much memory the plugin was seen to have, in bytes.
+    pub fn had_memory(&self, bytes: u64) {
+        self.memory.fetch_max(bytes, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Writes to the job's log.

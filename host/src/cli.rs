@@ -28,6 +28,7 @@ mod doctor;
 mod follow;
 mod host;
 mod job;
+mod lock;
 mod plugin;
 mod progress;
 mod render;
@@ -195,7 +196,8 @@ async fn run(cli: Cli) -> Result {
 
 fn log(verbose: u8, format: LogFormat) {
     let level =
-        ["warn", "hotshoe=info,warn", "hotshoe=debug,info", "hotshoe=trace,debug"][verbose.min(3) as usize];
+        ["warn,notify=error", "hotshoe=info,warn,notify=error", "hotshoe=debug,info", "hotshoe=trace,debug"]
+            [verbose.min(3) as usize];
     let filter = EnvFilter::try_from_env("HOTSHOE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {

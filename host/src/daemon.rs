@@ -1,5 +1,7 @@
 //! The host as a whole: builds every part, and owns the order of start and stop.
 
+mod deploy;
+
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
@@ -21,6 +23,7 @@ use crate::config::{DataDir, RunDir};
 use crate::events::EventKind;
 use crate::jobs::{Jobs, Policy};
 use crate::releases::Releases;
+use crate::releases::lifecycle;
 use crate::rpc;
 use crate::service::collect::Rules;
 use crate::service::types::Shutdown;
@@ -42,6 +45,11 @@ pub struct Options {
     pub releases: Releases,
     /// What the operator decided.
     pub config: Config,
+    /// The file that says so, if there is one: what it says of plugins is taken up when it changes.
+    pub config_file: Option<PathBuf>,
+    /// Whether it is a host for those who write plugins: new releases serve at once, and other
+    /// bytes of a version that is known are another build of it.
+    pub dev: bool,
     /// Whether it lives for one render only: its database is its own.
     pub alone: bool,
 }
@@ -77,7 +85,8 @@ pub struct Host {
 impl Host {
     /// Starts all parts. No worker is started before it is wanted.
     pub async fn start(data: &DataDir, options: Options) -> Result<Self, StartError> {
-        let Options { blender, program, releases, config, alone } = options;
+        let Options { blender, program, releases, config, config_file, dev, alone } = options;
+        let releases = Arc::new(releases);
         let run = RunDir::create(data)?;
         let path = if alone { run.journal() } else { data.database() };
         let store = tokio::task::spawn_blocking(move || Store::open(&path));
@@ -97,14 +106,19 @@ impl Host {
             slots: limits.size,
             retries: config.jobs.retries,
             backoff: seconds(config.jobs.backoff_seconds),
+            yielding: seconds(config.releases.yield_seconds),
+            cutting: seconds(config.releases.cut_seconds),
         };
-        let (jobs, scheduler) = Jobs::start(store.clone(), policy);
+        if !alone {
+            releases.restore(store.releases().await?, lifecycle::Rules::of(&config, dev));
+        }
+        let (jobs, scheduler) = Jobs::start(store.clone(), policy, releases.clone());
         let spool = if alone { run.path().join("spool") } else { data.spool() };
         let parts = Parts {
             store: store.clone(),
             pool: pool.clone(),
             jobs: jobs.clone(),
-            releases,
+            releases: releases.clone(),
             data: data.clone(),
             blender: file,
             spool,
@@ -117,7 +131,13 @@ impl Host {
         }
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let host = Self { service, store, pool, jobs, scheduler, tasks, stop, config, run };
-        host.tasks.spawn(collect(host.service.clone(), host.config.clone(), host.stop.clone()));
+        host.tasks.spawn(collect(host.service.clone(), host.config.clone(), alone, host.stop.clone()));
+        if !alone {
+            let deploying = deploy::Deploying::new(host.service.clone(), releases, &host.config);
+            host.tasks.spawn(deploying.run(host.stop.clone()));
+            let tending = deploy::tend(host.service.clone(), config_file, dev, host.stop.clone());
+            host.tasks.spawn(tending);
+        }
         Ok(host)
     }
 
@@ -188,7 +208,7 @@ impl Host {
 }
 
 /// Lets go of what is old, now and then.
-async fn collect(service: Arc<Service>, config: Config, stop: CancellationToken) {
+async fn collect(service: Arc<Service>, config: Config, alone: bool, stop: CancellationToken) {
     loop {
         let keep = config.keep;
         let since = |life: f64| now_ms().saturating_sub(days(life).as_millis() as u64);
@@ -200,8 +220,16 @@ async fn collect(service: Arc<Service>, config: Config, stop: CancellationToken)
         };
         let spool = config.keep.spool_mib.saturating_mul(1024 * 1024);
         let rules = Rules { keep, spool, crashes: config.keep.crashes };
+        let collecting = async {
+            service.collect(rules).await?;
+            match alone {
+                // They are the daemon's.
+                true => Ok(()),
+                false => service.collect_releases(config.releases.kept).await,
+            }
+        };
         let collected = tokio::select! {
-            collected = service.collect(rules) => collected,
+            collected = collecting => collected,
             () = stop.cancelled() => return,
         };
         if let Err(error) = collected {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::terms::{Failure, JobId, JobState, Pause, TaskState};
+use crate::terms::{Failure, JobId, JobState, Pause, ReleaseState, TaskState};
 
 /// One thing that happened.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -69,6 +69,32 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pause: Option<Pause>,
     },
+    /// Where a release stands changed.
+    ReleaseState {
+        /// Its plugin's name; of a file that is none, the file's.
+        id: String,
+        /// Its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<String>,
+        /// Its digest.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
+        /// Its new state.
+        state: ReleaseState,
+        /// Why.
+        why: String,
+    },
+    /// The pin of a job moved to another release.
+    JobMoved {
+        /// The job.
+        id: JobId,
+        /// Renderer, version and digest of the release that it leaves.
+        from: String,
+        /// Those of the release that it runs on from now on.
+        to: String,
+        /// Why.
+        why: String,
+    },
     /// A worker came up.
     WorkerStarted {
         /// The worker's number in this host.
@@ -95,6 +121,9 @@ pub enum EventKind {
         frame: Option<i32>,
         /// 1 for the first attempt.
         attempt: u32,
+        /// Renderer, version and digest of the release that it runs on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        release: Option<String>,
     },
     /// The plugin wrote to the job's log.
     Log {
@@ -151,8 +180,13 @@ impl EventKind {
     /// Returns the job that it belongs to.
     pub fn job(&self) -> Option<JobId> {
         match self {
-            Self::HostStarted { .. } | Self::WorkerStarted { .. } | Self::WorkerStopped { .. } => None,
-            Self::JobSubmitted { id, .. } | Self::JobState { id, .. } => Some(*id),
+            Self::HostStarted { .. }
+            | Self::ReleaseState { .. }
+            | Self::WorkerStarted { .. }
+            | Self::WorkerStopped { .. } => None,
+            Self::JobSubmitted { id, .. } | Self::JobState { id, .. } | Self::JobMoved { id, .. } => {
+                Some(*id)
+            }
             Self::Warning { job, .. }
             | Self::TaskStarted { job, .. }
             | Self::Log { job, .. }

@@ -20,7 +20,8 @@ use crate::blender::content::Content;
 use crate::capability::JobContext;
 use crate::events::Progress;
 use crate::frames::Frames;
-use crate::releases::Loaded;
+use crate::releases::lifecycle::Wish;
+use crate::releases::{Pin, Releases};
 use crate::store::jobs::{JobRow, TaskRow};
 use crate::store::{Store, StoreError};
 use crate::terms::{JobId, JobState};
@@ -36,8 +37,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// A job that was found to be fit to run.
 #[derive(Debug)]
 pub struct JobSpec {
-    /// The release that it is pinned to.
-    pub pin: Arc<Loaded>,
+    /// What it asks for, and how far its pin may move; nothing if it was given a path.
+    pub wish: Option<Wish>,
     /// What its attempts share.
     pub context: Arc<JobContext>,
     /// The frames to render.
@@ -57,6 +58,8 @@ pub struct Entry {
     pub tasks: Vec<TaskRow>,
     /// The jobs that come before it, with the state in which each was found.
     pub after: Vec<(JobId, JobState)>,
+    /// The release that it is pinned to.
+    pub pin: Arc<Pin>,
     /// How to run it.
     pub spec: JobSpec,
     /// What it renders from, if that is not stored yet.
@@ -109,6 +112,11 @@ pub struct Policy {
     pub retries: u32,
     /// How long a task waits after its first failure; each further one doubles it.
     pub backoff: Duration,
+    /// How long an attempt may go on when its job has moved to another release, before it is
+    /// asked to yield ...
+    pub yielding: Duration,
+    /// ... and before it is cut.
+    pub cutting: Duration,
 }
 
 impl Policy {
@@ -140,14 +148,25 @@ pub struct Jobs {
 
 impl Jobs {
     /// Starts the scheduler; it ends when it is stopped, or when the database is lost.
-    pub fn start(store: Store, policy: Policy) -> (Self, JoinHandle<Result<(), StoreError>>) {
+    pub fn start(
+        store: Store,
+        policy: Policy,
+        releases: Arc<Releases>,
+    ) -> (Self, JoinHandle<Result<(), StoreError>>) {
         let (mailbox, messages) = mpsc::channel(MAILBOX);
         let progress = broadcast::Sender::new(PROGRESS);
         let standing = watch::Sender::new(Standing::default());
         let stop = CancellationToken::new();
         let jobs = Self { mailbox, progress: progress.clone(), standing: standing.subscribe(), stop };
-        let scheduler =
-            Scheduler::new(store, policy, jobs.mailbox.downgrade(), progress, standing, jobs.stop.clone());
+        let scheduler = Scheduler::new(
+            store,
+            policy,
+            releases,
+            jobs.mailbox.downgrade(),
+            progress,
+            standing,
+            jobs.stop.clone(),
+        );
         let running = async {
             let result = scheduler.run(messages).await;
             if let Err(error) = &result {
@@ -172,6 +191,11 @@ impl Jobs {
     /// Tells of the end of a job that could not be taken up.
     pub async fn gone(&self, job: JobId, state: JobState) {
         let _ = self.mailbox.send(Message::Gone { job, state }).await;
+    }
+
+    /// Lets jobs move that must, or may now, since releases stand elsewhere than before.
+    pub async fn follow_releases(&self) -> Result<(), OrderError> {
+        self.ask(Message::Released).await
     }
 
     /// Returns once the scheduler has answered.

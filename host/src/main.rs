@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use hotshoe::cli::bench::{fake, ipc};
+use hotshoe::releases::compile;
 
 fn main() -> ExitCode {
     // Before there is a second thread: a guard forks.
@@ -16,6 +17,9 @@ fn main() -> ExitCode {
     }
     if first == ipc::ARGUMENT && std::env::var_os("HOTSHOE_FD").is_some() {
         ipc::plugin();
+    }
+    if first == compile::ARGUMENT {
+        return compile::run(&arguments.collect::<Vec<_>>());
     }
     if first == ipc::ECHO {
         return ipc::echo().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);

@@ -1,33 +1,48 @@
-//! Releases: which code a renderer's name stands for.
+//! Releases: which code a renderer's name stands for, and where each release stands.
 //!
-//! Owns the shipped plugins, the compiled form of every component and the host's own
-//! copy of every folder. A release is immutable: name, version and the SHA-256 of its
-//! bytes.
+//! A release is immutable: name, version and the SHA-256 of its bytes. Owns the host's
+//! copies of them, their compiled form, those that are in memory, and the catalogue that
+//! says which of them serve. Knows nothing of jobs but their ids.
 
+pub mod compile;
 mod folder;
+pub mod lifecycle;
 mod release;
 mod requirement;
+pub mod rollout;
+pub mod shelf;
+pub mod watcher;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
-use std::io::Write;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+use std::time::Duration;
+
+use semver::Version;
+use tokio::sync::{OnceCell, watch};
 
 use crate::capability::grants::Grants;
 use crate::config::file::{Config, Grant, seconds};
 use crate::config::{DataDir, create_private};
 use crate::plugin::component::{Component, Components};
 use crate::plugin::limits;
-use crate::plugin::manifest::{self, Manifest, ManifestError, Needs};
+use crate::plugin::manifest::{Manifest, ManifestError, Needs};
 use crate::plugin::process::{self, Processes};
-use crate::plugin::settings::{Schema, nearest};
+use crate::plugin::settings::Schema;
 use crate::plugin::{Description, Plugin, PluginError};
-use folder::Folder;
+use crate::store::now_ms;
+use crate::store::releases::ReleaseRow;
+use crate::terms::Capability;
+use lifecycle::{Catalogue, Changes, Refused, Rejected, Rules, Wish};
 use release::Code;
+use shelf::{Shelf, write_whole};
 
 pub use release::Release;
 pub use requirement::{Requirement, RequirementError};
+
+/// How long a job waits at most for the first look at the operator's folder.
+const SETTLING: Duration = Duration::from_secs(60);
 
 /// A release whose code is in memory.
 #[derive(Debug)]
@@ -44,13 +59,23 @@ pub struct Loaded {
     pub plugin: Plugin,
 }
 
-/// What there is of a name.
-struct Named {
-    releases: Vec<Release>,
-    /// Why the first one that cannot be read cannot.
-    broken: Option<ReleaseError>,
-    /// The names that there are beside it.
-    others: BTreeSet<String>,
+/// The release that jobs run on; all that run on the same one share it. Its code leaves
+/// memory after the last of them has dropped it.
+#[derive(Debug)]
+pub struct Pin {
+    /// Its plugin's name.
+    pub name: String,
+    /// Its version.
+    pub version: Version,
+    /// The SHA-256 of its bytes, in hexadecimal digits.
+    pub digest: String,
+    loaded: OnceCell<Arc<Loaded>>,
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}+{}", self.name, self.version, &self.digest[..12])
+    }
 }
 
 /// Why there is no such release.
@@ -78,6 +103,9 @@ pub enum ReleaseError {
         /// The name.
         name: String,
     },
+    /// It is there, and yet it cannot be used.
+    #[error("{0}")]
+    Refused(#[from] lifecycle::Refused),
     /// It could be several, or none.
     #[error("'{name}' is not one release that can be removed\n{hint}")]
     NotOne {
@@ -117,20 +145,24 @@ fn hint(source: &PluginError) -> &'static str {
     }
 }
 
-/// The file in a release's folder that is its component, or the folder that is its plugin.
-const COMPONENT: &str = "component.wasm";
-const FOLDER: &str = "plugin";
-
 /// The releases of a host.
 #[derive(Debug)]
 pub struct Releases {
     components: Components,
     processes: Processes,
-    data: DataDir,
-    plugins: PathBuf,
-    grants: BTreeMap<String, Grant>,
-    /// Those that somebody uses, by their digest.
-    loaded: Mutex<HashMap<String, Weak<Loaded>>>,
+    /// Their files.
+    pub shelf: Shelf,
+    grants: RwLock<BTreeMap<String, Grant>>,
+    compiling: compile::Limits,
+    /// How many components stay in memory though nobody uses them.
+    spare: usize,
+    /// By their digests.
+    pins: Mutex<HashMap<String, Weak<Pin>>>,
+    /// Those that were used last, the latest at the end.
+    latest: Mutex<Vec<Arc<Loaded>>>,
+    catalogue: Mutex<Catalogue>,
+    /// Whether the catalogue knows the operator's folder; none where nobody watches it.
+    settled: watch::Sender<Option<bool>>,
 }
 
 impl Releases {
@@ -138,172 +170,258 @@ impl Releases {
     pub fn new(components: Components, data: DataDir, config: &Config) -> Self {
         let processes = Processes::new(data.clone(), process_limits(config));
         let plugins = config.plugins.clone().unwrap_or_else(|| data.plugins());
-        let grants = config.plugin.clone();
-        Self { components, processes, data, plugins, grants, loaded: Mutex::default() }
-    }
-
-    /// Lists the releases that have a name: those of the operator's folder, then the
-    /// shipped ones; with where each comes from, and why a file is none.
-    pub fn list(&self) -> Vec<(String, Result<Release, ReleaseError>)> {
-        // Files are read: others go on meanwhile.
-        let read = |path: PathBuf| {
-            let read = tokio::task::block_in_place(|| Release::read(&path).and_then(Release::unless_shipped));
-            (path.display().to_string(), read)
+        let compiling = compile::Limits {
+            time: seconds(config.releases.compile_seconds),
+            cpu: config.releases.compile_cpu_seconds,
+            memory: config.releases.compile_memory_mib.saturating_mul(1024 * 1024),
         };
-        let named = self.places().into_iter().map(read);
-        let shipped = Release::shipped().into_iter().map(|release| ("shipped".to_owned(), Ok(release)));
-        named.chain(shipped).collect()
+        Self {
+            components,
+            processes,
+            shelf: Shelf::new(data, plugins),
+            grants: RwLock::new(config.plugin.clone()),
+            compiling,
+            spare: config.releases.loaded,
+            pins: Mutex::default(),
+            latest: Mutex::default(),
+            catalogue: Mutex::default(),
+            settled: watch::Sender::new(None),
+        }
     }
 
-    /// Lists what may be a plugin in the operator's folder.
-    fn places(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.plugins).into_iter().flatten().flatten().map(|entry| entry.path());
-        let is_hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
-        let mut places: Vec<PathBuf> = entries
-            .filter(|path| !is_hidden(path))
-            .filter(|path| path.extension().is_some_and(|ending| ending == "wasm") || path.is_dir())
-            .collect();
-        places.sort();
-        places
+    /// Where every release stands.
+    pub fn catalogue(&self) -> MutexGuard<'_, Catalogue> {
+        self.catalogue.lock().expect("no code panics under this lock")
     }
 
-    /// Finds the release that a name, or a path, stands for.
-    pub fn find(&self, renderer: &str) -> Result<Release, ReleaseError> {
-        // Files are read: others go on meanwhile.
-        tokio::task::block_in_place(|| self.find_now(renderer))
+    /// Takes up where releases stood, and lets the catalogue say from now on which of
+    /// them a name stands for. The operator's folder is looked at by somebody else.
+    pub fn restore(&self, rows: Vec<ReleaseRow>, rules: Rules) {
+        let (mut catalogue, now) = (Catalogue::restore(rows, rules), now_ms());
+        catalogue.ship(&Release::shipped(), now);
+        *self.catalogue() = catalogue;
+        self.settled.send_replace(Some(false));
     }
 
-    fn find_now(&self, renderer: &str) -> Result<Release, ReleaseError> {
-        if renderer.contains('/') || renderer.ends_with(".wasm") {
-            return Release::read(Path::new(renderer));
+    /// Notes that the operator's folder is known.
+    pub fn settle(&self) {
+        self.settled.send_replace(Some(true));
+    }
+
+    /// Waits until the operator's folder is known; false where nobody watches it.
+    pub async fn settled(&self) -> bool {
+        let mut settled = self.settled.subscribe();
+        if settled.borrow().is_none() {
+            return false;
         }
-        let wanted: Requirement = renderer.parse()?;
-        let Named { mut releases, broken, others } = self.named(&wanted.name);
-        // Of the same version, the first.
-        let fits = releases.iter().enumerate().rev().filter(|(_, release)| wanted.accepts(release));
-        if let Some((at, _)) = fits.max_by_key(|(_, release)| &release.version) {
-            return Ok(releases.swap_remove(at));
-        }
-        if let Some(error) = broken {
-            return Err(error);
-        }
-        let hint = if !releases.is_empty() {
-            format!("the versions of {} are: {}", wanted.name, versions(&releases))
-        } else if Path::new(renderer).join(manifest::FILE).exists() {
-            format!("there is a folder of that name: write ./{renderer}")
-        } else {
-            let near = nearest(&wanted.name, others.iter().map(String::as_str));
-            let near = near.map(|near| format!("did you mean '{near}'? ")).unwrap_or_default();
-            let known = others.into_iter().collect::<Vec<_>>().join(", ");
-            format!("{near}the renderers are: {known}, or the path of a .wasm file or of a plugin's folder")
+        let _ = tokio::time::timeout(SETTLING, settled.wait_for(|settled| *settled == Some(true))).await;
+        true
+    }
+
+    /// Takes what has changed in the configuration.
+    pub fn reconfigure(&self, config: &Config, dev: bool) {
+        *self.grants.write().expect("no code panics under this lock") = config.plugin.clone();
+        self.catalogue().set_rules(Rules::of(config, dev));
+    }
+
+    /// Takes what is new since the last time, to be stored and told.
+    pub fn take_changes(&self) -> Option<Changes> {
+        let mut catalogue = self.catalogue();
+        catalogue.has_changes().then(|| catalogue.take_changes())
+    }
+
+    /// Finds the release that a path stands for, or the one that serves a job best, and
+    /// loads it.
+    pub async fn choose(&self, renderer: &str, wish: Option<&Wish>) -> Result<Arc<Pin>, ReleaseError> {
+        let Some(wish) = wish.filter(|_| self.settled.borrow().is_some()) else {
+            let release = tokio::task::block_in_place(|| self.shelf.find(renderer))?;
+            return self.pin(release).await;
         };
-        Err(ReleaseError::Unknown { name: renderer.to_owned(), hint })
+        self.settled().await;
+        let chosen = self.catalogue().choose(wish);
+        let digest = chosen.ok_or_else(|| self.unknown(&wish.wanted))?;
+        let pin = self.pin_to(&digest)?;
+        pin.loaded(self).await?;
+        Ok(pin)
     }
 
-    /// Reads the releases of one name.
-    fn named(&self, name: &str) -> Named {
-        let mut named = Named { releases: Vec::new(), broken: None, others: BTreeSet::new() };
-        // Nobody can put another one in the place of what is shipped.
-        let is_shipped = Release::is_shipped(name);
-        for path in self.places().into_iter().filter(|_| !is_shipped) {
-            // Of a folder the name is known before all of it is read.
-            match path.is_dir().then(|| Manifest::read(&path).map(|manifest| manifest.name)) {
-                Some(Ok(other)) if other != name => {
-                    named.others.insert(other);
-                }
-                Some(Err(_)) => {}
-                Some(Ok(_)) => match Release::read(&path) {
-                    Ok(release) => named.releases.push(release),
-                    Err(error) => named.broken = named.broken.or(Some(error)),
-                },
-                None => named.releases.extend(Release::read(&path)),
+    /// Says that nothing does what is asked for, and what there is.
+    pub fn unknown(&self, wanted: &Requirement) -> ReleaseError {
+        let catalogue = self.catalogue();
+        let hint = catalogue.why_none(wanted).unwrap_or_else(|| {
+            let others = catalogue.list().iter().map(|standing| standing.row.name.clone()).collect();
+            shelf::unknown(&wanted.name, others)
+        });
+        ReleaseError::Unknown { name: wanted.to_string(), hint }
+    }
+
+    /// Returns the capabilities that the operator allows a plugin; none: all.
+    pub fn allowed(&self, name: &str) -> Option<Vec<Capability>> {
+        let grants = self.grants.read().expect("no code panics under this lock");
+        grants.get(name).and_then(|grant| grant.capabilities.clone())
+    }
+
+    /// Pins to a release that is in the catalogue.
+    pub fn pin_to(&self, digest: &str) -> Result<Arc<Pin>, Refused> {
+        let catalogue = self.catalogue();
+        let row = &catalogue.get(digest).ok_or_else(|| Refused("it is gone".to_owned()))?.row;
+        Ok(self.shared(&row.name, &row.version, digest))
+    }
+
+    /// Pins to a release that a host has kept, and loads it.
+    pub async fn pin_kept(&self, digest: &str) -> Result<Arc<Pin>, ReleaseError> {
+        let release = tokio::task::block_in_place(|| self.shelf.kept(digest))?;
+        self.pin(release).await
+    }
+
+    /// Pins to a release, and loads it.
+    async fn pin(&self, release: Release) -> Result<Arc<Pin>, ReleaseError> {
+        let pin = self.shared(&release.name, &release.version, &release.digest);
+        pin.loaded.get_or_try_init(|| self.load_anew(release)).await?;
+        Ok(pin)
+    }
+
+    fn shared(&self, name: &str, version: &Version, digest: &str) -> Arc<Pin> {
+        let mut pins = self.pins.lock().expect("no code panics under this lock");
+        if let Some(pin) = pins.get(digest).and_then(Weak::upgrade) {
+            return pin;
+        }
+        let loaded = OnceCell::new_with(self.latest(digest));
+        let (name, version, digest) = (name.to_owned(), version.clone(), digest.to_owned());
+        let pin = Arc::new(Pin { name, version, digest, loaded });
+        pins.retain(|_, pin| pin.strong_count() > 0);
+        pins.insert(pin.digest.clone(), Arc::downgrade(&pin));
+        pin
+    }
+
+    /// Lists the releases that somebody is pinned to.
+    pub fn in_use(&self) -> HashSet<String> {
+        let pins = self.pins.lock().expect("no code panics under this lock");
+        pins.iter().filter(|(_, pin)| pin.strong_count() > 0).map(|(digest, _)| digest.clone()).collect()
+    }
+
+    /// Finds a component that nobody may be using, but is still in memory.
+    fn latest(&self, digest: &str) -> Option<Arc<Loaded>> {
+        let mut latest = self.latest.lock().expect("no code panics under this lock");
+        let at = latest.iter().position(|loaded| loaded.release.digest == digest)?;
+        let loaded = latest.remove(at);
+        latest.push(loaded.clone());
+        Some(loaded)
+    }
+
+    /// Keeps a component in memory for the next one who wants it. A process ends with the
+    /// last who uses it.
+    fn keep_in_memory(&self, loaded: &Arc<Loaded>) {
+        if matches!(loaded.plugin, Plugin::Process(_)) {
+            return;
+        }
+        let mut latest = self.latest.lock().expect("no code panics under this lock");
+        latest.retain(|other| other.release.digest != loaded.release.digest);
+        latest.push(loaded.clone());
+        // The cap is for those that nobody uses: what is in use leaves when it is dropped.
+        let is_idle = |loaded: &Arc<Loaded>| Arc::strong_count(loaded) == 1;
+        let mut surplus = latest.iter().filter(|loaded| is_idle(loaded)).count().saturating_sub(self.spare);
+        latest.retain(|loaded| {
+            let goes = surplus > 0 && is_idle(loaded);
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+
+    /// Whether the code of a release is in memory.
+    pub fn is_in_memory(&self, digest: &str) -> bool {
+        let pins = self.pins.lock().expect("no code panics under this lock");
+        let is_pinned = pins.get(digest).and_then(Weak::upgrade).is_some_and(|pin| pin.loaded.initialized());
+        let latest = self.latest.lock().expect("no code panics under this lock");
+        is_pinned || latest.iter().any(|loaded| loaded.release.digest == digest)
+    }
+
+    /// Loads a release, compiling it only if that was never done before.
+    pub async fn load(&self, release: Release) -> Result<Arc<Loaded>, ReleaseError> {
+        let pin = self.pin(release).await?;
+        pin.loaded(self).await
+    }
+
+    /// Looks at what lies in a place. Says what it is, unless that is known and has not
+    /// changed; fails with why it cannot be used.
+    pub async fn prove(&self, path: &Path) -> Result<Option<Arc<Loaded>>, (ReleaseError, Option<Release>)> {
+        let reading = path.to_owned();
+        let read = move || Release::read(&reading).and_then(Release::unless_shipped);
+        let read = tokio::task::spawn_blocking(read).await.expect("reading a plugin does not panic");
+        let release = read.map_err(|error| (error, None))?;
+        let known = {
+            let catalogue = self.catalogue();
+            let is_there = |s: &lifecycle::Standing| s.row.digest == release.digest;
+            if catalogue.at(path).is_some_and(is_there) {
+                return Ok(None);
             }
+            !catalogue.is_new(&release.digest)
+        };
+        let failed = |error: ReleaseError| (error, Some(release.clone()));
+        if !known {
+            let mut catalogue = self.catalogue();
+            catalogue.check(&release).map_err(|refused| (refused.into(), Some(release.clone())))?;
+            catalogue.checking(&release);
         }
-        named.releases.extend(Release::shipped());
-        let (releases, others) = named.releases.into_iter().partition(|release| release.name == name);
-        named.others.extend(Vec::into_iter(others).map(|release| release.name));
-        Named { releases, ..named }
+        let copied = release.clone();
+        tokio::task::block_in_place(|| self.shelf.keep(&copied)).map_err(failed)?;
+        let loaded = self.load(release.clone()).await.map_err(failed)?;
+        // It may have been loaded from elsewhere.
+        let here = Release { place: Some(path.to_owned()), ..loaded.release.clone() };
+        self.catalogue().arrive(&here, loaded.grants.wanted.clone(), now_ms());
+        Ok(Some(loaded))
     }
 
-    /// Proves a plugin and puts it into the operator's folder, beside its other versions.
-    /// Returns where.
+    /// Notes that what lies in a place cannot be used.
+    pub fn reject(&self, path: &Path, error: &ReleaseError, release: Option<&Release>) {
+        let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let rejected = Rejected {
+            name: release.map_or_else(stem, |release| release.name.clone()),
+            version: release.map(|release| release.version.to_string()),
+            digest: release.map(|release| release.digest.clone()),
+            why: error.to_string(),
+            since_ms: now_ms(),
+        };
+        self.catalogue().reject(path, rejected);
+    }
+
+    /// Proves a plugin and puts it into the operator's folder. Returns where.
     pub async fn install(&self, path: &Path) -> Result<(Arc<Loaded>, PathBuf), ReleaseError> {
-        let read = tokio::task::block_in_place(|| Release::read(path))?;
-        let loaded = self.load(read.unless_shipped()?).await?;
-        let Release { name, version, digest, code, .. } = &loaded.release;
-        let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };
-        create_private(&self.plugins).map_err(failed)?;
-        let (place, placed) = match code {
-            Code::Component(bytes) => {
-                let place = self.plugins.join(format!("{name}-{version}.wasm"));
-                let placed = write_whole(&self.plugins, &place, bytes);
-                (place, placed)
-            }
-            Code::Folder { .. } => {
-                let place = self.plugins.join(format!("{name}-{version}"));
-                // What was proved, whatever has become of where it came from.
-                let proved = Folder::Path(self.data.release(digest).join(FOLDER));
-                let placed = tokio::task::block_in_place(|| proved.replace(&place, digest));
-                (place, placed)
-            }
-        };
-        placed.map_err(failed)?;
+        let read = tokio::task::block_in_place(|| Release::read(path))?.unless_shipped()?;
+        self.catalogue().check(&read)?;
+        let loaded = self.load(read).await?;
+        let place = tokio::task::block_in_place(|| {
+            self.shelf.keep(&loaded.release)?;
+            self.shelf.install(&loaded.release)
+        })?;
         Ok((loaded, place))
     }
 
-    /// Takes a release out of the operator's folder; jobs that are pinned to it keep it.
-    pub fn remove(&self, renderer: &str) -> Result<Release, ReleaseError> {
-        let wanted: Requirement = renderer.parse()?;
-        let Named { mut releases, .. } = self.named(&wanted.name);
-        releases.retain(|release| release.place.is_some());
-        let first = releases.first().map(|release| release.version.clone());
-        let installed = versions(&releases);
-        releases.retain(|release| wanted.accepts(release));
-        let (1, Some(release)) = (releases.len(), releases.pop()) else {
-            let name = &wanted.name;
-            let hint = match first {
-                None => "nothing of that name was installed".to_owned(),
-                Some(first) => {
-                    format!("installed are: {installed}; name one of them, such as {name}@={first}")
-                }
-            };
-            return Err(ReleaseError::NotOne { name: renderer.to_owned(), hint });
+    /// Forgets releases that are of no use any more, but for some; `pinned` are those of
+    /// jobs that are kept. Returns the digests of those that are forgotten. Blocks.
+    pub fn forget(&self, keep: usize, mut pinned: HashSet<String>) -> Vec<String> {
+        pinned.extend(self.in_use());
+        let (gone, known) = {
+            let mut catalogue = self.catalogue();
+            let gone = catalogue.forget(keep, &pinned);
+            let known: HashSet<String> = catalogue.list().iter().map(|s| s.row.digest.clone()).collect();
+            (gone, known)
         };
-        let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };
-        // What is hidden is not read: it is gone at once, however long it takes.
-        let aside = tempfile::Builder::new().prefix(".remove-").tempdir_in(&self.plugins).map_err(failed)?;
-        let place = release.place.as_ref().expect("those without were left out");
-        fs::rename(place, aside.path().join("old")).map_err(failed)?;
-        Ok(release)
-    }
-
-    /// Finds the release with a digest that a job was pinned to.
-    pub fn pinned(&self, digest: &str) -> Result<Release, ReleaseError> {
-        let folder = self.data.release(digest);
-        let plugin = folder.join(FOLDER);
-        if !plugin.is_dir() {
-            return Release::read(&folder.join(COMPONENT));
+        for digest in &gone {
+            let _ = crate::config::remove_whole(&self.shelf.folder(digest));
         }
-        let manifest = Manifest::read(&plugin)?;
-        Ok(Release::folder(Folder::Path(plugin), manifest, digest.to_owned()))
+        // Of what came by a path, nobody knows but the jobs.
+        let copies = self.shelf.old_copies().into_iter();
+        for digest in copies.filter(|digest| !known.contains(digest) && !pinned.contains(digest)) {
+            let _ = crate::config::remove_whole(&self.shelf.folder(&digest));
+        }
+        gone
     }
 
-    /// Keeps the plugin itself for as long as a job is pinned to it. Returns where.
-    pub fn keep(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
-        let folder = self.data.release(&release.digest);
-        let (place, kept) = match &release.code {
-            Code::Component(bytes) => {
-                let file = folder.join(COMPONENT);
-                let kept = if file.exists() { Ok(()) } else { write_whole(&folder, &file, bytes) };
-                (file, kept)
-            }
-            Code::Folder { files, .. } => {
-                let place = folder.join(FOLDER);
-                let kept = if place.is_dir() { Ok(()) } else { files.copy(&place, &release.digest) };
-                (place, kept)
-            }
-        };
-        kept.map(|()| place).map_err(|source| ReleaseError::Cache { path: folder, source })
+    /// Keeps a copy of a release for as long as a job is pinned to it.
+    pub async fn keep(&self, pin: &Pin) -> Result<(), ReleaseError> {
+        let loaded = pin.loaded(self).await?;
+        tokio::task::block_in_place(|| self.shelf.keep(&loaded.release)).map(drop)
     }
 
     /// Ends the processes of all plugins.
@@ -311,35 +429,19 @@ impl Releases {
         self.processes.stop().await;
     }
 
-    /// Loads a release, compiling it only if that was never done before.
-    pub async fn load(&self, release: Release) -> Result<Arc<Loaded>, ReleaseError> {
-        let in_use = |loaded: &HashMap<String, Weak<Loaded>>| loaded.get(&release.digest)?.upgrade();
-        if let Some(loaded) = in_use(&self.loaded()) {
-            return Ok(loaded);
-        }
-        let loaded = self.load_anew(release).await?;
-        let mut all = self.loaded();
-        all.retain(|_, loaded| loaded.strong_count() > 0);
-        all.insert(loaded.release.digest.clone(), Arc::downgrade(&loaded));
-        Ok(loaded)
-    }
-
-    fn loaded(&self) -> std::sync::MutexGuard<'_, HashMap<String, Weak<Loaded>>> {
-        self.loaded.lock().expect("no code panics under this lock")
-    }
-
     async fn load_anew(&self, release: Release) -> Result<Arc<Loaded>, ReleaseError> {
         let name = release.name.clone();
         let failed = |source| ReleaseError::Load { name: name.clone(), source };
+        let grant = self.grants.read().expect("no code panics under this lock").get(&name).cloned();
         let (plugin, wanted) = match &release.code {
             Code::Component(_) => {
-                let component = self.load_component(&release)?;
+                let component = self.load_component(&release).await?;
                 let wanted = component.wanted();
                 (Plugin::Component(component), wanted)
             }
             Code::Folder { manifest, .. } => {
-                let place = tokio::task::block_in_place(|| self.keep(&release))?;
-                let granted = self.grants.get(&name).map(needs).unwrap_or_default();
+                let place = tokio::task::block_in_place(|| self.shelf.keep(&release))?;
+                let granted = grant.as_ref().map(needs).unwrap_or_default();
                 let manifest = Manifest::clone(manifest);
                 let wanted = manifest.capabilities.clone();
                 let digest = release.digest.clone();
@@ -350,20 +452,21 @@ impl Releases {
         let description = plugin.describe().await.map_err(failed)?;
         let schema = Schema::new(description.settings_schema.clone())
             .map_err(|what| failed(PluginError::Contract(what)))?;
-        let allowed = self.grants.get(&name).and_then(|grant| grant.capabilities.clone());
-        let grants = Grants { plugin: name.clone(), wanted, allowed };
-        Ok(Arc::new(Loaded { release, description, schema, grants, plugin }))
+        let grants =
+            Grants { plugin: name.clone(), wanted, allowed: grant.and_then(|grant| grant.capabilities) };
+        let loaded = Arc::new(Loaded { release, description, schema, grants, plugin });
+        self.keep_in_memory(&loaded);
+        Ok(loaded)
     }
 
-    fn load_component(&self, release: &Release) -> Result<Component, ReleaseError> {
-        // Compiling takes seconds: others go on meanwhile.
-        let compiled = tokio::task::block_in_place(|| self.compiled(release))?;
+    async fn load_component(&self, release: &Release) -> Result<Component, ReleaseError> {
+        let compiled = self.compiled(release).await?;
         // SAFETY: `compiled` wrote the file, into a folder that is private to this user.
         let load = || unsafe { self.components.load(&compiled) };
         let component = match load() {
             Err(PluginError::Host(reason)) => {
                 tracing::warn!(reason, file = %compiled.display(), "compiling anew what was compiled before");
-                tokio::task::block_in_place(|| self.compile(release, &compiled))?;
+                self.compile(release, &compiled).await?;
                 load()
             }
             loaded => loaded,
@@ -372,26 +475,57 @@ impl Releases {
     }
 
     /// Returns the compiled form of a release, made if it is not there.
-    pub fn compiled(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
+    pub async fn compiled(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
         let file =
-            self.data.release(&release.digest).join(format!("{}.cwasm", self.components.compatibility()));
+            self.shelf.folder(&release.digest).join(format!("{}.cwasm", self.components.compatibility()));
         if !file.exists() {
-            self.compile(release, &file)?;
+            self.compile(release, &file).await?;
         }
         Ok(file)
     }
 
-    fn compile(&self, release: &Release, file: &Path) -> Result<(), ReleaseError> {
-        let folder = self.data.release(&release.digest);
+    async fn compile(&self, release: &Release, file: &Path) -> Result<(), ReleaseError> {
+        let folder = self.shelf.folder(&release.digest);
         let name = release.name.clone();
-        let bytes = release.bytes().unwrap_or_default();
-        let code = self.components.compile(bytes).map_err(|source| ReleaseError::Load { name, source })?;
-        write_whole(&folder, file, &code).map_err(|source| ReleaseError::Cache { path: folder, source })
+        let failed = |source| ReleaseError::Load { name: name.clone(), source };
+        let unwritten = |source| ReleaseError::Cache { path: folder.clone(), source };
+        if Release::is_shipped(&release.name) {
+            // What is part of this program needs no guard.
+            let bytes = release.bytes().unwrap_or_default();
+            let code = tokio::task::block_in_place(|| self.components.compile(bytes)).map_err(failed)?;
+            return write_whole(&folder, file, &code).map_err(unwritten);
+        }
+        let component = tokio::task::block_in_place(|| self.shelf.keep(release))?;
+        create_private(&folder).map_err(unwritten)?;
+        let aside = tempfile::Builder::new().prefix("compile-").tempdir_in(&folder).map_err(unwritten)?;
+        let code = compile::compile(&component, aside.path(), self.compiling).await.map_err(failed)?;
+        let place = || -> std::io::Result<()> {
+            std::fs::File::open(&code)?.sync_all()?;
+            std::fs::rename(&code, file)
+        };
+        tokio::task::block_in_place(place).map_err(unwritten)
     }
 }
 
-fn versions(releases: &[Release]) -> String {
-    releases.iter().map(|release| release.version.to_string()).collect::<Vec<_>>().join(", ")
+impl Pin {
+    /// Writes down which release it is, as it is stored with a job.
+    pub fn stored(&self) -> String {
+        let (name, version, digest) = (&self.name, &self.version, &self.digest);
+        serde_json::json!({"name": name, "version": version, "digest": digest}).to_string()
+    }
+
+    /// Returns the code, loaded again if it had left memory.
+    pub async fn loaded(&self, releases: &Releases) -> Result<Arc<Loaded>, ReleaseError> {
+        let load = async {
+            if let Some(loaded) = releases.latest(&self.digest) {
+                return Ok(loaded);
+            }
+            let release = tokio::task::block_in_place(|| releases.shelf.kept(&self.digest))?;
+            // A digest that is not that of its copy is none of ours.
+            releases.load_anew(release).await
+        };
+        self.loaded.get_or_try_init(|| load).await.cloned()
+    }
 }
 
 fn needs(grant: &Grant) -> Needs {
@@ -413,15 +547,4 @@ fn process_limits(config: &Config) -> process::Limits {
         tasks: rules.replace_after_tasks,
         growth: bytes(rules.replace_after_growth_mib),
     }
-}
-
-/// Writes a file whole or not at all. Another host may be doing the same: whoever
-/// renames last wins, with equal bytes.
-fn write_whole(folder: &Path, file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    create_private(folder)?;
-    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
-    aside.write_all(bytes)?;
-    aside.as_file().sync_all()?;
-    aside.persist(file).map_err(|error| error.error)?;
-    Ok(())
 }

@@ -87,7 +87,7 @@ pub struct Parts {
     /// The jobs.
     pub jobs: Jobs,
     /// The releases.
-    pub releases: Releases,
+    pub releases: Arc<Releases>,
     /// The data directory.
     pub data: DataDir,
     /// The file of the Blender that is run.
@@ -266,6 +266,7 @@ impl Service {
             state: row.state,
             frame: row.frame,
             attempts: row.attempts,
+            release: row.release,
             seconds: row.seconds,
             error: row.failure,
         };

@@ -12,6 +12,7 @@ pub mod collect;
 pub mod events;
 pub mod jobs;
 pub mod outputs;
+pub mod releases;
 pub mod rescue;
 mod schema;
 pub mod sessions;
@@ -25,7 +26,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::terms::{JobId, JobState, TaskState};
+use crate::terms::{JobId, JobState, Presence, ReleaseState, TaskState};
 use events::Tail;
 
 /// How many writes may wait for the writing thread.
@@ -372,7 +373,7 @@ macro_rules! stored_as_text {
     )*};
 }
 
-stored_as_text!(JobId, JobState, TaskState);
+stored_as_text!(JobId, JobState, TaskState, ReleaseState, Presence);
 
 /// Stores a value as JSON.
 #[derive(Debug, Clone)]

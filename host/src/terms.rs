@@ -130,8 +130,56 @@ words! {
         Changed = "changed",
         /// There is no room for its pictures.
         DiskFull = "disk_full",
+        /// The release that it is pinned to does not serve, and it may not run on another.
+        Release = "release",
         /// The host cannot go on with it.
         Host = "host",
+    }
+}
+
+words! {
+    /// The state of a release.
+    ReleaseState {
+        /// It is being looked at; nothing runs on it.
+        Checking = "checking",
+        /// It wants more than the release before it, and waits for the operator.
+        Held = "held",
+        /// It serves some tasks, until enough is known of it.
+        Canary = "canary",
+        /// It serves.
+        Active = "active",
+        /// A newer one serves; jobs that are pinned to it go on.
+        Draining = "draining",
+        /// It cannot be used.
+        Rejected = "rejected",
+        /// It served, and did harm.
+        Quarantined = "quarantined",
+        /// A newer one serves, and no job is pinned to it.
+        Retired = "retired",
+    }
+}
+
+words! {
+    /// Whether a release is still where it was found.
+    Presence {
+        /// It is.
+        Present = "present",
+        /// Another one is in its place.
+        Replaced = "replaced",
+        /// Nothing is in its place.
+        Removed = "removed",
+    }
+}
+
+words! {
+    /// How far the pin of a job may move by itself.
+    Upgrade {
+        /// Not at all.
+        Pinned = "pinned",
+        /// To releases of the same minor version, which promise the same picture.
+        Patch = "patch",
+        /// To all that its requirement accepts.
+        Compatible = "compatible",
     }
 }
 

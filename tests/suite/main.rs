@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bench;
+mod changeling;
 mod conformance;
 mod contract;
 mod crash;
@@ -17,6 +18,7 @@ mod plugins;
 mod protocol;
 mod releases;
 mod render;
+mod rollout;
 mod tidy;
 mod villains;
 mod worker;

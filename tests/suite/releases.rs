@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::changeling::AT_ONCE;
 use crate::farm::Farm;
 use crate::harness::{component, root, with_package};
 
@@ -33,6 +34,7 @@ fn pinned(farm: &Farm, renderer: &str) -> Result<Value, String> {
 #[test]
 fn versions_of_a_plugin_lie_side_by_side() {
     let mut farm = Farm::new();
+    farm.config = AT_ONCE.to_owned();
     farm.serve();
     for version in ["1.0.0", "1.1.0", "2.0.0-rc.1"] {
         farm.run(&["plugin", "install", draft(&farm, version).to_str().unwrap()]).expect(0);
@@ -81,7 +83,7 @@ fn what_is_shipped_is_not_replaced() {
     let shown = farm.run(&["plugin", "show", "direct"]).expect(0);
     assert!(shown.stdout.contains("a component that uses"), "{}", shown.stdout);
     let listed = farm.run(&["plugin", "list"]).expect(0);
-    assert!(listed.stderr.contains("comes with Hotshoe"), "{}", listed.stderr);
+    assert!(listed.stdout.contains("comes with Hotshoe"), "{}", listed.stdout);
     let looked = farm.run(&["doctor"]);
     assert!(looked.stdout.contains("comes with Hotshoe"), "{}", looked.stdout);
 }

@@ -12,8 +12,9 @@ use crate::jobs::OrderError;
 use crate::rpc::{ErrorObject, INTERNAL_ERROR, INVALID_PARAMS};
 use crate::service::ServiceError;
 use crate::service::types::{
-    Devices, Drain, EventFilter, EventPage, Host, Job, JobFilter, JobPage, Nothing, OneJob, OnePlugin, Pin,
-    Plugin, Plugins, Resume, Shutdown, Submission, TaskFilter, TaskPage, Workers,
+    Devices, Drain, EventFilter, EventPage, Favour, Host, Install, Job, JobFilter, JobPage, Nothing, OneJob,
+    OnePlugin, Pin, Plugin, Plugins, Resume, RolledBack, Shutdown, Submission, TaskFilter, TaskPage, Why,
+    Workers,
 };
 use crate::terms::JobId;
 
@@ -176,10 +177,26 @@ methods! {
     "jobs.pin"(connection, params: Pin) -> Job { connection.service.pin(params).await }
     /// Lists the tasks of a job, in the order of its plan.
     "tasks.list"(connection, params: TaskFilter) -> TaskPage { connection.service.tasks(params).await }
-    /// Lists the plugins.
+    /// Lists all releases of all plugins, and what was rejected.
     "plugins.list"(connection, _params: Nothing) -> Plugins { Ok(connection.service.plugins().await) }
-    /// Shows a plugin and the schema of its settings.
+    /// Shows the release that a name stands for, and the schema of its settings.
     "plugins.show"(connection, params: OnePlugin) -> Plugin { connection.service.plugin(params).await }
+    /// Proves a plugin and puts it into the operator's folder.
+    "plugins.install"(connection, params: Install) -> Plugin { connection.service.install(params).await }
+    /// Takes a release out of the operator's folder. Jobs that are pinned to it keep it.
+    "plugins.remove"(connection, params: OnePlugin) -> Plugin { connection.service.remove(params).await }
+    /// Lets a release be tried that wants more than the one before it.
+    "plugins.approve"(connection, params: OnePlugin) -> Plugin { connection.service.approve(params).await }
+    /// Lets a release that is tried, or is quarantined, serve at once.
+    "plugins.promote"(connection, params: OnePlugin) -> Plugin { connection.service.promote(params).await }
+    /// Goes back from the release of a plugin that serves to the one before it.
+    "plugins.rollback"(connection, params: OnePlugin) -> RolledBack { connection.service.roll_back(params).await }
+    /// Takes a release out of service; jobs that may move on to another one.
+    "plugins.quarantine"(connection, params: OnePlugin) -> Plugin { connection.service.quarantine(params).await }
+    /// Makes a release serve all jobs that it fits, whatever is newer; or lets the newest serve again.
+    "plugins.pin"(connection, params: Favour) -> Plugin { connection.service.favour(params).await }
+    /// Says which jobs and leases hold a release.
+    "plugins.why"(connection, params: OnePlugin) -> Why { connection.service.why(params).await }
     /// Lists the workers.
     "workers.list"(connection, _params: Nothing) -> Workers { Ok(connection.service.workers()) }
     /// Lists the devices.

@@ -1,12 +1,14 @@
 //! `gpu`: devices and leases. In this version the CPU is the only device.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Attempt, CapabilityError, Code, Result};
+use crate::terms::JobId;
 
 /// What a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,31 @@ pub struct Request {
 pub struct Devices {
     cpu: Device,
     free: Arc<Semaphore>,
+    leased: Arc<Mutex<BTreeMap<u64, Leased>>>,
+}
+
+/// Who holds a lease.
+#[derive(Debug, Clone)]
+pub struct Leased {
+    /// The job.
+    pub job: JobId,
+    /// The digest of the release that its attempt runs on.
+    pub release: String,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// Takes a lease off the list with its end.
+#[derive(Debug)]
+struct Listed {
+    id: u64,
+    leased: Arc<Mutex<BTreeMap<u64, Leased>>>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.leased.lock().expect("no code panics under this lock").remove(&self.id);
+    }
 }
 
 /// The right to use devices, given back when dropped.
@@ -56,6 +83,7 @@ pub struct Lease {
     /// Memory granted on each, in bytes.
     pub memory: u64,
     _unit: OwnedSemaphorePermit,
+    _listed: Listed,
 }
 
 impl Devices {
@@ -63,7 +91,7 @@ impl Devices {
     pub fn of_this_machine() -> Self {
         let units = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let cpu = Device { id: "cpu".to_owned(), name: cpu_name(), kind: Kind::Cpu, memory: memory(), units };
-        Self { cpu, free: Arc::new(Semaphore::new(units as usize)) }
+        Self { cpu, free: Arc::new(Semaphore::new(units as usize)), leased: Arc::default() }
     }
 
     /// Lists the devices.
@@ -83,7 +111,21 @@ impl Devices {
                 return Err(CapabilityError::new(Code::Limit, message));
             }
         };
-        Ok(Lease { devices: self.list(), memory: request.memory, _unit: unit })
+        let listed = self.listed(attempt);
+        Ok(Lease { devices: self.list(), memory: request.memory, _unit: unit, _listed: listed })
+    }
+
+    fn listed(&self, attempt: &Attempt) -> Listed {
+        let mut leased = self.leased.lock().expect("no code panics under this lock");
+        let id = leased.last_key_value().map_or(0, |(id, _)| id + 1);
+        let (job, release) = (attempt.job.id, attempt.by.digest.clone());
+        leased.insert(id, Leased { job, release, since: Instant::now() });
+        Listed { id, leased: self.leased.clone() }
+    }
+
+    /// Lists who holds leases.
+    pub fn leased(&self) -> Vec<Leased> {
+        self.leased.lock().expect("no code panics under this lock").values().cloned().collect()
     }
 
     fn check(&self, request: &Request) -> Result<()> {

@@ -9,16 +9,17 @@ pub const MAX_VALUE: usize = 1024 * 1024;
 /// The largest sum of all values of a job, in bytes.
 pub const MAX_TOTAL: usize = 64 * 1024 * 1024;
 
-/// The values of one plugin in one job; clones share them.
+/// The values of one release in one job.
 #[derive(Debug, Clone)]
 pub struct State {
     store: Store,
     job: JobId,
+    /// The digest of the release.
     release: String,
 }
 
 impl State {
-    /// Makes the state of a job; `release` stands beside what is written.
+    /// Makes the state that the release with a digest has of a job.
     pub fn new(store: Store, job: JobId, release: String) -> Self {
         Self { store, job, release }
     }
@@ -26,7 +27,7 @@ impl State {
     /// Returns what was set under a key.
     pub async fn get(&self, key: String) -> Result<Option<Vec<u8>>> {
         check_key(&key)?;
-        Ok(self.store.state(self.job, key).await?)
+        Ok(self.store.state(self.job, self.release.clone(), key).await?)
     }
 
     /// Keeps a value under a key.
@@ -41,9 +42,9 @@ impl State {
         }
         let (job, release) = (self.job, self.release.clone());
         let sum = self.store.write_patiently(move |writing| {
-            let sum = writing.state_beside(job, &key)? + value.len();
+            let sum = writing.state_beside(job, &release, &key)? + value.len();
             if sum <= MAX_TOTAL {
-                writing.set_state(job, &key, &value, &release)?;
+                writing.set_state(job, &release, &key, &value)?;
             }
             Ok(sum)
         });
@@ -56,8 +57,8 @@ impl State {
     /// Forgets a key.
     pub async fn delete(&self, key: String) -> Result<()> {
         check_key(&key)?;
-        let job = self.job;
-        Ok(self.store.write_patiently(move |writing| writing.delete_state(job, &key)).await?)
+        let (job, release) = (self.job, self.release.clone());
+        Ok(self.store.write_patiently(move |writing| writing.delete_state(job, &release, &key)).await?)
     }
 }
 
@@ -72,7 +73,24 @@ mod tests {
         let job = row();
         let id = job.id;
         store.write(move |writing| writing.insert_job(&job, &[])).await.unwrap();
-        (temp, State::new(store, id, "probe@1.0.0".to_owned()))
+        (temp, State::new(store, id, "a".to_owned()))
+    }
+
+    #[tokio::test]
+    async fn a_release_never_reads_what_a_later_one_wrote() {
+        let (_temp, first) = state().await;
+        let second = State { release: "b".to_owned(), ..first.clone() };
+        let get = async |state: &State| state.get("k".to_owned()).await.unwrap();
+        set(&first, "k", vec![1]).await.unwrap();
+        let job = first.job;
+        first.store.write(move |writing| writing.hand_over_state(job, "a", "b")).await.unwrap();
+        assert_eq!(get(&second).await, Some(vec![1]));
+        set(&second, "k", vec![2]).await.unwrap();
+        assert_eq!((get(&first).await, get(&second).await), (Some(vec![1]), Some(vec![2])));
+        // Moved once more, it begins with what the first one holds now.
+        set(&first, "k", vec![3]).await.unwrap();
+        first.store.write(move |writing| writing.hand_over_state(job, "a", "b")).await.unwrap();
+        assert_eq!(get(&second).await, Some(vec![3]));
     }
 
     async fn set(state: &State, key: &str, value: Vec<u8>) -> Result<()> {

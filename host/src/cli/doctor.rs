@@ -152,7 +152,7 @@ async fn renderers(data: &DataDir) -> Finding {
         Err(error) => return finding(State::Broken, "none load".to_owned(), Some(error)),
     };
     let (mut names, mut broken, mut state) = (Vec::new(), Vec::new(), State::Good);
-    for (_, release) in releases.list() {
+    for (_, release) in tokio::task::block_in_place(|| releases.shelf.list()) {
         let (name, is_shipped) = match &release {
             Ok(release) => (release.to_string(), release.place.is_none()),
             Err(_) => (String::new(), false),

@@ -128,6 +128,7 @@ pub(super) async fn submit(args: Submit, data: Option<&Path>) -> Result {
     (submission.priority, submission.after, submission.key) = (args.priority, args.after, args.key);
     let mut client = args.at.connect(data).await?;
     let job: Job = client.call("jobs.submit", &submission).await?;
+    args.wish.locking.note(&job)?;
     if !args.watch {
         match args.json {
             true => show!("{}", json!(job)),

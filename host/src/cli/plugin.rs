@@ -1,15 +1,22 @@
-//! `hotshoe plugin`: look at the renderers, and install them.
+//! `hotshoe plugin`: look at the renderers, install them, and steer their releases.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use serde_json::json;
+use indicatif::HumanDuration;
+use serde_json::{Value, json};
 
+use super::client::{At, Client};
 use super::{Failure, Result, table};
 use crate::config::DataDir;
 use crate::config::file::Config;
-use crate::plugin::Plugin;
-use crate::releases::{Release, Releases};
-use crate::terms::Capability;
+use crate::plugin::Plugin as Code;
+use crate::plugin::settings::Schema;
+use crate::releases::shelf::is_path;
+use crate::releases::{Release, Releases, lifecycle};
+use crate::service::types::{Plugin, Plugins, RolledBack, Why};
+use crate::store::now_ms;
+use crate::terms::{Capability, Presence, ReleaseState};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -17,135 +24,329 @@ pub(super) struct Args {
     command: Command,
 }
 
+/// Which release, and how to ask.
+#[derive(Debug, clap::Args)]
+struct One {
+    /// Its name, with a version if there are several: NAME@=1.2.3, or NAME@sha256:DIGITS.
+    renderer: String,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+#[derive(Debug, clap::Args)]
+struct Ask {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: At,
+}
+
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List the renderers.
+    /// List the renderers: in a running host, every release and where it stands.
     List {
-        /// Print JSON.
+        /// Old ones, too.
         #[arg(long)]
-        json: bool,
+        all: bool,
+        #[command(flatten)]
+        ask: Ask,
     },
     /// Check a renderer and put it into the folder of plugins. A running host has it at once.
     Install {
         /// A component, or the folder of a plugin that is a process.
         path: PathBuf,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        ask: Ask,
     },
     /// Take a renderer out of the folder of plugins. Jobs that run on it go on.
-    Remove {
-        /// Its name, with a version if there are several: NAME@=1.2.3.
-        renderer: String,
-    },
+    Remove(One),
     /// Show a renderer, what it uses and its settings.
     Show {
         /// Its name, a version of it (NAME@^1.2, NAME@=1.2.3, NAME@sha256:DIGITS), or the path
         /// of a component or of a plugin's folder.
         renderer: String,
-        /// Print JSON, with the schema of its settings.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        ask: Ask,
     },
+    /// Let a release be tried that wants more than the one before it.
+    Approve(One),
+    /// Let a release that is tried, or is quarantined, serve at once.
+    Promote(One),
+    /// Go back from the release of a renderer that serves to the one before it.
+    Rollback {
+        /// The renderer's name.
+        renderer: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Make a release serve all jobs that it fits, whatever is newer.
+    Pin {
+        #[command(flatten)]
+        one: One,
+        /// Let the newest serve again.
+        #[arg(long)]
+        off: bool,
+    },
+    /// Take a release out of service. Jobs that may do so move to another one.
+    Quarantine(One),
+    /// Say which jobs and leases hold a release.
+    Why(One),
 }
 
 pub(super) async fn run(args: Args, data: &DataDir) -> Result {
+    match args.command {
+        Command::List { all, ask } => match host(&ask, data).await? {
+            Some(host) => list(host.call("plugins.list", &json!({})).await?, all, ask.json),
+            None => alone(data, async |releases| list(found(releases).await, all, ask.json)).await,
+        },
+        Command::Show { renderer, ask } => {
+            let id = match is_path(&renderer) {
+                true => std::path::absolute(&renderer).map_err(Failure::bad_input)?.display().to_string(),
+                false => renderer,
+            };
+            let plugin = match host(&ask, data).await? {
+                Some(host) => host.call("plugins.show", &json!({"id": id})).await?,
+                None => alone(data, async |releases| read(releases, &id).await).await?,
+            };
+            show(&plugin, ask.json)
+        }
+        Command::Install { path, ask } => {
+            let path = std::path::absolute(path).map_err(Failure::bad_input)?;
+            let plugin = match host(&ask, data).await? {
+                Some(host) => host.call("plugins.install", &json!({"path": path})).await?,
+                None => alone(data, async |releases| install(releases, &path).await).await?,
+            };
+            told("installed", &plugin, ask.json)
+        }
+        Command::Remove(One { renderer, ask }) => {
+            let plugin = match host(&ask, data).await? {
+                Some(host) => host.call("plugins.remove", &json!({"id": renderer})).await?,
+                None => alone(data, async |releases| remove(releases, &renderer)).await?,
+            };
+            told("removed", &plugin, ask.json)
+        }
+        Command::Approve(one) => change("plugins.approve", "approved", &one, data).await,
+        Command::Promote(one) => change("plugins.promote", "promoted", &one, data).await,
+        Command::Quarantine(one) => change("plugins.quarantine", "quarantined", &one, data).await,
+        Command::Pin { one, off } => {
+            let host = one.ask.at.connect(Some(data.path())).await?;
+            let plugin = host.call("plugins.pin", &json!({"id": one.renderer, "off": off})).await?;
+            told(if off { "let go of" } else { "pinned to" }, &plugin, one.ask.json)
+        }
+        Command::Rollback { renderer, ask } => {
+            let host = ask.at.connect(Some(data.path())).await?;
+            let done: RolledBack = host.call("plugins.rollback", &json!({"id": renderer})).await?;
+            match ask.json {
+                true => show!("{}", json!(done)),
+                false => show!("rolled back from {} to {}", label(&done.from), label(&done.to)),
+            }
+            Ok(())
+        }
+        Command::Why(One { renderer, ask }) => {
+            let host = ask.at.connect(Some(data.path())).await?;
+            why(&host.call("plugins.why", &json!({"id": renderer})).await?, ask.json);
+            Ok(())
+        }
+    }
+}
+
+/// Connects to the running host, if there is one.
+async fn host(ask: &Ask, data: &DataDir) -> Result<Option<Client>> {
+    Client::connect(&ask.at.path(Some(data.path()))?).await
+}
+
+/// Does it without a host.
+async fn alone<T>(data: &DataDir, work: impl AsyncFnOnce(&Releases) -> Result<T>) -> Result<T> {
     let (config, _) = Config::read(None).map_err(Failure::bad_input)?;
     let releases = super::releases(data, &config)?;
-    let done = match args.command {
-        Command::List { json } => list(&releases, json).await,
-        Command::Show { renderer, json } => show(&releases, &renderer, json).await,
-        Command::Install { path, json } => install(&releases, &path, json).await,
-        Command::Remove { renderer } => remove(&releases, &renderer),
-    };
+    let done = work(&releases).await;
     releases.stop().await;
     done
 }
 
-async fn install(releases: &Releases, path: &Path, json: bool) -> Result {
-    let (loaded, place) = releases.install(path).await.map_err(Failure::bad_input)?;
-    let Release { name, version, digest, .. } = &loaded.release;
+async fn change(method: &str, done: &str, one: &One, data: &DataDir) -> Result {
+    let host = one.ask.at.connect(Some(data.path())).await?;
+    told(done, &host.call(method, &json!({"id": one.renderer})).await?, one.ask.json)
+}
+
+/// Says what was done to a release, and where it stands now.
+fn told(done: &str, plugin: &Plugin, json: bool) -> Result {
     match json {
-        true => say!("{}", json!({"id": name, "version": version, "digest": digest, "path": place})),
-        false => say!("installed {name} {version} as {}", place.display()),
+        true => say!("{}", json!(plugin)),
+        false => {
+            let place = plugin.source.as_ref().filter(|_| done == "installed");
+            let place = place.map(|place| format!(" as {}", place.display())).unwrap_or_default();
+            say!("{done} {}{place}", label(plugin));
+            let mut why = plugin.why.lines();
+            let state = plugin.state;
+            say!("  it is {state}: {}", why.next().unwrap_or_default());
+            why.for_each(|line| say!("  {line}"));
+        }
     }
     Ok(())
 }
 
-fn remove(releases: &Releases, renderer: &str) -> Result {
-    let Release { name, version, place, .. } = releases.remove(renderer).map_err(Failure::bad_input)?;
-    say!("removed {name} {version}, {}", place.unwrap_or_default().display());
-    Ok(())
+fn label(plugin: &Plugin) -> String {
+    let version = plugin.version.as_deref().and_then(|version| version.parse().ok());
+    version.map_or_else(|| plugin.id.clone(), |version| lifecycle::label(&plugin.id, &version, plugin.build))
 }
 
-async fn list(releases: &Releases, json: bool) -> Result {
-    let mut rows = Vec::new();
-    for (source, release) in releases.list() {
+fn why(why: &Why, json: bool) {
+    if json {
+        return show!("{:#}", json!(why));
+    }
+    show!("{}  {}", label(&why.plugin), why.plugin.state);
+    show!("  {}", why.plugin.why.replace('\n', "\n  "));
+    show!("  its code is {}in memory", if why.is_loaded { "" } else { "not " });
+    let age = |seconds: f64| HumanDuration(Duration::from_secs_f64(seconds)).to_string();
+    let jobs: Vec<Vec<String>> =
+        why.jobs.iter().map(|job| vec![job.id.to_string(), age(job.age_seconds)]).collect();
+    let leases: Vec<Vec<String>> =
+        why.leases.iter().map(|lease| vec![lease.id.to_string(), age(lease.age_seconds)]).collect();
+    match jobs.is_empty() && leases.is_empty() {
+        true => show!("  nothing holds it"),
+        false => table::print(&["JOB", "SUBMITTED AGO"], &jobs),
+    }
+    if !leases.is_empty() {
+        table::print(&["LEASE OF JOB", "HELD FOR"], &leases);
+    }
+}
+
+/// Looks at the folder of plugins without a host.
+async fn found(releases: &Releases) -> Plugins {
+    let listed = tokio::task::block_in_place(|| releases.shelf.list());
+    let mut plugins = Vec::new();
+    for (source, release) in listed {
         let loaded = match release {
             Ok(release) => releases.load(release).await,
             Err(error) => Err(error),
         };
-        let loaded = match loaded {
-            Ok(loaded) => loaded,
+        plugins.push(match loaded {
+            Ok(loaded) => Plugin {
+                summary: Some(loaded.description.summary.clone()),
+                ..plain(&loaded.release, ReleaseState::Active, "no host is running")
+            },
             Err(error) => {
-                eprintln!("{source}: {error}");
-                continue;
+                let stem = Path::new(&source).file_stem().unwrap_or_default().to_string_lossy();
+                let value = json!({
+                    "id": stem, "state": ReleaseState::Rejected, "why": error.to_string(), "since_ms": now_ms(),
+                    "source": source, "presence": Presence::Present, "share": 0.0, "tasks": 0, "failures": 0,
+                });
+                serde_json::from_value(value).expect("it is written here")
             }
-        };
-        let release = &loaded.release;
-        if json {
-            let (name, version, digest) = (&release.name, &release.version, &release.digest);
-            let summary = &loaded.description.summary;
-            say!("{}", json!({"id": name, "version": version, "digest": digest, "summary": summary}));
-        }
-        rows.push(vec![
-            release.name.clone(),
-            release.version.to_string(),
-            release.digest[..12].to_owned(),
-            loaded.description.summary.clone(),
-        ]);
+        });
     }
-    if !json {
-        table::print(&["RENDERER", "VERSION", "DIGEST", "SUMMARY"], &rows);
+    Plugins { plugins }
+}
+
+fn plain(release: &Release, state: ReleaseState, why: &str) -> Plugin {
+    let value: Value = json!({
+        "id": release.name, "state": state, "why": why, "since_ms": now_ms(), "version": release.version,
+        "digest": release.digest, "source": release.place, "presence": Presence::Present, "share": 0.0,
+        "tasks": 0, "failures": 0,
+    });
+    serde_json::from_value(value).expect("it is written here")
+}
+
+async fn read(releases: &Releases, id: &str) -> Result<Plugin> {
+    let found = tokio::task::block_in_place(|| releases.shelf.find(id)).map_err(Failure::bad_input)?;
+    let loaded = releases.load(found).await.map_err(Failure::bad_input)?;
+    let kind = match loaded.plugin {
+        Code::Component(_) => "component",
+        Code::Process(_) => "process",
+    };
+    Ok(Plugin {
+        summary: Some(loaded.description.summary.clone()),
+        kind: Some(kind.to_owned()),
+        capabilities: loaded.grants.wanted.clone(),
+        denied: loaded.grants.denied().collect(),
+        settings: Some(loaded.schema.value().clone()),
+        ..plain(&loaded.release, ReleaseState::Active, "no host is running")
+    })
+}
+
+async fn install(releases: &Releases, path: &Path) -> Result<Plugin> {
+    let (loaded, place) = releases.install(path).await.map_err(Failure::bad_input)?;
+    let installed = plain(&loaded.release, ReleaseState::Active, "the next host has it");
+    Ok(Plugin { source: Some(place), ..installed })
+}
+
+fn remove(releases: &Releases, renderer: &str) -> Result<Plugin> {
+    let remove = || releases.shelf.remove(renderer);
+    let removed = tokio::task::block_in_place(remove).map_err(Failure::bad_input)?;
+    Ok(plain(&removed, ReleaseState::Retired, "the next host does not have it"))
+}
+
+fn list(found: Plugins, all: bool, json: bool) -> Result {
+    let is_wanted = |plugin: &&Plugin| {
+        let is_old = plugin.state == ReleaseState::Retired && plugin.presence != Presence::Present;
+        all || !is_old
+    };
+    let plugins: Vec<&Plugin> = found.plugins.iter().filter(is_wanted).collect();
+    if json {
+        plugins.iter().for_each(|plugin| show!("{}", json!(plugin)));
+        return Ok(());
     }
+    let rows: Vec<Vec<String>> = plugins.iter().map(|plugin| row(plugin)).collect();
+    let header =
+        ["RENDERER", "VERSION", "STATE", "SHARE", "TASKS", "FAILED", "P50", "P99", "MEMORY", "SINCE", "WHY"];
+    table::print(&header, &rows);
     Ok(())
 }
 
-async fn show(releases: &Releases, renderer: &str, json: bool) -> Result {
-    let release = releases.find(renderer).map_err(Failure::bad_input)?;
-    let loaded = releases.load(release).await.map_err(Failure::bad_input)?;
-    let (release, schema, grants) = (&loaded.release, &loaded.schema, &loaded.grants);
-    let kind = match loaded.plugin {
-        Plugin::Component(_) => "component",
-        Plugin::Process(_) => "process",
+fn row(plugin: &Plugin) -> Vec<String> {
+    let seconds = |time: Option<f32>| match time {
+        Some(time) if time < 1.0 => format!("{:.0} ms", time * 1000.0),
+        Some(time) => format!("{time:.1} s"),
+        None => String::new(),
     };
+    let since = Duration::from_millis(now_ms().saturating_sub(plugin.since_ms));
+    let version = plugin.version.clone().unwrap_or_default();
+    let build = if plugin.build == 0 { String::new() } else { format!("+dev.{}", plugin.build) };
+    let pinned = if plugin.chosen { " (pinned)" } else { "" };
+    let first = plugin.summary.as_deref().or(plugin.why.lines().next()).unwrap_or_default();
+    let reason = match plugin.state {
+        ReleaseState::Rejected => plugin.why.lines().next().unwrap_or_default(),
+        _ => first,
+    };
+    vec![
+        plugin.id.clone(),
+        format!("{version}{build}"),
+        format!("{}{pinned}", plugin.state),
+        if plugin.share > 0.0 { format!("{:.0} %", plugin.share * 100.0) } else { String::new() },
+        plugin.tasks.to_string(),
+        plugin.failures.to_string(),
+        seconds(plugin.p50),
+        seconds(plugin.p99),
+        plugin.memory.map(|bytes| format!("{} MiB", bytes >> 20)).unwrap_or_default(),
+        HumanDuration(since).to_string(),
+        reason.to_owned(),
+    ]
+}
+
+fn show(plugin: &Plugin, json: bool) -> Result {
     if json {
-        let shown = json!({
-            "id": release.name,
-            "version": release.version,
-            "digest": release.digest,
-            "kind": kind,
-            "capabilities": grants.wanted,
-            "denied": grants.denied().collect::<Vec<_>>(),
-            "summary": loaded.description.summary,
-            "settings": schema.value(),
-        });
-        say!("{shown:#}");
+        show!("{:#}", json!(plugin));
         return Ok(());
     }
-    say!("{} {}", release.name, release.version);
-    say!("  {}", loaded.description.summary);
-    say!("  sha256:{}", release.digest);
-    let list = |all: &mut dyn Iterator<Item = Capability>| {
-        let names: Vec<String> = all.map(|capability| capability.to_string()).collect();
+    show!("{}", label(plugin));
+    show!("  {}", plugin.summary.as_deref().unwrap_or_default());
+    show!("  sha256:{}", plugin.digest.as_deref().unwrap_or_default());
+    let list = |all: &[Capability]| {
+        let names: Vec<String> = all.iter().map(ToString::to_string).collect();
         if names.is_empty() { "nothing but 'host'".to_owned() } else { names.join(", ") }
     };
-    say!("  a {kind} that uses {}", list(&mut grants.wanted.iter().copied()));
-    if grants.denied().next().is_some() {
-        say!("  the operator does not grant it {}", list(&mut grants.denied()));
+    let kind = plugin.kind.as_deref().unwrap_or_default();
+    show!("  a {kind} that uses {}", list(&plugin.capabilities));
+    if !plugin.denied.is_empty() {
+        show!("  the operator does not grant it {}", list(&plugin.denied));
     }
-    say!("\nsettings, given as --set NAME=VALUE");
+    show!("  {}: {}", plugin.state, plugin.why.replace('\n', "\n  "));
+    let settings = plugin.settings.clone().unwrap_or_default();
+    let schema = Schema::new(settings).map_err(Failure::failed)?;
+    show!("\nsettings, given as --set NAME=VALUE");
     let width = schema.names().map(str::len).max().unwrap_or_default();
-    schema.names().for_each(|name| say!("  {name:<width$}  {}", schema.help(name)));
+    schema.names().for_each(|name| show!("  {name:<width$}  {}", schema.help(name)));
     Ok(())
 }

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
 use super::client::{At, Client};
 use super::follow::{Leaving, follow};
+use super::lock::Locking;
 use super::progress::View;
 use super::stopping::Stopping;
 use super::{Failure, INTERRUPTED, Result};
@@ -15,8 +17,10 @@ use crate::config::DataDir;
 use crate::config::file::Config;
 use crate::daemon::{Host, Options};
 use crate::frames::Frames;
+use crate::releases::shelf::is_path;
 use crate::service::check::check;
 use crate::service::types::{Job, Settings, Submission};
+use crate::terms::Upgrade;
 
 /// What is to be rendered.
 #[derive(Debug, clap::Args)]
@@ -49,6 +53,15 @@ pub(super) struct Wish {
     /// Fail if the scene misses files, instead of warning.
     #[arg(long)]
     strict: bool,
+    /// How far the release of the renderer may change while the job runs: not at all, within
+    /// its minor version, or to all that its requirement accepts.
+    #[arg(long, value_name = "HOW", default_value = "patch", value_parser = upgrades())]
+    upgrade: Upgrade,
+    /// What kind of job it is: the operator can let those with some labels try new releases.
+    #[arg(long)]
+    label: Option<String>,
+    #[command(flatten)]
+    pub(super) locking: Locking,
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,16 +91,20 @@ enum Device {
     Cpu,
 }
 
+fn upgrades() -> impl TypedValueParser<Value = Upgrade> {
+    let words = [Upgrade::Pinned, Upgrade::Patch, Upgrade::Compatible].map(Upgrade::as_str);
+    PossibleValuesParser::new(words).try_map(|how| how.parse::<Upgrade>())
+}
+
 impl Wish {
     /// Makes a submission of it; a host does not know where this program stands.
     pub(super) fn submission(&self) -> Result<Submission> {
         let absolute = |path: &Path| std::path::absolute(path).map_err(Failure::bad_input);
-        let is_path = self.renderer.contains('/') || self.renderer.ends_with(".wasm");
-        let renderer = match is_path {
+        let renderer = match is_path(&self.renderer) {
             true => absolute(Path::new(&self.renderer))?.display().to_string(),
             false => self.renderer.clone(),
         };
-        Ok(Submission {
+        let mut submission = Submission {
             scene: absolute(&self.scene)?,
             frames: self.frames.to_string(),
             renderer,
@@ -97,10 +114,14 @@ impl Wish {
             resume: self.resume,
             strict: self.strict,
             cpu: self.device.is_some(),
+            upgrade: self.upgrade,
+            label: self.label.clone(),
             priority: 0,
             after: Vec::new(),
             key: None,
-        })
+        };
+        self.locking.apply(&mut submission)?;
+        Ok(submission)
     }
 }
 
@@ -132,6 +153,7 @@ async fn by_host(mut client: Client, args: &Args, submission: &Submission) -> Re
     let mut stopping = Stopping::listen()?;
     let status = client.status().await?;
     let job: Job = client.call("jobs.submit", submission).await?;
+    args.wish.locking.note(&job)?;
     client.subscribe(status.last_event, Some(job.id), true).await?;
     let mut view = View::choose(args.json, status.slots);
     follow(&mut client, job.id, &mut view, Leaving::Cancels, &mut stopping, false).await
@@ -153,12 +175,13 @@ async fn alone(args: &Args, submission: Submission, data: &DataDir) -> Result {
     tracing::info!(blender = %blender.path().display(), "using this Blender");
     let program = std::env::current_exe().map_err(Failure::failed)?;
     let mut view = View::choose(args.json, config.workers.count.into());
-    let options = Options { blender, program, releases, config, alone: true };
+    let options = Options { blender, program, releases, config, config_file: None, dev: false, alone: true };
     let host = Host::start(data, options).await.map_err(Failure::failed)?;
     let render = async {
         let mut client = Client::greet(host.connect().map_err(Failure::failed)?, None).await?;
         client.subscribe(0, None, true).await?;
         let job: Job = client.call("jobs.submit", &json!(submission)).await?;
+        args.wish.locking.note(&job)?;
         follow(&mut client, job.id, &mut view, Leaving::Cancels, &mut stopping, false).await
     };
     let result = tokio::select! {

@@ -22,6 +22,10 @@ pub(super) struct Args {
     /// A folder of renderers, beside those that come with Hotshoe.
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
+    /// Let new releases of plugins serve at once, and other bytes of the same version be
+    /// another build of it: for those who write plugins.
+    #[arg(long)]
+    dev: bool,
     /// The configuration [default: ~/.config/hotshoe/config.toml if it is there].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -35,7 +39,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
     let data = super::open(given.clone())?;
-    let config = configuration(&args)?;
+    let (config, config_file) = configuration(&args)?;
     let _claim = match data.claim().map_err(Failure::failed)? {
         Ok(claim) => claim,
         Err(holder) => {
@@ -51,7 +55,7 @@ pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
     super::raise_file_limit();
     let mut stopping = Stopping::listen()?;
     let path = args.at.place(&config, given.as_deref())?;
-    let host = start(&args, config, &data, &mut stopping).await?;
+    let host = start(&args, (config, config_file), &data, &mut stopping).await?;
     let socket = match Socket::open(&path).await {
         Ok(socket) => socket,
         Err(error) => {
@@ -83,23 +87,29 @@ pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
     }
 }
 
-fn configuration(args: &Args) -> Result<Config> {
-    let (mut config, _) = Config::read(args.config.as_deref()).map_err(Failure::bad_input)?;
+fn configuration(args: &Args) -> Result<(Config, Option<PathBuf>)> {
+    let (mut config, file) = Config::read(args.config.as_deref()).map_err(Failure::bad_input)?;
     config.workers.count = args.workers.unwrap_or(config.workers.count);
     config.plugins = args.plugins.clone().or(config.plugins);
     config.blender = args.blender.clone().or(config.blender);
     if let Some(folder) = config.plugins.as_ref().filter(|folder| !folder.is_dir()) {
         return Err(Failure::bad_input(format!("the folder of plugins, {}, is not there", folder.display())));
     }
-    Ok(config)
+    Ok((config, file))
 }
 
-async fn start(args: &Args, config: Config, data: &DataDir, stopping: &mut Stopping) -> Result<Host> {
+async fn start(
+    args: &Args,
+    (config, config_file): (Config, Option<PathBuf>),
+    data: &DataDir,
+    stopping: &mut Stopping,
+) -> Result<Host> {
     let given = args.blender.as_deref().or(config.blender.as_deref());
     let blender = stopping.cuts("a Blender was installed", choose_blender(given, data, false)).await?;
     let releases = super::releases(data, &config)?;
     let program = std::env::current_exe().map_err(Failure::failed)?;
-    let options = Options { blender, program, releases, config, alone: false };
+    let dev = args.dev;
+    let options = Options { blender, program, releases, config, config_file, dev, alone: false };
     let start = async { Host::start(data, options).await.map_err(Failure::failed) };
     // Taking up the jobs of the host before may take as long as their disks do.
     stopping.cuts("the host was up", start).await

@@ -25,6 +25,8 @@ pub struct Config {
     pub keep: Keep,
     pub clients: Clients,
     pub processes: Processes,
+    pub releases: Releases,
+    pub rollout: Rollout,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub plugin: BTreeMap<String, Grant>,
 }
@@ -94,6 +96,42 @@ pub struct Processes {
     pub replace_after_growth_mib: u64,
 }
 
+/// `[releases]`
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "in template.toml, which is what people read")]
+pub struct Releases {
+    pub loaded: usize,
+    pub kept: usize,
+    pub quiet_seconds: f64,
+    pub yield_seconds: f64,
+    pub cut_seconds: f64,
+    pub compile_seconds: f64,
+    pub compile_cpu_seconds: u64,
+    pub compile_memory_mib: u64,
+}
+
+/// `[rollout]` and `[plugin.NAME.rollout]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "in template.toml, which is what people read")]
+pub struct Rollout {
+    pub first: u64,
+    pub share: f64,
+    pub tasks: u64,
+    pub patience_seconds: f64,
+    pub slower: f64,
+    pub memory: f64,
+    pub labels: Vec<String>,
+}
+
+impl Rollout {
+    /// Returns the rules by which a new release serves at once.
+    pub fn at_once() -> Self {
+        Self { first: 0, share: 1.0, tasks: 0, ..Self::default() }
+    }
+}
+
 /// `[plugin.NAME]`
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -103,6 +141,8 @@ pub struct Grant {
     pub network: bool,
     pub devices: Vec<PathBuf>,
     pub read: Vec<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
 }
 
 impl Default for Workers {
@@ -161,6 +201,35 @@ impl Default for Processes {
     }
 }
 
+impl Default for Releases {
+    fn default() -> Self {
+        Self {
+            loaded: 16,
+            kept: 100,
+            quiet_seconds: 0.3,
+            yield_seconds: 60.0,
+            cut_seconds: 3600.0,
+            compile_seconds: 60.0,
+            compile_cpu_seconds: 60,
+            compile_memory_mib: 4096,
+        }
+    }
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            first: 1,
+            share: 0.1,
+            tasks: 50,
+            patience_seconds: 600.0,
+            slower: 2.0,
+            memory: 2.0,
+            labels: Vec::new(),
+        }
+    }
+}
+
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -206,7 +275,7 @@ impl Config {
 
     /// Fails on a value that cannot be meant.
     fn check(&self) -> Result<(), String> {
-        let Self { workers, jobs, keep, clients, processes, .. } = self;
+        let Self { workers, jobs, keep, clients, processes, releases, .. } = self;
         let positive = [
             ("workers.frozen_seconds", workers.frozen_seconds),
             ("workers.stalled_seconds", workers.stalled_seconds),
@@ -214,12 +283,16 @@ impl Config {
             ("processes.cpu_seconds", processes.cpu_seconds),
             ("processes.hello_seconds", processes.hello_seconds),
             ("processes.silent_seconds", processes.silent_seconds),
+            ("releases.quiet_seconds", releases.quiet_seconds),
+            ("releases.compile_seconds", releases.compile_seconds),
         ];
         let not_negative = [
             ("jobs.backoff_seconds", jobs.backoff_seconds),
             ("jobs.drain_seconds", jobs.drain_seconds),
             ("keep.jobs_days", keep.jobs_days),
             ("keep.events_days", keep.events_days),
+            ("releases.yield_seconds", releases.yield_seconds),
+            ("releases.cut_seconds", releases.cut_seconds),
         ];
         for (key, value) in positive {
             within(key, value, f64::MIN_POSITIVE)?;
@@ -239,13 +312,35 @@ impl Config {
             ("processes.count", processes.count, 1..=10_000),
             ("processes.failures", processes.failures as usize, 1..=1000),
             ("processes.replace_after_tasks", processes.replace_after_tasks as usize, 1..=u32::MAX as usize),
+            ("releases.loaded", releases.loaded, 1..=10_000),
+            ("releases.kept", releases.kept, 0..=1_000_000),
+            ("releases.compile_cpu_seconds", releases.compile_cpu_seconds as usize, 1..=86_400),
+            ("releases.compile_memory_mib", releases.compile_memory_mib as usize, 64..=usize::MAX >> 20),
         ];
         for (key, value, range) in counts {
             if !range.contains(&value) {
                 return Err(format!("{key} takes {} to {}, not {value}", range.start(), range.end()));
             }
         }
-        Ok(())
+        self.rollout.check("rollout")?;
+        let own = self.plugin.iter().filter_map(|(name, grant)| Some((name, grant.rollout.as_ref()?)));
+        own.into_iter().try_for_each(|(name, rollout)| rollout.check(&format!("plugin.{name}.rollout")))
+    }
+
+    /// Returns how new releases of a plugin are tried.
+    pub fn rollout_of(&self, plugin: &str) -> &Rollout {
+        self.plugin.get(plugin).and_then(|grant| grant.rollout.as_ref()).unwrap_or(&self.rollout)
+    }
+}
+
+impl Rollout {
+    fn check(&self, key: &str) -> Result<(), String> {
+        if !(0.0..=1.0).contains(&self.share) {
+            return Err(format!("{key}.share takes 0 to 1, not {}", self.share));
+        }
+        within(&format!("{key}.patience_seconds"), self.patience_seconds, 0.0)?;
+        within(&format!("{key}.slower"), self.slower, 1.0)?;
+        within(&format!("{key}.memory"), self.memory, 1.0)
     }
 }
 
@@ -258,7 +353,11 @@ fn within(key: &str, value: f64, least: f64) -> Result<(), String> {
     }
     Err(format!(
         "{key} takes a number {} and at most {LONGEST}, not {value}",
-        if least > 0.0 { "above 0" } else { "from 0" }
+        match least {
+            0.0 => "from 0",
+            1.0 => "from 1",
+            _ => "above 0",
+        }
     ))
 }
 

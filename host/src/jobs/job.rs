@@ -1,17 +1,20 @@
 //! One open job in memory: its row, its plan, and what becomes of its attempts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::model::{Plan, PlanError, job_may_become};
-use super::runner::End;
+use super::runner::{End, On};
 use super::{Entry, JobSpec, Policy};
 use crate::capability::{CapabilityError, Code, Directive, ERROR_TEXT, abridged};
 use crate::events::EventKind;
 use crate::plugin::{Outcome, PluginError};
+use crate::releases::lifecycle::Wish;
+use crate::releases::{Pin, Releases};
 use crate::store::jobs::JobRow;
 use crate::store::now_ms;
 use crate::terms::{Blame, Failure, JobId, JobState, Pause, PauseCode, TaskState};
@@ -35,7 +38,28 @@ pub(super) struct Job {
     pub planning: bool,
     /// The open jobs that come before it.
     pub before: BTreeSet<JobId>,
-    pub directive: watch::Sender<Directive>,
+    directive: watch::Sender<Directive>,
+    /// Those of attempts that run on releases which it has left.
+    leaving: Vec<watch::Sender<Directive>>,
+    /// The release that it runs on.
+    pub pin: Arc<Pin>,
+    /// What it asks for, and how far its pin may move; nothing if it was given a path.
+    pub wish: Option<Wish>,
+    /// The digest of the release that it was moved from to a newer one.
+    pub came_from: Option<String>,
+    /// The digest of the release that it was checked with.
+    checked: String,
+    /// Whether it waits for the task that tries its release first.
+    pub waits: bool,
+    /// The tasks that failed on a release which is on trial, and that another one is to do:
+    /// then it is known whose fault it was.
+    pub doubts: BTreeMap<usize, Doubt>,
+    /// The same of its plan.
+    pub plan_doubt: Option<Doubt>,
+    /// Tasks that other releases cannot do either.
+    pub cleared: BTreeSet<usize>,
+    /// Stands for what it renders from: only the same takes the same time.
+    pub scene: u64,
     /// All jobs that it was submitted to come after.
     pub after: Vec<JobId>,
     /// Whether the files of its tasks that are done are known to be as they were recorded.
@@ -53,6 +77,15 @@ pub(super) struct Job {
     pub full: u32,
     /// Whether it is looked for room already.
     pub seeks_room: bool,
+}
+
+/// What a release is suspected of.
+#[derive(Debug, Clone)]
+pub(super) struct Doubt {
+    /// Its digest.
+    pub release: String,
+    /// What failed, and how.
+    pub what: String,
 }
 
 /// What becomes of a task after an attempt.
@@ -78,7 +111,10 @@ impl Verdict {
 
 impl Job {
     pub(super) fn new(entry: Entry, is_new: bool) -> Result<Self, PlanError> {
-        let Entry { row, tasks, after, spec, content: _ } = entry;
+        let Entry { row, tasks, after, pin, spec, content: _ } = entry;
+        let mut scene = DefaultHasher::new();
+        (&spec.context.scene, &spec.settings).hash(&mut scene);
+        let wish = spec.wish.clone();
         let plan = if row.planned { Plan::restore(tasks)? } else { Plan::default() };
         Ok(Self {
             stored: if is_new { 0 } else { row.version },
@@ -92,6 +128,16 @@ impl Job {
                 (false, JobState::Paused) => Directive::Yield,
                 _ => Directive::Proceed,
             }),
+            leaving: Vec::new(),
+            checked: pin.digest.clone(),
+            wish,
+            came_from: None,
+            pin,
+            waits: false,
+            doubts: BTreeMap::new(),
+            plan_doubt: None,
+            cleared: BTreeSet::new(),
+            scene: scene.finish(),
             after: after.into_iter().map(|(id, _)| id).collect(),
             verified: plan.done() == 0,
             crashes: 0,
@@ -108,13 +154,57 @@ impl Job {
     pub(super) fn wants_a_slot(&self) -> bool {
         match self.row.state {
             JobState::Queued => self.before.is_empty() && !self.planning && !self.held,
-            JobState::Running => self.plan.has_ready(),
+            JobState::Running => self.plan.has_ready() && !self.waits,
             _ => false,
         }
     }
 
     pub(super) fn is_canceled(&self) -> bool {
         *self.directive.borrow() == Directive::Cancel
+    }
+
+    /// Says how all that runs is to go on.
+    pub(super) fn direct(&mut self, directive: Directive) {
+        self.directive.send_replace(directive);
+        self.leaving.retain(|leaving| leaving.receiver_count() > 0);
+        for leaving in &self.leaving {
+            // What it was asked for already, it is not asked for less.
+            leaving.send_modify(|known| *known = stronger(*known, directive));
+        }
+    }
+
+    /// Asks all that runs to end soon.
+    pub(super) fn ask_to_yield(&mut self) {
+        let asked = stronger(*self.directive.borrow(), Directive::Yield);
+        self.direct(asked);
+    }
+
+    /// Follows how something is to go on that is begun now.
+    pub(super) fn directed(&self) -> watch::Receiver<Directive> {
+        self.directive.subscribe()
+    }
+
+    /// Moves to another release. What runs on the one before is told so by and by.
+    pub(super) fn move_to(&mut self, pin: Arc<Pin>) -> Arc<Pin> {
+        let next = watch::Sender::new(*self.directive.borrow());
+        self.leaving.push(std::mem::replace(&mut self.directive, next));
+        self.row.release = pin.stored();
+        self.waits = false;
+        std::mem::replace(&mut self.pin, pin)
+    }
+
+    /// Says to what runs on releases that it has left how to go on.
+    pub(super) fn hurry(&mut self, directive: Directive) {
+        self.leaving.retain(|leaving| leaving.receiver_count() > 0);
+        for leaving in &self.leaving {
+            leaving.send_modify(|known| *known = stronger(*known, directive));
+        }
+    }
+
+    /// Returns where the next thing is to be done.
+    pub(super) fn on(&self, releases: &Arc<Releases>) -> On {
+        let has_moved = self.pin.digest != self.checked;
+        On { releases: releases.clone(), pin: self.pin.clone(), has_moved }
     }
 
     /// Changes its state; returns the event that tells of it.
@@ -173,8 +263,16 @@ impl Job {
     }
 
     /// Decides what becomes of a task after an attempt.
-    pub(super) fn judge(&mut self, task: usize, took: Duration, end: End, policy: &Policy) -> Verdict {
+    pub(super) fn judge(
+        &mut self,
+        task: usize,
+        took: Duration,
+        end: End,
+        pin: &Pin,
+        policy: &Policy,
+    ) -> Verdict {
         let seconds = took.as_secs_f64();
+        let has_left = pin.digest != self.pin.digest;
         let is_asked_to_stop = *self.directive.borrow() != Directive::Proceed;
         let error = match end {
             End::Outcome(Outcome::Done) => {
@@ -191,9 +289,11 @@ impl Job {
             End::Outcome(Outcome::Yielded) => {
                 PluginError::Limit(format!("{MAX_ATTEMPTS} attempts at one task"))
             }
+            // Its pin has moved back.
+            End::Unfit(_) => return Verdict::of(TaskState::Ready),
             End::Failed(error) | End::Hopeless(error) => error,
         };
-        if is_asked_to_stop && is_canceled(&error) {
+        if (is_asked_to_stop || has_left) && is_canceled(&error) {
             return Verdict::of(TaskState::Ready);
         }
         let failure = Failure { blame: error.blame(), message: error.to_string() };
@@ -214,6 +314,14 @@ impl Job {
         let row = &self.plan.task(task).row;
         let (id, frame, state) = (row.name.clone(), row.frame, row.state);
         EventKind::TaskState { id, job: self.row.id, frame, state, seconds: took.as_secs_f64(), error }
+    }
+}
+
+fn stronger(a: Directive, b: Directive) -> Directive {
+    match (a, b) {
+        (Directive::Cancel, _) | (_, Directive::Cancel) => Directive::Cancel,
+        (Directive::Yield, _) | (_, Directive::Yield) => Directive::Yield,
+        _ => Directive::Proceed,
     }
 }
 

@@ -120,6 +120,7 @@ impl Plan {
             failures: 0,
             seconds: None,
             failure: None,
+            release: None,
         })
     }
 
@@ -186,6 +187,11 @@ impl Plan {
         self.change(index, TaskState::Running);
         self.tasks[index].row.attempts += 1;
         Some(index)
+    }
+
+    /// Takes down on which release an attempt runs.
+    pub fn runs_on(&mut self, index: usize, release: &str) {
+        self.tasks[index].row.release = Some(release.to_owned());
     }
 
     /// Whether a task could be begun at once.

@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -14,9 +15,11 @@ use crate::blender::BlenderError;
 use crate::blender::content::Changed;
 use crate::blender::wire::SceneInfo;
 use crate::capability::blender::heard;
-use crate::capability::{Attempt, CapabilityError, Code, Directive, Report, SCENE, output};
+use crate::capability::grants::Grants;
+use crate::capability::{Attempt, By, CapabilityError, Code, Directive, Report, SCENE, output};
 use crate::events::EventKind;
 use crate::plugin::{self, Outcome, PlannedTask, PluginError};
+use crate::releases::{Loaded, Pin, ReleaseError, Releases};
 use crate::store::outputs::Output as Recorded;
 use crate::store::{Store, Writing};
 use crate::terms::{Blame, JobId, Pause, PauseCode};
@@ -25,6 +28,15 @@ use crate::terms::{Blame, JobId, Pause, PauseCode};
 const GRACE: Duration = Duration::from_secs(2);
 /// How many reports of an attempt may wait.
 const REPORTS: usize = 64;
+
+/// On which release something is done.
+#[derive(Debug, Clone)]
+pub(super) struct On {
+    pub releases: Arc<Releases>,
+    pub pin: Arc<Pin>,
+    /// Whether it is another one than the job was checked with.
+    pub has_moved: bool,
+}
 
 /// Which attempt to make.
 #[derive(Debug)]
@@ -43,6 +55,8 @@ pub(super) enum End {
     Failed(PluginError),
     /// It did not, and never will: there is no use in another try.
     Hopeless(PluginError),
+    /// It was not begun: the release to which the job has moved does not take its settings.
+    Unfit(String),
     /// It was not begun: a file is not as it was when the job was submitted.
     Changed(PathBuf),
     /// It failed where there is no room for its pictures.
@@ -64,31 +78,55 @@ impl From<Changed> for End {
 /// Looks at the scene, then asks the plugin for its plan, page by page.
 pub(super) async fn plan(
     spec: Arc<JobSpec>,
+    on: On,
     directive: watch::Receiver<Directive>,
     mailbox: Option<mpsc::Sender<Message>>,
 ) {
     let Some(mailbox) = mailbox else { return };
     let job = spec.context.id;
     let (reports, received) = mpsc::channel(REPORTS);
-    let attempt = Arc::new(Attempt::new(spec.context.clone(), None, directive, reports));
     let forwarding = tokio::spawn(forward(received, job, None, mailbox.clone()));
     let planning = async {
-        check(&spec, &mailbox).await?;
-        look(&spec, &attempt, &mailbox).await?;
-        Ok(pages(&spec, &attempt, &mailbox).await?)
+        let loaded = loaded(&on, &spec).await?;
+        let attempt = Attempt::new(spec.context.clone(), by(&on, &loaded), None, directive, reports);
+        let attempt = Arc::new(attempt);
+        let planning = async {
+            check(&spec, &mailbox).await?;
+            look(&spec, &attempt, &mailbox).await?;
+            Ok(pages(&spec, &loaded, &attempt, &mailbox).await?)
+        };
+        until_canceled(&attempt, planning).await
     };
-    let end = match until_canceled(&attempt, planning).await {
+    let end = match planning.await {
         Ok(()) => Ok(()),
         Err(end) => Err(no_room(end, &spec).await),
     };
-    drop(attempt);
     let _ = forwarding.await;
-    let _ = mailbox.send(Message::PlanEnded { job, end }).await;
+    let pin = on.pin;
+    let _ = mailbox.send(Message::PlanEnded { job, end, pin }).await;
+}
+
+/// Finds the code to run, in memory or not.
+async fn loaded(on: &On, spec: &JobSpec) -> Result<Arc<Loaded>, End> {
+    let host = |error: ReleaseError| End::Failed(PluginError::Host(error.to_string()));
+    let loaded = on.pin.loaded(&on.releases).await.map_err(host)?;
+    if on.has_moved {
+        let settings = serde_json::from_str(&spec.settings).unwrap_or_default();
+        loaded.schema.check(&settings).map_err(|error| End::Unfit(error.to_string()))?;
+    }
+    Ok(loaded)
+}
+
+fn by(on: &On, loaded: &Loaded) -> By {
+    // As the operator allows it now.
+    let grants = Grants { allowed: on.releases.allowed(&on.pin.name), ..loaded.grants.clone() };
+    By { name: on.pin.to_string(), digest: on.pin.digest.clone(), grants }
 }
 
 /// Makes an attempt at a task.
 pub(super) async fn attempt(
     spec: Arc<JobSpec>,
+    on: On,
     start: Start,
     directive: watch::Receiver<Directive>,
     mailbox: Option<mpsc::Sender<Message>>,
@@ -98,30 +136,37 @@ pub(super) async fn attempt(
     let job = spec.context.id;
     let (reports, received) = mpsc::channel(REPORTS);
     let of = Some((planned.name.clone(), number));
-    let attempt = Arc::new(Attempt::new(spec.context.clone(), of, directive, reports));
     let forwarding = tokio::spawn(forward(received, job, Some(task), mailbox.clone()));
     let described = described(&spec);
-    let work = async {
-        check(&spec, &mailbox).await?;
-        if !spec.context.content.is_whole() {
-            // It was accepted that files have changed: it may be others now that it needs.
-            look(&spec, &attempt, &mailbox).await?;
-        }
-        let ended = spec.pin.plugin.render(attempt.clone(), &described, &planned, number).await;
-        if ended.is_err() {
-            // That a file has changed meanwhile explains it better.
+    let (began, mut memory) = (Instant::now(), 0);
+    let making = async {
+        let loaded = loaded(&on, &spec).await?;
+        let attempt = Attempt::new(spec.context.clone(), by(&on, &loaded), of, directive, reports);
+        let attempt = Arc::new(attempt);
+        let work = async {
             check(&spec, &mailbox).await?;
-        }
-        Ok(ended?)
+            if !spec.context.content.is_whole() {
+                // It was accepted that files have changed: it may be others now that it needs.
+                look(&spec, &attempt, &mailbox).await?;
+            }
+            let ended = loaded.plugin.render(attempt.clone(), &described, &planned, number).await;
+            if ended.is_err() {
+                // That a file has changed meanwhile explains it better.
+                check(&spec, &mailbox).await?;
+            }
+            Ok(ended?)
+        };
+        let ended = until_canceled(&attempt, work).await;
+        memory = attempt.memory.load(Ordering::Relaxed);
+        // All reports are in before the end is: the attempt holds the last sender.
+        ended
     };
-    let began = Instant::now();
-    let end = until_canceled(&attempt, work).await.map_or_else(|end| end, End::Outcome);
+    let end = making.await.map_or_else(|end| end, End::Outcome);
     let took = began.elapsed();
     let end = no_room(end, &spec).await;
-    // All reports are in before the end is: the attempt holds the last sender.
-    drop(attempt);
     let _ = forwarding.await;
-    let _ = mailbox.send(Message::AttemptEnded { job, task, took, end }).await;
+    let pin = on.pin;
+    let _ = mailbox.send(Message::AttemptEnded { job, task, took, memory, end, pin }).await;
 }
 
 /// Passes on what a plugin tells, until the last sender is gone.
@@ -153,13 +198,14 @@ async fn until_canceled<T>(attempt: &Attempt, work: impl Future<Output = Result<
 
 async fn pages(
     spec: &JobSpec,
+    loaded: &Loaded,
     attempt: &Arc<Attempt>,
     mailbox: &mpsc::Sender<Message>,
 ) -> Result<(), PluginError> {
     let job = described(spec);
     let mut cursor: Option<String> = None;
     loop {
-        let page = spec.pin.plugin.plan(attempt.clone(), &job, cursor.as_deref()).await?;
+        let page = loaded.plugin.plan(attempt.clone(), &job, cursor.as_deref()).await?;
         let (accepted, acceptance) = oneshot::channel();
         let message = Message::Planned { job: spec.context.id, tasks: page.tasks, accepted };
         let _ = mailbox.send(message).await;

@@ -6,6 +6,7 @@
 
 mod commit;
 mod orders;
+mod pins;
 mod planning;
 mod work;
 
@@ -25,6 +26,7 @@ use crate::blender::content::Content;
 use crate::capability::{Directive, Report};
 use crate::events::{EventKind, Progress};
 use crate::plugin::PlannedTask;
+use crate::releases::{Pin, Releases};
 use crate::store::{Store, StoreError};
 use crate::terms::{Blame, Failure, JobId, JobState, Pause, TaskState};
 
@@ -53,6 +55,7 @@ pub(super) enum Message {
     PlanEnded {
         job: JobId,
         end: Result<(), End>,
+        pin: Arc<Pin>,
     },
     Reported {
         job: JobId,
@@ -63,7 +66,9 @@ pub(super) enum Message {
         job: JobId,
         task: usize,
         took: Duration,
+        memory: u64,
         end: End,
+        pin: Arc<Pin>,
     },
     /// Tasks that were done and are not: their files are not as they were recorded.
     Lost {
@@ -80,6 +85,8 @@ pub(super) enum Message {
         job: JobId,
         state: JobState,
     },
+    /// Releases stand elsewhere than before.
+    Released(oneshot::Sender<()>),
     Drain(bool, oneshot::Sender<()>),
     Ping(oneshot::Sender<()>),
     Stop,
@@ -89,6 +96,7 @@ pub(super) enum Message {
 pub(super) struct Scheduler {
     store: Store,
     policy: Policy,
+    releases: Arc<Releases>,
     mailbox: mpsc::WeakSender<Message>,
     progress: broadcast::Sender<Arc<Progress>>,
     standing: watch::Sender<Standing>,
@@ -100,6 +108,8 @@ pub(super) struct Scheduler {
     /// Tasks that are to be tried again, by the time at which.
     /// No task: a job that looks for room again.
     later: BTreeSet<(Instant, JobId, Option<usize>)>,
+    /// When attempts on releases that their job has left are asked to yield, or cut.
+    leaving: BTreeSet<(Instant, JobId, bool)>,
     /// The jobs that wait for another one.
     after: BTreeMap<JobId, Vec<JobId>>,
     /// How jobs ended that are not in memory any more.
@@ -138,6 +148,8 @@ impl Ended {
 struct Batch {
     jobs: BTreeSet<JobId>,
     contents: Vec<(JobId, String)>,
+    /// Jobs whose state another release gets: from which to which, by their digests.
+    handed_over: Vec<(JobId, String, String)>,
     events: Vec<EventKind>,
     then: Vec<Box<dyn FnOnce() + Send>>,
 }
@@ -146,6 +158,7 @@ impl Scheduler {
     pub(super) fn new(
         store: Store,
         policy: Policy,
+        releases: Arc<Releases>,
         mailbox: mpsc::WeakSender<Message>,
         progress: broadcast::Sender<Arc<Progress>>,
         standing: watch::Sender<Standing>,
@@ -154,6 +167,7 @@ impl Scheduler {
         Self {
             store,
             policy,
+            releases,
             mailbox,
             progress,
             standing,
@@ -161,6 +175,7 @@ impl Scheduler {
             jobs: BTreeMap::new(),
             wanting: BTreeSet::new(),
             later: BTreeSet::new(),
+            leaving: BTreeSet::new(),
             after: BTreeMap::new(),
             ended: Ended::default(),
             running: 0,
@@ -173,7 +188,8 @@ impl Scheduler {
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<(), StoreError> {
         let mut received = Vec::with_capacity(BATCH);
         while !(self.stopping && self.running == 0) {
-            let due = self.later.first().map(|(due, ..)| *due);
+            let due = [self.later.first().map(|(due, ..)| *due), self.leaving.first().map(|(due, ..)| *due)];
+            let due = due.into_iter().flatten().min();
             tokio::select! {
                 count = messages.recv_many(&mut received, BATCH) => if count == 0 { break },
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
@@ -199,12 +215,18 @@ impl Scheduler {
                     self.then(move || accepted.send(()).unwrap_or_default());
                 }
             }
-            Message::PlanEnded { job, end } => self.plan_ended(job, end),
+            Message::PlanEnded { job, end, pin } => self.plan_ended(job, end, &pin),
             Message::Reported { job, task, report } => self.reported(job, task, report),
-            Message::AttemptEnded { job, task, took, end } => self.attempt_ended(job, task, took, end),
+            Message::AttemptEnded { job, task, took, memory, end, pin } => {
+                self.attempt_ended(job, task, took, memory, end, &pin);
+            }
             Message::Lost { job, tasks } => self.lost(job, &tasks),
             Message::Room { job, there } => self.room(job, there),
             Message::Gone { job, state } => self.gone(job, state),
+            Message::Released(reply) => {
+                self.follow_releases();
+                self.then(move || reply.send(()).unwrap_or_default());
+            }
             Message::Ping(reply) => self.then(move || reply.send(()).unwrap_or_default()),
             Message::Drain(draining, reply) => {
                 self.draining = draining;
@@ -223,7 +245,7 @@ impl Scheduler {
         let (after, content) = (entry.after.clone(), entry.content.clone());
         let submitted = is_new.then(|| EventKind::JobSubmitted {
             id,
-            release: entry.spec.pin.release.to_string(),
+            release: entry.pin.to_string(),
             scene: entry.spec.context.scene.clone(),
             frames: entry.spec.frames.len(),
             out: entry.spec.context.output.folder().to_owned(),
@@ -289,7 +311,7 @@ impl Scheduler {
     fn retried(&mut self, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         (job.row.failure, job.row.retries, job.row.canceling) = (None, 0, false);
-        job.directive.send_replace(Directive::Proceed);
+        job.direct(Directive::Proceed);
         job.plan.retry();
         self.become_(id, JobState::Queued, None);
     }
@@ -322,11 +344,26 @@ impl Scheduler {
         let _ = self.progress.send(Arc::new(progress));
     }
 
-    fn attempt_ended(&mut self, id: JobId, task: usize, took: Duration, end: End) {
+    fn attempt_ended(
+        &mut self,
+        id: JobId,
+        task: usize,
+        took: Duration,
+        memory: u64,
+        end: End,
+        pin: &Arc<Pin>,
+    ) {
         self.running -= 1;
+        let is_doubted = self.taught(id, task, took, memory, &end, pin);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.running -= 1;
-        let mut verdict = job.judge(task, took, end, &self.policy);
+        job.waits = false;
+        let mut verdict = match end {
+            End::Failed(error) | End::Hopeless(error) if is_doubted && !job.is_canceled() => {
+                job.doubted(task, took, &error)
+            }
+            end => job.judge(task, took, end, pin, &self.policy),
+        };
         if verdict.state == TaskState::Ready && job.row.failure.is_some() {
             verdict.state = TaskState::Canceled;
         }
@@ -358,13 +395,9 @@ impl Scheduler {
 
     fn stop(&mut self) {
         self.stopping = true;
-        for job in self.jobs.values() {
+        for job in self.jobs.values_mut() {
             // Not a wish of anybody: what is cut is done again by the next host.
-            job.directive.send_if_modified(|directive| {
-                let proceeds = *directive == Directive::Proceed;
-                *directive = if proceeds { Directive::Yield } else { *directive };
-                proceeds
-            });
+            job.ask_to_yield();
             job.spec.context.cut.cancel();
         }
     }
@@ -403,6 +436,7 @@ impl Scheduler {
         let mut gone = VecDeque::from([(id, state)]);
         while let Some((id, state)) = gone.pop_front() {
             self.ended.insert(id, state);
+            self.releases.catalogue().left(id);
             for next in self.after.remove(&id).unwrap_or_default() {
                 let Some(job) = self.jobs.get_mut(&next) else { continue };
                 job.before.remove(&id);

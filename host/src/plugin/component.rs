@@ -240,11 +240,14 @@ impl Component {
         attempt: Option<Arc<Attempt>>,
         call: impl AsyncFnOnce(&mut Store<Data>, &RendererPlugin) -> wasmtime::Result<T>,
     ) -> Result<T, PluginError> {
-        let mut store = self.components.store(attempt);
+        let mut store = self.components.store(attempt.clone());
         let result = match self.pre.instantiate_async(&mut store).await {
             Ok(plugin) => call(&mut store, &plugin).await,
             Err(error) => Err(error),
         };
+        if let Some(attempt) = attempt {
+            attempt.had_memory(store.data().watch.memory() as u64);
+        }
         result.map_err(|error| explain(&error, store.data_mut()))
     }
 }

@@ -34,7 +34,7 @@ impl Handles {
         self.called();
         let denied = || CapabilityError::new(Code::Denied, "describe may not use capabilities");
         let attempt = self.attempt.as_ref().ok_or_else(denied)?;
-        attempt.job.grants.check(capability)?;
+        attempt.by.grants.check(capability)?;
         Ok(attempt.clone())
     }
 

@@ -71,6 +71,11 @@ impl Watch {
         self.tripped.take()
     }
 
+    /// Returns the memory that it has come to, in bytes.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
     fn trip(&mut self, limit: String) -> wasmtime::Error {
         let error = wasmtime::Error::msg(limit.clone());
         self.tripped = Some(limit);

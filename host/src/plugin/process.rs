@@ -233,7 +233,11 @@ impl ProcessPlugin {
         params: impl FnOnce(&mut Held) -> Result<Map<String, Value>, super::wire::Refusal>,
     ) -> Result<T, PluginError> {
         let seat = self.seat().await?;
-        self.judged(&seat, seat.call(attempt, method, params).await)
+        let called = seat.call(attempt.clone(), method, params).await;
+        if let Some(attempt) = attempt {
+            attempt.had_memory(seat.instance.memory.load(Ordering::Relaxed));
+        }
+        self.judged(&seat, called)
     }
 
     /// Takes down how a call has ended. That a process died is one failure, however many

@@ -45,6 +45,8 @@ pub struct Bounds {
     pub memory: u64,
     /// The largest file that it may write, in bytes.
     pub file: u64,
+    /// Processor time of one process of it, in seconds, if there is a limit.
+    pub cpu: Option<u64>,
 }
 
 /// What every plugin may read: programs, libraries, and what they look up.
@@ -226,7 +228,9 @@ impl Bounds {
             (Resource::RLIMIT_DATA, self.memory),
             (Resource::RLIMIT_FSIZE, self.file),
         ];
-        limits.into_iter().try_for_each(|(resource, limit)| Ok(setrlimit(resource, limit, limit)?))
+        let cpu = self.cpu.map(|seconds| (Resource::RLIMIT_CPU, seconds));
+        let mut limits = limits.into_iter().chain(cpu);
+        limits.try_for_each(|(resource, limit)| Ok(setrlimit(resource, limit, limit)?))
     }
 
     fn limit_files(&self) -> io::Result<()> {

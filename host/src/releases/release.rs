@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -66,15 +67,21 @@ impl Release {
             let digest = files.digest().map_err(failed)?;
             return Ok(Self { place: Some(path.to_owned()), ..Self::folder(files, manifest, digest) });
         }
-        if !info.is_file() || info.len() > MAX_SIZE {
-            return Err(failed(std::io::Error::other(format!("not a file of at most {MAX_SIZE} bytes"))));
+        let mut bytes = Vec::new();
+        // It may be replaced by something else, or grow, while it is read.
+        let file = super::watcher::open(path).map_err(failed)?;
+        file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > MAX_SIZE {
+            return Err(failed(std::io::Error::other(format!("it has more than {MAX_SIZE} bytes"))));
         }
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let bytes = fs::read(path).map_err(failed)?;
         if !bytes.starts_with(MAGIC) {
-            return Err(failed(std::io::Error::other(
-                "it is neither a .wasm file nor the folder of a plugin",
-            )));
+            let what = if bytes.is_empty() {
+                "it is empty"
+            } else {
+                "it is neither a .wasm file nor the folder of a plugin"
+            };
+            return Err(failed(std::io::Error::other(what)));
         }
         let read = Self::component(Cow::Owned(bytes), &stem);
         let release = read.map_err(|what| failed(std::io::Error::other(what)))?;

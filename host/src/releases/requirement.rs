@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use semver::VersionReq;
+use semver::{Op, Version, VersionReq};
 
 use super::Release;
+use crate::store::releases::ReleaseRow;
 
 /// How many hexadecimal digits of a digest tell one release from all others.
 const DIGITS: std::ops::RangeInclusive<usize> = 12..=64;
@@ -37,11 +38,32 @@ pub struct RequirementError {
 impl Requirement {
     /// Whether a release will do.
     pub fn accepts(&self, release: &Release) -> bool {
-        self.name == release.name
+        self.fits(&release.name, &release.version, &release.digest)
+    }
+
+    /// Whether a release will do that is known by its row.
+    pub fn accepts_row(&self, row: &ReleaseRow) -> bool {
+        self.fits(&row.name, &row.version, &row.digest)
+    }
+
+    /// Whether a release will do that has this name, version and digest.
+    pub fn fits(&self, name: &str, version: &Version, digest: &str) -> bool {
+        self.name == name
             && match &self.wanted {
-                Wanted::Range(range) => range.matches(&release.version),
-                Wanted::Digest(digits) => release.digest.starts_with(digits.as_str()),
+                Wanted::Range(range) => range.matches(version),
+                Wanted::Digest(digits) => digest.starts_with(digits.as_str()),
             }
+    }
+
+    /// Whether it names one version, or one release: what it stands for never moves.
+    pub fn is_exact(&self) -> bool {
+        match &self.wanted {
+            Wanted::Range(range) => range
+                .comparators
+                .iter()
+                .any(|one| one.op == Op::Exact && one.minor.is_some() && one.patch.is_some()),
+            Wanted::Digest(_) => true,
+        }
     }
 }
 

@@ -13,11 +13,12 @@ use crate::blender::header::{self, HeaderError};
 use crate::capability::JobContext;
 use crate::capability::content::JobContent;
 use crate::capability::output::{self, Folders, Output};
-use crate::capability::state::State;
 use crate::frames::{Frames, FramesError};
 use crate::jobs::{Entry, JobSpec};
 use crate::plugin::settings::SettingsError;
-use crate::releases::{Loaded, ReleaseError, Releases};
+use crate::releases::lifecycle::Wish;
+use crate::releases::shelf::is_path;
+use crate::releases::{Pin, ReleaseError, Releases};
 use crate::store::jobs::JobRow;
 use crate::store::now_ms;
 use crate::store::outputs::Output as Recorded;
@@ -25,6 +26,8 @@ use crate::terms::{JobId, JobState};
 
 /// The longest list of frames, in bytes: a page of jobs must fit in a message.
 const MAX_FRAMES: usize = 8 * 1024;
+/// The longest label, in bytes.
+const MAX_LABEL: usize = 64;
 /// How many jobs one may come after.
 const MAX_AFTER: usize = 1000;
 
@@ -70,6 +73,9 @@ pub enum RequestError {
     /// A disk does not answer.
     #[error("its files gave no answer for {} s: is a disk gone that should be there?", LOOK.as_secs())]
     Late,
+    /// The label is too long, or empty.
+    #[error("a label has 1 to {MAX_LABEL} bytes")]
+    Label,
     /// A job that it is to come after is not known.
     #[error("there is no job {0} for it to come after")]
     After(JobId),
@@ -80,7 +86,8 @@ pub enum RequestError {
 pub struct Checked {
     submission: Submission,
     frames: Frames,
-    pin: Arc<Loaded>,
+    wish: Option<Wish>,
+    pin: Arc<Pin>,
     output: Output,
 }
 
@@ -90,23 +97,27 @@ pub async fn check(
     folders: &Folders,
     submission: Submission,
 ) -> Result<Checked, RequestError> {
-    check_with(releases, folders, submission, |_| Ok(())).await.map(|(checked, ())| checked)
+    let id = JobId::new();
+    check_with(releases, folders, id, submission, |_| Ok(())).await.map(|(checked, ())| checked)
 }
 
 /// Checks a submission, and looks at its scene once more where that holds up nobody.
 async fn check_with<T: Send + 'static>(
     releases: &Releases,
     folders: &Folders,
+    id: JobId,
     submission: Submission,
     look: impl FnOnce(&Path) -> Result<T, RequestError> + Send + 'static,
 ) -> Result<(Checked, T), RequestError> {
     let frames: Frames = submission.frames.parse()?;
     let scene = absolute(&submission.scene)?.to_owned();
     let given = submission.out.as_deref().map(absolute).transpose()?.map(Path::to_owned);
-    let pin = releases.load(releases.find(&submission.renderer)?).await?;
+    let wish = wish(id, &submission)?;
+    let pin = releases.choose(&submission.renderer, wish.as_ref()).await?;
+    let schema = &pin.loaded(releases).await?.schema;
     let settings = match &submission.settings {
-        Settings::Texts(texts) => pin.schema.read(texts)?,
-        Settings::Object(object) => pin.schema.check(object).map(|()| object.clone())?,
+        Settings::Texts(texts) => schema.read(texts)?,
+        Settings::Object(object) => schema.check(object).map(|()| object.clone())?,
     };
     let (folders, keep) = (folders.clone(), submission.skip_existing);
     let files = move || -> Result<_, RequestError> {
@@ -117,7 +128,7 @@ async fn check_with<T: Send + 'static>(
     let (looked, scene, output) = blocking(files).await?;
     let (settings, out) = (Settings::Object(settings), Some(output.folder().to_owned()));
     let submission = Submission { scene, settings, out, ..submission };
-    Ok((Checked { submission, frames, pin, output }, looked))
+    Ok((Checked { submission, frames, wish, pin, output }, looked))
 }
 
 impl Service {
@@ -133,18 +144,20 @@ impl Service {
         };
         let hashes = self.hashes.clone();
         let hash = move |scene: &Path| hashes.scene(scene).map_err(|e| unreadable(scene, &e.to_string()));
-        let (checked, content) = check_with(&self.parts.releases, &self.folders, submission, hash).await?;
-        let Checked { submission, frames, pin, output } = checked;
-        self.parts.releases.keep(&pin.release).map_err(RequestError::from)?;
+        let (id, releases) = (JobId::new(), &self.parts.releases);
+        let (checked, content) = check_with(releases, &self.folders, id, submission, hash).await?;
+        let Checked { submission, frames, wish, pin, output } = checked;
+        releases.keep(&pin).await.map_err(RequestError::from)?;
         let after = self.after(&submission.after).await?;
-        let row = new_row(&submission, &pin, session);
+        let row = new_row(id, &submission, &pin, session);
         if !earlier.is_empty() {
             let id = row.id;
             self.parts.store.write(move |writing| writing.adopt(id, &earlier)).await?;
         }
-        let spec = self.spec(&row, submission, pin, frames, output, content.clone());
+        let spec = self.spec(&row, submission, wish, frames, output, content.clone());
         let view = Job::from(JobRow { version: 1, ..row.clone() });
-        self.parts.jobs.enter(Entry { row, tasks: Vec::new(), after, spec, content: Some(content) }).await?;
+        let entry = Entry { row, tasks: Vec::new(), after, pin, spec, content: Some(content) };
+        self.parts.jobs.enter(entry).await?;
         Ok(view)
     }
 
@@ -153,13 +166,12 @@ impl Service {
         &self,
         row: &JobRow,
         submission: Submission,
-        pin: Arc<Loaded>,
+        wish: Option<Wish>,
         frames: Frames,
         output: Output,
         content: Content,
     ) -> JobSpec {
         let settings = serde_json::to_string(&submission.settings).expect("settings are plain data");
-        let (store, release) = (self.parts.store.clone(), pin.release.to_string());
         let context = JobContext {
             id: row.id,
             scene: submission.scene,
@@ -168,16 +180,14 @@ impl Service {
             crashes: self.parts.data.crashes(),
             pool: self.parts.pool.clone(),
             devices: self.devices.clone(),
-            state: State::new(store.clone(), row.id, release),
-            store,
+            store: self.parts.store.clone(),
             cpu: submission.cpu,
             content: JobContent::new(content, self.hashes.clone(), row.created_ms),
             // What a job had rendered before its plan was lost is still its own.
             resumes: submission.resume || row.started_ms.is_some(),
-            grants: pin.grants.clone(),
             cut: self.cut.child_token(),
         };
-        JobSpec { pin, context: Arc::new(context), frames, settings, strict: submission.strict }
+        JobSpec { wish, context: Arc::new(context), frames, settings, strict: submission.strict }
     }
 
     async fn after(&self, ids: &[JobId]) -> Result<Vec<(JobId, JobState)>> {
@@ -213,14 +223,21 @@ impl Service {
     }
 }
 
-fn new_row(submission: &Submission, pin: &Loaded, session: Option<String>) -> JobRow {
-    let release = ReleaseName {
-        name: pin.release.name.clone(),
-        version: pin.release.version.to_string(),
-        digest: pin.release.digest.clone(),
-    };
+/// Says what a job asks for, and how far its pin may move; nothing if it names a path.
+pub(super) fn wish(job: JobId, submission: &Submission) -> Result<Option<Wish>, RequestError> {
+    if submission.label.as_ref().is_some_and(|label| label.is_empty() || label.len() > MAX_LABEL) {
+        return Err(RequestError::Label);
+    }
+    if is_path(&submission.renderer) {
+        return Ok(None);
+    }
+    let wanted = submission.renderer.parse().map_err(ReleaseError::from)?;
+    Ok(Some(Wish { job, wanted, upgrade: submission.upgrade, label: submission.label.clone() }))
+}
+
+fn new_row(id: JobId, submission: &Submission, pin: &Pin, session: Option<String>) -> JobRow {
     JobRow {
-        id: JobId::new(),
+        id,
         version: 0,
         state: JobState::Queued,
         pause: None,
@@ -229,7 +246,7 @@ fn new_row(submission: &Submission, pin: &Loaded, session: Option<String>) -> Jo
         key: submission.key.clone(),
         session,
         request: serde_json::to_string(submission).expect("submissions are plain data"),
-        release: serde_json::to_string(&release).expect("names are plain data"),
+        release: pin.stored(),
         canceling: false,
         planned: false,
         tasks: 0,

@@ -1,10 +1,17 @@
-//! What a client can ask about plugins.
+//! What a client can ask about plugins, and ask of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::types::{OnePlugin, Plugin, PluginState, Plugins};
-use super::{RequestError, Result, Service};
-use crate::releases::{Release, ReleaseError};
+use super::types::{Favour, Holder, Install, OnePlugin, Plugin, Plugins, RolledBack, Why};
+use super::{RequestError, Result, Service, ServiceError};
+use crate::config::file::Config;
+use crate::plugin::Plugin as Code;
+use crate::releases::lifecycle::{Refused, Rejected, Standing};
+use crate::releases::shelf::is_path;
+use crate::releases::{Loaded, ReleaseError, Requirement};
+use crate::store::now_ms;
+use crate::terms::{Presence, ReleaseState};
 
 impl Service {
     /// Ends the processes of all plugins.
@@ -12,47 +19,320 @@ impl Service {
         self.parts.releases.stop().await;
     }
 
-    /// Lists the plugins.
-    pub async fn plugins(&self) -> Plugins {
-        let mut plugins = Vec::new();
-        for (source, release) in self.parts.releases.list() {
-            let loaded = match release {
-                Ok(release) => self.plugin_of(release, source.clone(), false).await,
-                Err(error) => Err(error),
-            };
-            plugins.push(loaded.unwrap_or_else(|error| rejected(source, &error)));
+    /// Looks at places of the operator's folder, and takes what is new there.
+    pub async fn look_at(&self, places: Vec<PathBuf>) {
+        for place in places {
+            self.look_at_one(&place).await;
+            self.note_releases().await;
         }
+        self.told_releases().await;
+    }
+
+    async fn look_at_one(&self, place: &Path) {
+        let releases = &self.parts.releases;
+        if std::fs::symlink_metadata(place).is_err() {
+            return releases.catalogue().vanish(place, now_ms());
+        }
+        match releases.prove(place).await {
+            Ok(_) => {}
+            Err((error, release)) => {
+                tracing::warn!(place = %place.display(), %error, "a plugin is rejected");
+                releases.reject(place, &error, release.as_ref());
+            }
+        }
+    }
+
+    /// Stores and tells where releases stand now.
+    async fn note_releases(&self) {
+        let Some(changes) = self.parts.releases.take_changes() else { return };
+        let changes = Arc::new(changes);
+        let write = self.parts.store.write_patiently(move |writing| {
+            changes.rows.iter().try_for_each(|row| writing.set_release(row))?;
+            changes.events.iter().try_for_each(|event| writing.append(event.clone()))
+        });
+        if let Err(error) = write.await {
+            tracing::error!(%error, "where releases stand could not be stored");
+        }
+    }
+
+    /// Lets jobs follow where releases stand now.
+    async fn told_releases(&self) {
+        let _ = self.parts.jobs.follow_releases().await;
+        self.note_releases().await;
+    }
+
+    /// Does what is to be done to releases now and then; `keep` old ones stay on disk.
+    pub async fn tend_releases(&self) {
+        let releases = &self.parts.releases;
+        {
+            let (in_use, mut catalogue) = (releases.in_use(), releases.catalogue());
+            catalogue.look_at_canaries(now_ms());
+            catalogue.retire(&in_use, now_ms());
+        }
+        self.note_releases().await;
+    }
+
+    /// Takes up what a configuration says of plugins.
+    pub fn reconfigure(&self, config: &Config, dev: bool) {
+        self.parts.releases.reconfigure(config, dev);
+    }
+
+    /// Lets go of releases that nothing needs any more, but for so many.
+    pub async fn collect_releases(&self, keep: usize) -> Result<()> {
+        let pinned = self.parts.store.pinned_releases().await?.into_iter().collect();
+        let releases = self.parts.releases.clone();
+        let gone = super::check::blocking(move || releases.forget(keep, pinned)).await;
+        if !gone.is_empty() {
+            let forget = move |writing: &mut crate::store::Writing<'_>| {
+                gone.iter().try_for_each(|digest| writing.delete_release(digest))
+            };
+            self.parts.store.write(forget).await?;
+        }
+        Ok(())
+    }
+
+    /// Lists all releases of all plugins, and what was rejected.
+    pub async fn plugins(&self) -> Plugins {
+        let releases = &self.parts.releases;
+        if !releases.settled().await {
+            return Plugins { plugins: Vec::new() };
+        }
+        let catalogue = releases.catalogue();
+        let mut plugins: Vec<Plugin> =
+            catalogue.list().into_iter().map(|standing| shown(standing, catalogue.share(standing))).collect();
+        plugins.extend(catalogue.rejected().iter().map(|(place, rejected)| refused(place, rejected)));
         Plugins { plugins }
     }
 
-    /// Shows a plugin and its settings.
+    /// Shows a release and its settings.
     pub async fn plugin(&self, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
-        let release = self.parts.releases.find(&id).map_err(RequestError::from)?;
-        let source = release.place.as_ref().map_or("shipped".to_owned(), |place| place.display().to_string());
-        Ok(self.plugin_of(release, source, true).await.map_err(RequestError::from)?)
+        let releases = &self.parts.releases;
+        if is_path(&id) {
+            let read =
+                tokio::task::block_in_place(|| releases.shelf.find(&id)).map_err(RequestError::from)?;
+            let loaded = releases.load(read).await.map_err(RequestError::from)?;
+            return Ok(whole(unlisted(&loaded), &loaded));
+        }
+        releases.settled().await;
+        let wanted: Requirement = id.parse().map_err(ReleaseError::from).map_err(RequestError::from)?;
+        let found = {
+            let catalogue = releases.catalogue();
+            let best = catalogue.best(&wanted);
+            best.map(|standing| (standing.row.digest.clone(), shown(standing, catalogue.share(standing))))
+        };
+        let unknown = || RequestError::from(releases.unknown(&wanted));
+        let (digest, plugin) = found.ok_or_else(unknown)?;
+        let pin = releases.pin_to(&digest).map_err(refusal)?;
+        let loaded = pin.loaded(releases).await.map_err(RequestError::from)?;
+        Ok(whole(plugin, &loaded))
     }
 
-    async fn plugin_of(
-        &self,
-        release: Release,
-        source: String,
-        settings: bool,
-    ) -> std::result::Result<Plugin, ReleaseError> {
-        let loaded = self.parts.releases.load(release).await?;
-        Ok(Plugin {
-            id: loaded.release.name.clone(),
-            state: PluginState::Active,
-            version: Some(loaded.release.version.to_string()),
-            digest: Some(loaded.release.digest.clone()),
-            summary: loaded.description.summary.clone(),
-            source,
-            settings: settings.then(|| loaded.schema.value().clone()),
+    /// Proves a plugin and puts it into the operator's folder.
+    pub async fn install(self: &Arc<Self>, Install { path }: Install) -> Result<Plugin> {
+        if !path.is_absolute() {
+            return Err(RequestError::Relative(path).into());
+        }
+        self.whole(|service| async move {
+            let releases = &service.parts.releases;
+            releases.settled().await;
+            let (loaded, place) = releases.install(&path).await.map_err(RequestError::from)?;
+            service.look_at(vec![place]).await;
+            service.known(&loaded.release.digest)
         })
+        .await
+    }
+
+    /// Takes a release out of the operator's folder; jobs that are pinned to it keep it.
+    pub async fn remove(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
+        self.whole(|service| async move {
+            let releases = &service.parts.releases;
+            releases.settled().await;
+            let remove = || releases.shelf.remove(&id);
+            let removed = tokio::task::block_in_place(remove).map_err(RequestError::from)?;
+            service.look_at(removed.place.into_iter().collect()).await;
+            service.known(&removed.digest)
+        })
+        .await
+    }
+
+    /// Lets a release be tried that wants more than the one before it.
+    pub async fn approve(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
+        self.change(id, |releases, digest| releases.approve(digest, now_ms())).await
+    }
+
+    /// Lets a release serve at once.
+    pub async fn promote(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
+        self.change(id, |releases, digest| releases.promote(digest, now_ms())).await
+    }
+
+    /// Takes a release out of service.
+    pub async fn quarantine(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
+        self.change(id, |releases, digest| {
+            releases.quarantine(digest, "the operator quarantined it", now_ms());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes a release serve whatever is newer, or lets the newest serve again.
+    pub async fn favour(self: &Arc<Self>, Favour { id, off }: Favour) -> Result<Plugin> {
+        self.change(id, move |releases, digest| releases.favour(digest, !off, now_ms())).await
+    }
+
+    /// Goes back from the release that serves to the one before it.
+    pub async fn roll_back(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<RolledBack> {
+        self.whole(|service| async move {
+            let releases = &service.parts.releases;
+            releases.settled().await;
+            let (from, to) = releases.catalogue().roll_back(&id, now_ms()).map_err(refusal)?;
+            service.note_releases().await;
+            service.told_releases().await;
+            Ok(RolledBack { from: service.known(&from)?, to: service.known(&to)? })
+        })
+        .await
+    }
+
+    /// Says what holds a release.
+    pub async fn why(&self, OnePlugin { id }: OnePlugin) -> Result<Why> {
+        self.parts.releases.settled().await;
+        let wanted: Requirement = id.parse().map_err(ReleaseError::from).map_err(RequestError::from)?;
+        let digest = self.parts.releases.catalogue().meant(&wanted).map_err(refusal)?.row.digest.clone();
+        let pinned = self.parts.store.jobs_pinned_to(digest.clone()).await?;
+        let now = now_ms();
+        let leased = self.devices.leased().into_iter().filter(|leased| leased.release == digest);
+        let leases: Vec<Holder> = leased
+            .map(|leased| Holder { id: leased.job, age_seconds: leased.since.elapsed().as_secs_f64() })
+            .collect();
+        let holder = |(id, created_ms): (_, u64)| {
+            let age_seconds = now.saturating_sub(created_ms) as f64 / 1000.0;
+            Holder { id, age_seconds }
+        };
+        let is_loaded = self.parts.releases.is_in_memory(&digest);
+        let jobs = pinned.into_iter().map(holder).collect();
+        Ok(Why { plugin: self.known(&digest)?, jobs, leases, is_loaded })
+    }
+
+    async fn change(
+        self: &Arc<Self>,
+        id: String,
+        change: impl FnOnce(&mut crate::releases::lifecycle::Catalogue, &str) -> Result<(), Refused>
+        + Send
+        + 'static,
+    ) -> Result<Plugin> {
+        self.whole(|service| async move {
+            service.parts.releases.settled().await;
+            let wanted: Requirement = id.parse().map_err(ReleaseError::from).map_err(RequestError::from)?;
+            let digest = {
+                let mut catalogue = service.parts.releases.catalogue();
+                let digest = catalogue.meant(&wanted).map_err(refusal)?.row.digest.clone();
+                change(&mut catalogue, &digest).map_err(refusal)?;
+                digest
+            };
+            service.note_releases().await;
+            service.told_releases().await;
+            service.known(&digest)
+        })
+        .await
+    }
+
+    fn known(&self, digest: &str) -> Result<Plugin> {
+        let catalogue = self.parts.releases.catalogue();
+        let unknown = || ServiceError::Unknown { what: "release", id: digest.to_owned() };
+        let standing = catalogue.get(digest).ok_or_else(unknown)?;
+        Ok(shown(standing, catalogue.share(standing)))
     }
 }
 
-fn rejected(source: String, error: &ReleaseError) -> Plugin {
-    let id = PathBuf::from(&source).file_stem().map_or(source.clone(), |stem| stem.to_string_lossy().into());
-    let summary = error.to_string();
-    Plugin { id, state: PluginState::Rejected, version: None, digest: None, summary, source, settings: None }
+fn refusal(refused: Refused) -> ServiceError {
+    RequestError::Release(ReleaseError::Refused(refused)).into()
+}
+
+fn shown(standing: &Standing, share: f64) -> Plugin {
+    let (row, samples) = (&standing.row, &standing.samples);
+    Plugin {
+        id: row.name.clone(),
+        state: row.state,
+        why: row.why.clone(),
+        since_ms: row.since_ms,
+        version: Some(row.version.to_string()),
+        build: row.build,
+        digest: Some(row.digest.clone()),
+        source: row.place.as_deref().map(PathBuf::from),
+        presence: row.presence,
+        chosen: row.chosen,
+        share,
+        tasks: row.counts.tasks,
+        failures: row.counts.failures,
+        p50: samples.seconds(0.5),
+        p99: samples.seconds(0.99),
+        memory: samples.memory(),
+        capabilities: row.capabilities.clone(),
+        summary: None,
+        kind: None,
+        denied: Vec::new(),
+        settings: None,
+    }
+}
+
+/// Shows a release that was given by its path, and is not in the catalogue.
+fn unlisted(loaded: &Loaded) -> Plugin {
+    let release = &loaded.release;
+    Plugin {
+        version: Some(release.version.to_string()),
+        digest: Some(release.digest.clone()),
+        state: ReleaseState::Retired,
+        why: "it is not installed".to_owned(),
+        ..refused(
+            release.place.as_deref().unwrap_or(Path::new("")),
+            &Rejected {
+                name: release.name.clone(),
+                version: None,
+                digest: None,
+                why: String::new(),
+                since_ms: now_ms(),
+            },
+        )
+    }
+}
+
+fn refused(place: &Path, rejected: &Rejected) -> Plugin {
+    Plugin {
+        id: rejected.name.clone(),
+        state: ReleaseState::Rejected,
+        why: rejected.why.clone(),
+        since_ms: rejected.since_ms,
+        version: rejected.version.clone(),
+        build: 0,
+        digest: rejected.digest.clone(),
+        source: Some(place.to_owned()),
+        presence: Presence::Present,
+        chosen: false,
+        share: 0.0,
+        tasks: 0,
+        failures: 0,
+        p50: None,
+        p99: None,
+        memory: None,
+        capabilities: Vec::new(),
+        summary: None,
+        kind: None,
+        denied: Vec::new(),
+        settings: None,
+    }
+}
+
+/// Adds what only its code says.
+fn whole(plugin: Plugin, loaded: &Loaded) -> Plugin {
+    let kind = match loaded.plugin {
+        Code::Component(_) => "component",
+        Code::Process(_) => "process",
+    };
+    Plugin {
+        summary: Some(loaded.description.summary.clone()),
+        kind: Some(kind.to_owned()),
+        capabilities: loaded.grants.wanted.clone(),
+        denied: loaded.grants.denied().collect(),
+        settings: Some(loaded.schema.value().clone()),
+        ..plugin
+    }
 }

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 
-use super::check::{blocking, in_time, open};
+use super::check::{blocking, in_time, open, wish};
 use super::types::{Job, Release as ReleaseName, Submission};
 use super::{RequestError, Result, Service, ServiceError};
 use crate::blender::content::{Changed, Content};
@@ -159,8 +159,8 @@ impl Service {
             serde_json::from_str(&row.release).map_err(|_| broken("a release that cannot be read"))?;
         let content = self.content(row.id).await?.ok_or_else(|| broken("no hash of its scene"))?;
         let frames: Frames = submission.frames.parse().map_err(RequestError::from)?;
-        let release = self.parts.releases.pinned(&release.digest).map_err(RequestError::from)?;
-        let pin = self.parts.releases.load(release).await.map_err(RequestError::from)?;
+        let pin = self.parts.releases.pin_kept(&release.digest).await.map_err(RequestError::from)?;
+        let wish = wish(row.id, &submission)?;
         let folder = submission.out.clone().unwrap_or_default();
         let (folders, keep) = (self.folders.clone(), submission.skip_existing);
         let output = in_time(move || open(&folders, &folder, keep)).await??;
@@ -169,8 +169,8 @@ impl Service {
         let before = self.parts.store.jobs_before(row.id).await?;
         let after =
             before.into_iter().map(|(id, state)| (id, state.unwrap_or(JobState::Succeeded))).collect();
-        let spec = self.spec(&row, submission, pin, frames, output, content);
-        Ok(Entry { row, tasks, after, spec, content: None })
+        let spec = self.spec(&row, submission, wish, frames, output, content);
+        Ok(Entry { row, tasks, after, pin, spec, content: None })
     }
 
     async fn all_tasks(&self, id: JobId) -> Result<Vec<TaskRow>> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::events::Event;
-use crate::terms::{Failure, JobId, JobState, Pause, TaskState};
+use crate::terms::{Capability, Failure, JobId, JobState, Pause, Presence, ReleaseState, TaskState, Upgrade};
 
 /// What a client wants rendered.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -40,6 +40,13 @@ pub struct Submission {
     /// Whether to render on the CPU whatever the scene says.
     #[serde(default)]
     pub cpu: bool,
+    /// How far the release that it runs on may change while it runs.
+    #[serde(default = "patch")]
+    pub upgrade: Upgrade,
+    /// What kind of job it is, in at most 64 bytes: the operator can let those with some
+    /// labels try new releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// The larger, the sooner.
     #[serde(default)]
     pub priority: i32,
@@ -54,6 +61,10 @@ pub struct Submission {
 
 fn direct() -> String {
     "direct".to_owned()
+}
+
+fn patch() -> Upgrade {
+    Upgrade::Patch
 }
 
 /// Settings of a renderer.
@@ -223,6 +234,9 @@ pub struct Task {
     pub frame: Option<i32>,
     /// Attempts begun.
     pub attempts: u32,
+    /// Renderer, version and digest of the release that the last of them ran on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
     /// Seconds that its last attempt took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
@@ -312,40 +326,119 @@ pub struct Devices {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OnePlugin {
-    /// Its name, or the absolute path of a component.
+    /// Its name, a release of it (`name@=1.2.3`, `name@sha256:...`), or the absolute path of a
+    /// component or of a plugin's folder.
     pub id: String,
 }
 
-/// A plugin, with the release that its name stands for.
+/// A release of a plugin.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Plugin {
-    /// Its name.
+    /// Its plugin's name.
     pub id: String,
-    /// Whether it can be used.
-    pub state: PluginState,
+    /// Where it stands.
+    pub state: ReleaseState,
+    /// Why it stands there.
+    pub why: String,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
     /// Its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// Which build of the version it is; 0 for the first, and always in a host without `--dev`.
+    #[serde(default)]
+    pub build: u32,
     /// The SHA-256 of its bytes, in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// One sentence; or why it cannot be used.
-    pub summary: String,
-    /// `shipped`, or the file it comes from.
-    pub source: String,
-    /// The JSON Schema of its settings. Only where one plugin was asked for.
+    /// The file that it came from; none if it comes with Hotshoe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<PathBuf>,
+    /// Whether it is still there.
+    pub presence: Presence,
+    /// Whether the operator wants it to serve, whatever is newer.
+    #[serde(default)]
+    pub chosen: bool,
+    /// The part of new jobs that ask for no version and get it: 0 to 1.
+    pub share: f64,
+    /// Tasks that it has done.
+    pub tasks: u64,
+    /// Attempts that failed because of it.
+    pub failures: u64,
+    /// Half of its latest tasks took no longer, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p50: Option<f32>,
+    /// 99 of 100 of its latest tasks took no longer, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p99: Option<f32>,
+    /// The most memory that one of its latest tasks had, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// The capabilities that it wants.
+    #[serde(default)]
+    pub capabilities: Vec<Capability>,
+    /// One sentence. Only where one plugin was asked for, like those below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// `component` or `process`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The capabilities that it wants, and the operator does not grant it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denied: Vec<Capability>,
+    /// The JSON Schema of its settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Value>,
 }
 
-/// The state of a plugin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PluginState {
-    /// It serves.
-    Active,
-    /// It cannot be used.
-    Rejected,
+/// What to install.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Install {
+    /// The absolute path of a component or of a plugin's folder.
+    pub path: PathBuf,
+}
+
+/// Which release to prefer.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Favour {
+    /// The release: `name@=1.2.3` or `name@sha256:...`.
+    pub id: String,
+    /// Whether the newest is to serve again.
+    #[serde(default)]
+    pub off: bool,
+}
+
+/// What became of a rollback.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct RolledBack {
+    /// The release that does not serve any more.
+    pub from: Plugin,
+    /// The one that serves again.
+    pub to: Plugin,
+}
+
+/// What holds a release.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Why {
+    /// The release.
+    pub plugin: Plugin,
+    /// Open jobs that are pinned to it, oldest first.
+    pub jobs: Vec<Holder>,
+    /// Leases that their attempts hold.
+    pub leases: Vec<Holder>,
+    /// Whether its code is in memory.
+    pub is_loaded: bool,
+}
+
+/// A job that holds a release, or has a lease.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Holder {
+    /// The job.
+    pub id: JobId,
+    /// How long ago it was submitted, or the lease was given, in seconds.
+    pub age_seconds: f64,
 }
 
 /// A list of plugins.

@@ -48,6 +48,7 @@ pub struct TaskRow {
     pub failures: u32,
     pub seconds: Option<f64>,
     pub failure: Option<Failure>,
+    pub release: Option<String>,
 }
 
 /// All that is known of a job.
@@ -77,7 +78,7 @@ pub struct JobQuery {
 const JOB: &str = "SELECT id, version, state, pause, priority, pinned, key, session, request, release, canceling, \
                    planned, tasks, done, failed, retries, failure, created_ms, started_ms, ended_ms FROM jobs";
 const TASK: &str = "SELECT position, version, name, state, frame, after, payload, attempts, failures, seconds, \
-                    failure FROM tasks";
+                    failure, release FROM tasks";
 
 fn plain<T>(json: Option<Json<T>>) -> Option<T> {
     json.map(|Json(value)| value)
@@ -122,6 +123,7 @@ fn task(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
         failures: row.get(8)?,
         seconds: row.get(9)?,
         failure: plain(row.get(10)?),
+        release: row.get(11)?,
     })
 }
 
@@ -195,7 +197,7 @@ impl Writing<'_> {
 
     /// Adds a task to a job.
     pub fn insert_task(&mut self, job: JobId, task: &TaskRow) -> Result<()> {
-        let insert = "INSERT INTO tasks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+        let insert = "INSERT INTO tasks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
         self.db.prepare_cached(insert)?.execute(params![
             job,
             task.position,
@@ -209,6 +211,7 @@ impl Writing<'_> {
             task.failures,
             task.seconds,
             task.failure.as_ref().map(Json),
+            task.release,
         ])?;
         Ok(())
     }
@@ -216,7 +219,7 @@ impl Writing<'_> {
     /// Changes a task whose version in the database is `known`.
     pub fn update_task(&mut self, job: JobId, task: &TaskRow, known: u32) -> Result<()> {
         let update = "UPDATE tasks SET version = ?4, state = ?5, attempts = ?6, failures = ?7, seconds = ?8, \
-                      failure = ?9 WHERE job = ?1 AND position = ?2 AND version = ?3";
+                      failure = ?9, release = ?10 WHERE job = ?1 AND position = ?2 AND version = ?3";
         let changed = self.db.prepare_cached(update)?.execute(params![
             job,
             task.position,
@@ -227,6 +230,7 @@ impl Writing<'_> {
             task.failures,
             task.seconds,
             task.failure.as_ref().map(Json),
+            task.release,
         ])?;
         conflict_unless(changed == 1, || format!("task {} of job {job}", task.name))
     }
@@ -377,6 +381,7 @@ pub(crate) mod tests {
             failures: 0,
             seconds: Some(0.5),
             failure: None,
+            release: None,
         }
     }
 

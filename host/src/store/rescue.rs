@@ -8,7 +8,8 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 use super::{Result, StoreError, schema};
 
 /// The tables, those that others refer to first.
-const TABLES: [&str; 8] = ["jobs", "job_order", "tasks", "outputs", "state", "sessions", "events", "facts"];
+const TABLES: [&str; 9] =
+    ["jobs", "job_order", "tasks", "outputs", "state", "releases", "sessions", "events", "facts"];
 
 /// What was saved of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::{BUSY, Result, StoreError};
 const APPLICATION: i64 = 0x4853_484f;
 
 /// Each brings the database from the format of its index to the next one.
-const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// Opens a database for its one writer.
 pub(super) fn open(path: &Path) -> Result<Connection> {

@@ -20,7 +20,7 @@ const BATCH: u32 = 1_000;
 
 pub(super) async fn run(data: &DataDir) -> wasmtime::Result<Vec<Row>> {
     let components = Components::new(Limits::default())?;
-    Ok(vec![call(&components).await?, instance(&components, data).await?, load(&components, data)?])
+    Ok(vec![call(&components).await?, instance(&components, data).await?, load(&components, data).await?])
 }
 
 fn shot(frame: u32) -> Shot {
@@ -98,9 +98,10 @@ async fn instance(components: &Components, data: &DataDir) -> wasmtime::Result<R
 }
 
 /// Loading `direct` from its compiled form, against compiling it.
-fn load(components: &Components, data: &DataDir) -> wasmtime::Result<Row> {
+async fn load(components: &Components, data: &DataDir) -> wasmtime::Result<Row> {
     let release = Release::shipped().into_iter().next().context("a renderer is shipped")?;
-    let compiled = Releases::new(components.clone(), data.clone(), &Config::default()).compiled(&release)?;
+    let releases = Releases::new(components.clone(), data.clone(), &Config::default());
+    let compiled = releases.compiled(&release).await?;
     let mut ours = Vec::new();
     for _ in 0..ROUNDS {
         // SAFETY: `compiled` wrote the file, into a folder that is private to this user.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Scheduler;
+use super::{Batch, Scheduler};
 use crate::events::EventKind;
 use crate::jobs::Standing;
 use crate::store::jobs::{JobRow, TaskRow};
+use crate::store::releases::ReleaseRow;
 use crate::store::{StoreError, Writing};
 use crate::terms::JobId;
 
@@ -21,6 +22,8 @@ struct Rows {
     contents: Vec<(JobId, String)>,
     forgotten: Vec<JobId>,
     tasks: Vec<(JobId, TaskRow, u32)>,
+    handed_over: Vec<(JobId, String, String)>,
+    releases: Vec<ReleaseRow>,
     events: Vec<EventKind>,
 }
 
@@ -36,6 +39,9 @@ impl Rows {
         }
         self.jobs.iter().try_for_each(|(job, known)| writing.update_job(job, *known))?;
         self.contents.iter().try_for_each(|(job, content)| writing.set_content(*job, content))?;
+        let hand_over = |(job, from, to): &(JobId, String, String)| writing.hand_over_state(*job, from, to);
+        self.handed_over.iter().try_for_each(hand_over)?;
+        self.releases.iter().try_for_each(|release| writing.set_release(release))?;
         self.events.iter().try_for_each(|event| writing.append(event.clone()))
     }
 
@@ -45,6 +51,8 @@ impl Rows {
             && self.contents.is_empty()
             && self.forgotten.is_empty()
             && self.tasks.is_empty()
+            && self.handed_over.is_empty()
+            && self.releases.is_empty()
             && self.events.is_empty()
     }
 }
@@ -53,8 +61,13 @@ impl Scheduler {
     /// Writes what changed, as often as it takes, and then lets it be known.
     pub(super) async fn commit(&mut self) -> Result<(), StoreError> {
         let batch = std::mem::take(&mut self.batch);
-        let mut rows = Rows { events: batch.events, contents: batch.contents, ..Rows::default() };
-        for id in batch.jobs {
+        let Batch { jobs, contents, handed_over, events, then } = batch;
+        let mut rows = Rows { contents, handed_over, events, ..Rows::default() };
+        if let Some(changes) = self.releases.take_changes() {
+            rows.releases = changes.rows;
+            rows.events.extend(changes.events);
+        }
+        for id in jobs {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             if std::mem::take(&mut job.forgets_tasks) {
                 rows.forgotten.push(id);
@@ -78,7 +91,7 @@ impl Scheduler {
         }
         // Who hears that something is done also finds it so.
         self.stand();
-        batch.then.into_iter().for_each(|effect| effect());
+        then.into_iter().for_each(|effect| effect());
         Ok(())
     }
 

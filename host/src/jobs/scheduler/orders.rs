@@ -44,7 +44,7 @@ impl Scheduler {
 
     pub(super) fn cancel(&mut self, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.directive.send_replace(Directive::Cancel);
+        job.direct(Directive::Cancel);
         job.row.canceling = true;
         job.plan.cancel();
         self.batch.jobs.insert(id);
@@ -58,7 +58,7 @@ impl Scheduler {
         if job.is_canceled() || job.row.pause.as_ref().is_some_and(|now| asked(now) || *now == pause) {
             return;
         }
-        job.directive.send_replace(Directive::Yield);
+        job.direct(Directive::Yield);
         if pause.code == PauseCode::DiskFull {
             job.full += u32::from(!job.is_out_of_room());
             // Not every disk that is full looks it: there are quotas.
@@ -74,7 +74,7 @@ impl Scheduler {
         let is_paused = |job: &&mut Job| job.row.state == JobState::Paused && !job.is_canceled();
         let Some(job) = self.jobs.get_mut(&id).filter(is_paused).filter(|_| !self.stopping) else { return };
         job.held = false;
-        job.directive.send_replace(Directive::Proceed);
+        job.direct(Directive::Proceed);
         let state = if job.row.planned { JobState::Running } else { JobState::Queued };
         self.become_(id, state, None);
         self.settle(id);

@@ -1,5 +1,7 @@
 //! Plans on their way: pages that arrive, and how planning ends.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::Scheduler;
@@ -8,6 +10,7 @@ use crate::jobs::job::changed;
 use crate::jobs::model::PlanError;
 use crate::jobs::runner::End;
 use crate::plugin::PlannedTask;
+use crate::releases::Pin;
 use crate::terms::{Blame, Failure, JobId, JobState, Pause, PauseCode};
 
 impl Scheduler {
@@ -31,8 +34,9 @@ impl Scheduler {
         job.row.failure.is_none()
     }
 
-    pub(super) fn plan_ended(&mut self, id: JobId, end: Result<(), End>) {
+    pub(super) fn plan_ended(&mut self, id: JobId, end: Result<(), End>, pin: &Arc<Pin>) {
         self.running -= 1;
+        let is_doubted = self.taught_by_plan(id, &end, pin);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.planning = false;
         self.batch.jobs.insert(id);
@@ -46,6 +50,8 @@ impl Scheduler {
             _ if self.stopping || job.row.state != JobState::Planning => {
                 return self.plan_again(id, None);
             }
+            Err(End::Unfit(_)) => return self.plan_again(id, None),
+            Err(_) if is_doubted => return self.plan_again(id, None),
             Err(End::Failed(error)) if job.plans_again(&error, &self.policy) => {
                 let wait = self.policy.wait(job.plan_failures);
                 self.later.insert((Instant::now() + wait, id, None));

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::Scheduler;
+use crate::capability::Directive;
 use crate::events::EventKind;
 use crate::jobs::runner;
 use crate::plugin::PlannedTask;
@@ -24,6 +25,13 @@ impl Scheduler {
             }
             self.place(id);
         }
+        while let Some(&(due, id, cut)) = self.leaving.first().filter(|(due, ..)| *due <= now) {
+            self.leaving.remove(&(due, id, cut));
+            let directive = if cut { Directive::Cancel } else { Directive::Yield };
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.hurry(directive);
+            }
+        }
     }
 
     /// Starts plans and attempts while there is room, those of the most urgent job
@@ -31,6 +39,10 @@ impl Scheduler {
     pub(super) fn start_work(&mut self) {
         while self.running < self.policy.slots && !self.draining && !self.stopping {
             let Some(&(_, id)) = self.wanting.first() else { return };
+            if !self.follow(id) {
+                self.place(id);
+                continue;
+            }
             match self.jobs[&id].row.state {
                 JobState::Queued if !self.jobs[&id].row.planned => self.start_plan(id),
                 JobState::Queued => {
@@ -50,8 +62,8 @@ impl Scheduler {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.planning = true;
         self.running += 1;
-        let (spec, directive) = (job.spec.clone(), job.directive.subscribe());
-        self.then(move || drop(tokio::spawn(runner::plan(spec, directive, mailbox))));
+        let (spec, on, directive) = (job.spec.clone(), job.on(&self.releases), job.directed());
+        self.then(move || drop(tokio::spawn(runner::plan(spec, on, directive, mailbox))));
     }
 
     fn start_attempt(&mut self, id: JobId) {
@@ -60,14 +72,18 @@ impl Scheduler {
         let task = job.plan.start().expect("a job that wants a slot has something to begin");
         job.running += 1;
         self.running += 1;
+        let release = job.pin.to_string();
+        job.plan.runs_on(task, &release);
+        self.releases.catalogue().began(&job.pin.digest);
         let row = &job.plan.task(task).row;
         let (name, frame, attempt) = (row.name.clone(), row.frame, row.attempts);
         let (after, payload) = (row.after.clone(), row.payload.clone());
         let planned = PlannedTask { name: name.clone(), frame, after, payload };
         let start = runner::Start { task, planned, attempt };
-        let (spec, directive) = (job.spec.clone(), job.directive.subscribe());
+        let (spec, on, directive) = (job.spec.clone(), job.on(&self.releases), job.directed());
         self.batch.jobs.insert(id);
-        self.batch.events.push(EventKind::TaskStarted { id: name, job: id, frame, attempt });
-        self.then(move || drop(tokio::spawn(runner::attempt(spec, start, directive, mailbox))));
+        let release = Some(release);
+        self.batch.events.push(EventKind::TaskStarted { id: name, job: id, frame, attempt, release });
+        self.then(move || drop(tokio::spawn(runner::attempt(spec, on, start, directive, mailbox))));
     }
 }

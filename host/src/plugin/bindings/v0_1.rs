@@ -280,17 +280,17 @@ impl host::Host for Handles {
 impl state::Host for Handles {
     async fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
         let attempt = attempt!(self, State);
-        answer(attempt.job.state.get(key).await)
+        answer(attempt.state().get(key).await)
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>) -> Answer<()> {
         let attempt = attempt!(self, State);
-        answer(attempt.job.state.set(key, value).await)
+        answer(attempt.state().set(key, value).await)
     }
 
     async fn delete(&mut self, key: String) -> Answer<()> {
         let attempt = attempt!(self, State);
-        answer(attempt.job.state.delete(key).await)
+        answer(attempt.state().delete(key).await)
     }
 }
 

@@ -77,6 +77,8 @@ pub(super) struct Instance {
     /// The calls and the processor time when it was last seen to call.
     called: Mutex<(u64, u64)>,
     first_memory: OnceLock<u64>,
+    /// When it was last looked at, in bytes.
+    pub(super) memory: AtomicU64,
     /// Whether it takes one task and no more.
     pub(super) alone: bool,
 }
@@ -136,6 +138,7 @@ impl Instance {
             judged: AtomicBool::new(false),
             called: Mutex::default(),
             first_memory: OnceLock::new(),
+            memory: AtomicU64::new(0),
             alone: plugin.manifest.tasks.is_none(),
         };
         let instance = Arc::new(instance);
@@ -220,6 +223,7 @@ impl Instance {
             return Err(format!("{processes} processes (it had {count})"));
         }
         let used = memory(&tree);
+        self.memory.store(used, Ordering::Relaxed);
         // Before its first task it is still coming up.
         let has_served = self.served.load(Ordering::Relaxed) > 0;
         let first = if has_served { *self.first_memory.get_or_init(|| used) } else { used };
@@ -396,6 +400,7 @@ fn command(plugin: &ProcessPlugin, home: &Path, limits: &Limits) -> Result<Comma
         network: manifest.process.network,
         memory: limits.memory,
         file: limits.work,
+        cpu: None,
     };
     let guard = std::env::current_exe()
         .map_err(|error| PluginError::Host(format!("cannot find this program: {error}")))?;

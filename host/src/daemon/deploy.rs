@@ -1,0 +1,118 @@
+//! New releases: from the operator's folder to the catalogue, and what is done to them
+//! now and then.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::file::{Config, seconds};
+use crate::releases::Releases;
+use crate::releases::watcher::Watcher;
+use crate::service::Service;
+
+/// How many plugins are looked at at a time: one that takes long holds up no other.
+const LANES: usize = 4;
+/// How often releases are tended, and the configuration is looked at.
+const TEND: Duration = Duration::from_secs(1);
+
+/// Looks at what is new in the operator's folder, each place alone and several at a time.
+pub(super) struct Deploying {
+    service: Arc<Service>,
+    releases: Arc<Releases>,
+    watcher: Watcher,
+    lanes: Arc<Semaphore>,
+    running: JoinSet<PathBuf>,
+    /// The places that are being looked at, and those that have changed since.
+    busy: HashSet<PathBuf>,
+    again: HashSet<PathBuf>,
+    /// What was there when the host came up and is not known yet; none once all is.
+    first: Option<HashSet<PathBuf>>,
+}
+
+impl Deploying {
+    pub(super) fn new(service: Arc<Service>, releases: Arc<Releases>, config: &Config) -> Self {
+        let known = releases.catalogue().places();
+        let quiet = seconds(config.releases.quiet_seconds);
+        let watcher = Watcher::new(releases.shelf.plugins.clone(), quiet, known);
+        let lanes = Arc::new(Semaphore::new(LANES));
+        let (running, busy, again, first) = Default::default();
+        Self { service, releases, watcher, lanes, running, busy, again, first: Some(first) }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let waiting = self.watcher.waiting();
+        self.first = Some(waiting);
+        self.settle();
+        loop {
+            tokio::select! {
+                places = self.watcher.next() => places.into_iter().for_each(|place| self.look_at(place)),
+                Some(done) = self.running.join_next() => self.looked(done.ok()),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn look_at(&mut self, place: PathBuf) {
+        if !self.busy.insert(place.clone()) {
+            self.again.insert(place);
+            return;
+        }
+        let (service, lanes) = (self.service.clone(), self.lanes.clone());
+        self.running.spawn(async move {
+            let _lane = lanes.acquire().await.expect("the lanes are never closed");
+            service.look_at(vec![place.clone()]).await;
+            place
+        });
+    }
+
+    fn looked(&mut self, place: Option<PathBuf>) {
+        let Some(place) = place else { return };
+        self.busy.remove(&place);
+        if let Some(first) = &mut self.first {
+            first.remove(&place);
+        }
+        self.settle();
+        if self.again.remove(&place) {
+            self.look_at(place);
+        }
+    }
+
+    /// Lets jobs be submitted by name once all is known that was there at the start.
+    fn settle(&mut self) {
+        if self.first.as_ref().is_some_and(HashSet::is_empty) {
+            self.first = None;
+            self.releases.settle();
+        }
+    }
+}
+
+/// Tends releases, and takes up what the configuration says of plugins when it changes.
+pub(super) async fn tend(service: Arc<Service>, file: Option<PathBuf>, dev: bool, stop: CancellationToken) {
+    let written = || file.as_ref().and_then(|file| file.metadata().ok()?.modified().ok());
+    let (mut known, mut seen): (Option<SystemTime>, Option<SystemTime>) = (written(), written());
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TEND) => {}
+            () = stop.cancelled() => return,
+        }
+        service.tend_releases().await;
+        let now = written();
+        // Two looks that see the same: it is not being written.
+        let is_settled = std::mem::replace(&mut seen, now) == now;
+        if let Some(file) = file.as_deref().filter(|_| is_settled && now.is_some() && now != known) {
+            known = now;
+            match Config::read(Some(file)) {
+                Ok((config, _)) => {
+                    service.reconfigure(&config, dev);
+                    tracing::info!(file = %file.display(), "took up what the configuration says of plugins");
+                }
+                Err(error) => tracing::error!(%error, "the configuration stays as it was"),
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Pins: on which release a job does the next thing, and what its tasks teach of a release.
+//!
+//! A pin moves between tasks. What a release on trial fails at is done by the release
+//! before it: if that one can, it was the new one's fault, and it is quarantined.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Scheduler;
+use crate::events::EventKind;
+use crate::jobs::job::{Doubt, Job, Verdict};
+use crate::jobs::runner::End;
+use crate::plugin::{Outcome, PluginError};
+use crate::releases::Pin;
+use crate::releases::lifecycle::{Follow, Way};
+use crate::releases::rollout::Sample;
+use crate::store::now_ms;
+use crate::terms::{Blame, Failure, JobId, Pause, PauseCode, ReleaseState, TaskState, Upgrade};
+
+impl Scheduler {
+    /// Moves a job's pin if it must or may; false if nothing of it is to be begun now.
+    pub(super) fn follow(&mut self, id: JobId) -> bool {
+        let Some(job) = self.jobs.get_mut(&id) else { return false };
+        // Until it is known whose fault it was, the release before does it all.
+        let is_doubtful = !job.doubts.is_empty() || job.plan_doubt.is_some();
+        let Some(wish) = job.wish.as_ref().filter(|_| !is_doubtful) else { return true };
+        let follow = self.releases.catalogue().follow(wish, &job.pin.digest);
+        match follow {
+            Follow::Stay => true,
+            Follow::Wait => {
+                job.waits = true;
+                false
+            }
+            Follow::Move { to, why, way } => {
+                self.move_pin(id, &to, why, way);
+                true
+            }
+            Follow::Stuck(why) => {
+                self.pause(id, Pause { code: PauseCode::Release, message: why });
+                false
+            }
+        }
+    }
+
+    /// Moves all pins that must not stay, and goes on with jobs that waited for a release.
+    pub(super) fn follow_releases(&mut self) {
+        let ids: Vec<JobId> = self.jobs.keys().copied().collect();
+        for id in ids {
+            let Some(job) = self.jobs.get(&id).filter(|job| !job.row.state.is_final()) else { continue };
+            let waits = job.row.pause.as_ref().is_some_and(|pause| pause.code == PauseCode::Release);
+            let state = self.releases.catalogue().get(&job.pin.digest).map(|standing| standing.row.state);
+            let must_move = state == Some(ReleaseState::Quarantined);
+            let can_go_on = (must_move || waits) && self.follow(id);
+            if can_go_on && waits {
+                self.resume(id);
+            }
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.waits = false;
+            }
+            self.place(id);
+        }
+    }
+
+    /// Moves a job's pin. A newer release gets the state that the one before has; an older
+    /// one finds its own again.
+    fn move_pin(&mut self, id: JobId, to: &str, why: String, way: Way) {
+        let Ok(pin) = self.releases.pin_to(to) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let from = job.move_to(pin);
+        let to = &job.pin;
+        let event = EventKind::JobMoved { id, from: from.to_string(), to: to.to_string(), why };
+        if way == Way::On {
+            job.came_from = Some(from.digest.clone());
+            self.batch.handed_over.push((id, from.digest.clone(), to.digest.clone()));
+        }
+        if job.running > 0 {
+            let now = Instant::now();
+            self.leaving.insert((now + self.policy.yielding, id, false));
+            self.leaving.insert((now + self.policy.cutting, id, true));
+        }
+        self.batch.events.push(event);
+        self.batch.jobs.insert(id);
+    }
+
+    /// Takes down what an attempt teaches of its release. True if its failure is to be
+    /// looked into: the release before makes the next attempt.
+    pub(super) fn taught(
+        &mut self,
+        id: JobId,
+        task: usize,
+        took: Duration,
+        memory: u64,
+        end: &End,
+        pin: &Arc<Pin>,
+    ) -> bool {
+        let (now, digest) = (now_ms(), pin.digest.as_str());
+        let is_done = matches!(end, End::Outcome(Outcome::Done));
+        let failure = blamed(end);
+        let Some(job) = self.jobs.get_mut(&id) else { return false };
+        let sample = is_done.then_some(Sample { scene: job.scene, seconds: took.as_secs_f32(), memory });
+        let before = self.state_of(digest);
+        self.releases.catalogue().ended(digest, sample, failure.is_some(), now);
+        if before == Some(ReleaseState::Canary) && self.state_of(digest) != before {
+            self.follow_releases();
+        }
+        if let End::Unfit(why) = end {
+            self.stay_behind(id, pin, why);
+        }
+        let Some(job) = self.jobs.get_mut(&id) else { return false };
+        let label = format!("{} of job {id}", job.plan.task(task).row.name);
+        let doubt = job.doubts.get(&task).filter(|doubt| doubt.release != digest).cloned();
+        match (doubt, failure) {
+            (Some(doubt), _) if is_done => {
+                job.doubts.remove(&task);
+                self.convict(&doubt, pin);
+                false
+            }
+            (Some(_), Some(_)) => {
+                // The release before cannot do it either: so it is not the new one's fault.
+                job.doubts.remove(&task);
+                job.cleared.insert(task);
+                false
+            }
+            (None, Some(error)) if !job.cleared.contains(&task) => {
+                let what =
+                    format!("{label} failed: {}", error.to_string().lines().next().unwrap_or_default());
+                let doubted = self.doubt(id, pin, what);
+                let Some((job, doubt)) = self.jobs.get_mut(&id).zip(doubted) else { return false };
+                doubt.map(|doubt| job.doubts.insert(task, doubt));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The same of a plan.
+    pub(super) fn taught_by_plan(&mut self, id: JobId, end: &Result<(), End>, pin: &Arc<Pin>) -> bool {
+        let Some(job) = self.jobs.get_mut(&id) else { return false };
+        let doubt = job.plan_doubt.clone().filter(|doubt| doubt.release != pin.digest);
+        let failure = end.as_ref().err().and_then(blamed);
+        match (doubt, failure) {
+            (Some(doubt), _) if end.is_ok() => {
+                job.plan_doubt = None;
+                self.convict(&doubt, pin);
+                false
+            }
+            (Some(_), Some(_)) => {
+                job.plan_doubt = None;
+                false
+            }
+            (None, Some(error)) => {
+                let what = format!("the plan of job {id} failed: {error}");
+                let Some(doubt) = self.doubt(id, pin, what) else { return false };
+                if let Some(job) = self.jobs.get_mut(&id) {
+                    job.plan_doubt = doubt;
+                }
+                true
+            }
+            _ => {
+                if let Err(End::Unfit(why)) = end {
+                    self.stay_behind(id, pin, why);
+                }
+                false
+            }
+        }
+    }
+
+    /// Lets the release before do what one on trial has failed at. Nothing if there is none;
+    /// no doubt if it is known already that it does harm.
+    fn doubt(&mut self, id: JobId, pin: &Arc<Pin>, what: String) -> Option<Option<Doubt>> {
+        let job = self.jobs.get(&id)?;
+        let wish = job.wish.as_ref()?;
+        let (state, next) = {
+            let catalogue = self.releases.catalogue();
+            let state = catalogue.get(&pin.digest)?.row.state;
+            if !matches!(state, ReleaseState::Canary | ReleaseState::Quarantined) {
+                return None;
+            }
+            (state, catalogue.fallback(wish, &pin.digest)?.row.digest.clone())
+        };
+        let is_pinned = job.pin.digest == pin.digest;
+        if is_pinned {
+            let why = format!("to see whose fault it is: {what}");
+            self.move_pin(id, &next, why, Way::Back);
+        }
+        let release = pin.digest.clone();
+        Some((state == ReleaseState::Canary).then_some(Doubt { release, what }))
+    }
+
+    /// Quarantines a release: another one has done what it failed at.
+    fn convict(&mut self, doubt: &Doubt, by: &Pin) {
+        if self.state_of(&doubt.release) == Some(ReleaseState::Canary) {
+            let why = format!("{}; {} {} did it", doubt.what, by.name, by.version);
+            tracing::warn!(release = doubt.release, why, "is quarantined");
+            self.releases.catalogue().quarantine(&doubt.release, &why, now_ms());
+            self.follow_releases();
+        }
+    }
+
+    /// Moves a job back for good: the newer release does not take its settings.
+    fn stay_behind(&mut self, id: JobId, pin: &Arc<Pin>, why: &str) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.pin.digest == pin.digest) else { return };
+        let Some(before) = job.came_from.take() else { return };
+        job.wish.iter_mut().for_each(|wish| wish.upgrade = Upgrade::Pinned);
+        let first = why.lines().next().unwrap_or_default();
+        self.move_pin(id, &before, format!("{pin} does not take its settings: {first}"), Way::Back);
+    }
+
+    fn state_of(&self, digest: &str) -> Option<ReleaseState> {
+        self.releases.catalogue().get(digest).map(|standing| standing.row.state)
+    }
+}
+
+impl Job {
+    /// Lets a task be done at once by another release; that it failed is not held against it.
+    pub(super) fn doubted(&mut self, task: usize, took: Duration, error: &PluginError) -> Verdict {
+        let failure = Failure { blame: error.blame(), message: error.to_string() };
+        self.plan.note(task, took.as_secs_f64(), None);
+        Verdict { state: TaskState::Ready, failure: Some(failure), wait: None, pause: None }
+    }
+}
+
+/// Returns the failure that is the plugin's, if it is one.
+fn blamed(end: &End) -> Option<&PluginError> {
+    match end {
+        End::Failed(error) | End::Hopeless(error) if error.blame() == Blame::Plugin => Some(error),
+        _ => None,
+    }
+}

@@ -1,0 +1,321 @@
+//! New releases on trial: who gets them, and what becomes of them and of their tasks.
+
+use serde_json::json;
+
+use crate::changeling::release;
+use crate::farm::Farm;
+
+/// One task first, then all jobs, for three tasks.
+const QUICK: &str = "[jobs]\nbackoff_seconds = 0.01\n[rollout]\nfirst = 1\nshare = 1.0\ntasks = 3\n";
+/// The first task, and then no job for a long time.
+const SLOW: &str = "[rollout]\nfirst = 1\nshare = 0.0\ntasks = 1000\n";
+
+/// A farm on which 1.0.0 serves.
+fn farm(config: &str) -> Farm {
+    let mut farm = Farm::with_plugins(config);
+    farm.put("changeling.wasm", &release("1.0.0", "a well 0"));
+    farm.serve();
+    farm.until("1.0.0", "active");
+    farm
+}
+
+#[test]
+fn a_release_that_does_well_takes_over() {
+    let farm = farm(QUICK);
+    farm.render("1");
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    let canary = farm.until("1.0.1", "canary");
+    assert_eq!(canary["why"], "changeling 1.0.0 serves beside it");
+    let job = farm.render("1-2");
+    assert_eq!(job["release"]["version"], "1.0.1");
+    assert_eq!(farm.until("1.0.1", "canary")["tasks"], 2);
+    farm.render("1-2");
+    assert_eq!(farm.until("1.0.1", "active")["why"], "4 tasks went well");
+    farm.until("1.0.0", "retired");
+    let seen: Vec<_> = farm
+        .told("release_state")
+        .into_iter()
+        .filter(|event| event["id"] == "changeling")
+        .map(|event| format!("{} {}", event["version"].as_str().unwrap(), event["state"].as_str().unwrap()))
+        .collect();
+    let expected = [
+        "1.0.0 checking",
+        "1.0.0 active",
+        "1.0.1 checking",
+        "1.0.1 canary",
+        "1.0.1 active",
+        "1.0.0 draining",
+        "1.0.0 retired",
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn one_task_tries_a_release_before_others_do() {
+    let farm = farm("[rollout]\nfirst = 2\nshare = 0.0\ntasks = 1000\n");
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "canary");
+    let first = farm.submit_to("changeling", "1-6", json!({"settings": {"pace": 60}}));
+    let second = farm.submit_to("changeling", "1-3", json!({}));
+    assert_eq!(
+        (&first["release"]["version"], &second["release"]["version"]),
+        (&json!("1.0.1"), &json!("1.0.0"))
+    );
+    let id = first["id"].as_str().unwrap();
+    farm.wait_for(id, "succeeded");
+    // Two of them alone, then as many as there are workers.
+    let mut most = vec![0];
+    for event in farm.events().iter().filter(|event| event["job"] == id) {
+        let now = *most.last().unwrap();
+        match (event["event"].as_str(), event["state"].as_str()) {
+            (Some("task_started"), _) => most.push(now + 1),
+            (Some("task_state"), _) => most.push(now - 1),
+            _ => {}
+        }
+    }
+    assert_eq!(&most[..5], [0, 1, 0, 1, 0], "{most:?}");
+    assert!(most.contains(&2), "{most:?}");
+}
+
+#[test]
+fn the_share_is_kept_by_job_and_a_label_is_always_among_it() {
+    let config = "[rollout]\nfirst = 0\nshare = 0.2\ntasks = 100000\nlabels = [\"beta\"]\n";
+    let farm = farm(config);
+    farm.client().call("host.drain", json!({}));
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "canary");
+    let versions: Vec<_> = (0..200)
+        .map(|_| farm.submit_to("changeling", "1", json!({}))["release"]["version"].clone())
+        .collect();
+    let tried = versions.iter().filter(|version| *version == "1.0.1").count();
+    assert!((20..=60).contains(&tried), "{tried} of 200");
+    for _ in 0..5 {
+        let job = farm.submit_to("changeling", "1", json!({"label": "beta"}));
+        assert_eq!(job["release"]["version"], "1.0.1");
+    }
+    let release = farm.until("1.0.1", "canary");
+    assert_eq!(release["share"], 0.2);
+    assert_eq!(farm.until("1.0.0", "active")["share"], 0.8);
+}
+
+#[test]
+fn a_release_that_fails_is_rolled_back_and_no_task_is_lost() {
+    let farm = farm(QUICK);
+    farm.put("changeling.wasm", &release("1.0.1", "b fails 5"));
+    farm.until("1.0.1", "canary");
+    let job = farm.submit_to("changeling", "4-12", json!({}));
+    let job = farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
+    assert_eq!((&job["done"], &job["failed"], &job["retries"]), (&json!(9), &json!(0), &json!(0)));
+    assert_eq!(job["release"]["version"], "1.0.0");
+    let bad = farm.until("1.0.1", "quarantined");
+    let why = bad["why"].as_str().unwrap();
+    assert!(
+        why.contains("frame-5") && why.contains("cannot do frame 5") && why.contains("1.0.0 did it"),
+        "{why}"
+    );
+    // From the failure to the next attempt, as the events tell.
+    let events = farm.events();
+    let of_frame = |name: &str| {
+        let found = events.iter().filter(|event| event["event"] == name && event["id"] == "frame-5");
+        found.map(|event| event["time_ms"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let (started, ended) = (of_frame("task_started"), of_frame("task_state"));
+    assert!(started[1] - ended[0] < 100, "{started:?} {ended:?}");
+    let tasks = farm.client().call("tasks.list", json!({"job": job["id"]}));
+    let by =
+        |task: &serde_json::Value| task["release"].as_str().unwrap().split('+').next().unwrap().to_owned();
+    let by: Vec<String> = tasks["tasks"].as_array().unwrap().iter().map(by).collect();
+    assert_eq!(by[0], "changeling@1.0.1", "what it had done well stays, and says who did it: {by:?}");
+    // Another worker may have been at the next ones meanwhile.
+    assert_eq!(by[1], "changeling@1.0.0");
+    assert!(by[5..].iter().all(|by| by == "changeling@1.0.0"), "{by:?}");
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.0");
+    // The same bytes once more change nothing.
+    farm.put("changeling-again.wasm", &release("1.0.1", "b fails 5"));
+    std::thread::sleep(std::time::Duration::from_millis(800));
+    farm.until("1.0.1", "quarantined");
+}
+
+#[test]
+fn a_release_that_cannot_plan_is_rolled_back() {
+    let farm = farm(QUICK);
+    farm.put("changeling.wasm", &release("1.0.1", "b misplans 0"));
+    farm.until("1.0.1", "canary");
+    let job = farm.render("1-3");
+    assert_eq!(job["release"]["version"], "1.0.0");
+    assert!(farm.until("1.0.1", "quarantined")["why"].as_str().unwrap().contains("no plan of it"));
+}
+
+#[test]
+fn a_task_that_the_release_before_cannot_do_either_clears_the_canary() {
+    let mut farm = Farm::with_plugins(QUICK);
+    farm.put("changeling.wasm", &release("1.0.0", "a fails 7"));
+    farm.serve();
+    farm.until("1.0.0", "active");
+    farm.put("changeling.wasm", &release("1.0.1", "b fails 7"));
+    farm.until("1.0.1", "canary");
+    let job = farm.submit_to("changeling", "7", json!({}));
+    let job = farm.wait_for(job["id"].as_str().unwrap(), "failed");
+    assert_eq!(job["failed"], 1);
+    farm.until("1.0.1", "canary");
+    farm.render("1-6");
+    farm.until("1.0.1", "active");
+}
+
+#[test]
+fn a_release_that_is_much_slower_is_rolled_back() {
+    let farm = farm("[rollout]\nfirst = 1\nshare = 1.0\ntasks = 1000\n");
+    farm.submit_to("changeling", "1-10", json!({"settings": {"pace": 40}}));
+    farm.put("changeling.wasm", &release("1.0.1", "b slow 120"));
+    farm.until("1.0.1", "canary");
+    let job = farm.submit_to("changeling", "1-30", json!({"settings": {"pace": 40}}));
+    let why = farm.until("1.0.1", "quarantined")["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("more than 2 times as long"), "{why}");
+    let job = farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
+    assert_eq!((&job["done"], &job["release"]["version"]), (&json!(30), &json!("1.0.0")));
+}
+
+#[test]
+fn a_release_that_leaks_is_rolled_back() {
+    let farm = farm("[rollout]\nfirst = 1\nshare = 1.0\ntasks = 1000\nslower = 1e6\n");
+    farm.render("1-6");
+    farm.put("changeling.wasm", &release("1.0.1", "b leaks 150"));
+    farm.until("1.0.1", "canary");
+    let job = farm.render("1-20");
+    assert_eq!((&job["done"], &job["release"]["version"]), (&json!(20), &json!("1.0.0")));
+    let why = farm.until("1.0.1", "quarantined")["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("MiB of memory") && why.contains("more than 2 times as much"), "{why}");
+}
+
+#[test]
+fn too_few_tasks_are_enough_after_a_while() {
+    let farm = farm("[rollout]\nfirst = 1\nshare = 0.0\ntasks = 1000\npatience_seconds = 2.0\n");
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "canary");
+    farm.render("1");
+    let active = farm.until("1.0.1", "active");
+    assert!(active["why"].as_str().unwrap().contains("1 of 1001 tasks in 2 s"), "{active}");
+}
+
+#[test]
+fn jobs_that_must_not_move_wait_and_say_why() {
+    let farm = farm(QUICK);
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "canary");
+    let ids: Vec<String> = [
+        ("changeling@=1.0.1", json!({})),
+        ("changeling@^1.0.1", json!({})),
+        ("changeling@=1.0.0", json!({})),
+    ]
+    .into_iter()
+    .map(|(renderer, more)| {
+        let mut more = more;
+        more["settings"] = json!({"pace": 100});
+        farm.submit_to(renderer, "1-20", more)["id"].as_str().unwrap().to_owned()
+    })
+    .collect();
+    farm.run(&["plugin", "quarantine", "changeling@=1.0.1"]).expect(0);
+    for id in &ids[..2] {
+        let job = farm.wait_for(id, "paused");
+        let why = job["pause"]["message"].as_str().unwrap();
+        assert!(job["pause"]["code"] == "release" && why.contains("1.0.1 is quarantined"), "{why}");
+    }
+    // One that asks for a range goes on as soon as there is a release that it may run on.
+    farm.put("changeling.wasm", &release("1.0.2", "c well 0"));
+    let job = farm.wait_for(&ids[1], "succeeded");
+    assert_eq!(job["release"]["version"], "1.0.2");
+    assert_eq!(farm.state(&ids[0])["state"], "paused");
+    farm.run(&["plugin", "promote", "changeling@=1.0.1"]).expect(0);
+    farm.wait_for(&ids[0], "succeeded");
+    farm.wait_for(&ids[2], "succeeded");
+}
+
+#[test]
+fn how_far_a_pin_moves_is_the_jobs_policy() {
+    let farm = farm("[rollout]\nfirst = 0\ntasks = 0\n");
+    let submit = |upgrade: &str| {
+        let more = json!({"upgrade": upgrade, "settings": {"pace": 30}});
+        farm.submit_to("changeling", "1-100", more)["id"].as_str().unwrap().to_owned()
+    };
+    let ids = ["pinned", "patch", "compatible"].map(submit);
+    let version = |id: &str| farm.state(id)["release"]["version"].as_str().unwrap().to_owned();
+    let wait = |id: &str, expected: &str| {
+        let began = std::time::Instant::now();
+        while version(id) != expected {
+            assert!(began.elapsed().as_secs() < 30, "{id} stays on {}", version(id));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    farm.put("changeling-1.0.1.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "active");
+    farm.client().call("jobs.pause", json!({"id": ids[0]}));
+    wait(&ids[1], "1.0.1");
+    farm.put("changeling-1.1.0.wasm", &release("1.1.0", "c well 0"));
+    farm.until("1.1.0", "active");
+    farm.client().call("jobs.pause", json!({"id": ids[1]}));
+    wait(&ids[2], "1.1.0");
+    assert_eq!((version(&ids[0]), version(&ids[1])), ("1.0.0".to_owned(), "1.0.1".to_owned()));
+    let moved = farm.told("job_moved");
+    assert!(moved.iter().all(|event| event["why"].as_str().unwrap().contains("is newer")), "{moved:#?}");
+}
+
+#[test]
+fn an_older_release_never_reads_what_a_newer_one_wrote() {
+    let mut farm = Farm::with_plugins(SLOW);
+    farm.put("changeling.wasm", &release("1.0.0", "a counts 1000"));
+    farm.serve();
+    farm.until("1.0.0", "active");
+    let job = farm.submit_to("changeling", "1-60", json!({"settings": {"pace": 20}}));
+    let id = job["id"].as_str().unwrap();
+    let done = |count: u64| {
+        while farm.state(id)["done"].as_u64().unwrap() < count {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    done(5);
+    // Every task of it fails at first, after it has written.
+    farm.put("changeling.wasm", &release("1.0.1", "b counts 1"));
+    farm.until("1.0.1", "quarantined");
+    let job = farm.wait_for(id, "succeeded");
+    assert_eq!((&job["done"], &job["failed"]), (&json!(60), &json!(0)));
+    let logs = farm.told("log");
+    let found: Vec<&str> = logs.iter().filter_map(|event| event["message"].as_str()).collect();
+    assert!(found.contains(&"b found 'a'"), "the newer one finds what there was: {found:?}");
+    assert!(!found.contains(&"a found 'b'"));
+}
+
+#[test]
+fn one_command_goes_back() {
+    let farm = farm("[rollout]\nfirst = 0\ntasks = 0\n");
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "active");
+    let job = farm.submit_to("changeling", "1-150", json!({"settings": {"pace": 40}}));
+    let told = farm.run(&["plugin", "rollback", "changeling"]).expect(0);
+    assert_eq!(told.stdout.trim(), "rolled back from changeling 1.0.1 to changeling 1.0.0");
+    let job = farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
+    assert_eq!(job["release"]["version"], "1.0.0", "{:#?}", farm.events());
+    let refused = farm.run(&["plugin", "rollback", "changeling"]).expect(2);
+    assert!(refused.stderr.contains("there is no release before changeling 1.0.0"), "{}", refused.stderr);
+    farm.run(&["plugin", "promote", "changeling@=1.0.1"]).expect(0);
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.1");
+    farm.run(&["plugin", "pin", "changeling@=1.0.0"]).expect(0);
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.0");
+    farm.run(&["plugin", "pin", "--off", "changeling@=1.0.0"]).expect(0);
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.1");
+}
+
+#[test]
+fn where_releases_stand_outlives_the_host() {
+    let mut farm = farm(SLOW);
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "canary");
+    farm.render("1");
+    farm.run(&["plugin", "quarantine", "changeling@=1.0.1"]).expect(0);
+    farm.put("changeling.wasm", &release("1.0.2", "c well 0"));
+    farm.until("1.0.2", "canary");
+    farm.signal(nix::sys::signal::Signal::SIGKILL);
+    farm.serve();
+    farm.until("1.0.0", "active");
+    farm.until("1.0.1", "quarantined");
+    farm.until("1.0.2", "canary");
+}
