@@ -59,6 +59,17 @@ pub struct Loaded {
     pub plugin: Plugin,
 }
 
+/// A job that is not finished, as far as a release must know it.
+#[derive(Debug, Clone)]
+pub struct OpenJob {
+    /// What it asks for.
+    pub wish: Wish,
+    /// The version that it runs on.
+    pub version: Version,
+    /// Its settings.
+    pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
 /// The release that jobs run on; all that run on the same one share it. Its code leaves
 /// memory after the last of them has dropped it.
 #[derive(Debug)]
@@ -342,34 +353,45 @@ impl Releases {
         pin.loaded(self).await
     }
 
-    /// Looks at what lies in a place. Says what it is, unless that is known and has not
-    /// changed; fails with why it cannot be used.
-    pub async fn prove(&self, path: &Path) -> Result<Option<Arc<Loaded>>, (ReleaseError, Option<Release>)> {
-        let reading = path.to_owned();
+    /// Reads what lies in a place; nothing if it is what was there before.
+    pub async fn read(&self, place: &Path) -> Result<Option<Release>, (ReleaseError, Option<Release>)> {
+        let reading = place.to_owned();
         let read = move || Release::read(&reading).and_then(Release::unless_shipped);
         let read = tokio::task::spawn_blocking(read).await.expect("reading a plugin does not panic");
         let release = read.map_err(|error| (error, None))?;
-        let known = {
-            let catalogue = self.catalogue();
-            let is_there = |s: &lifecycle::Standing| s.row.digest == release.digest;
-            if catalogue.at(path).is_some_and(is_there) {
-                return Ok(None);
-            }
-            !catalogue.is_new(&release.digest)
-        };
-        let failed = |error: ReleaseError| (error, Some(release.clone()));
-        if !known {
-            let mut catalogue = self.catalogue();
+        let mut catalogue = self.catalogue();
+        if catalogue.at(place).is_some_and(|known| known.row.digest == release.digest) {
+            return Ok(None);
+        }
+        if catalogue.is_new(&release.digest) {
             catalogue.check(&release).map_err(|refused| (refused.into(), Some(release.clone())))?;
             catalogue.checking(&release);
         }
-        let copied = release.clone();
-        tokio::task::block_in_place(|| self.shelf.keep(&copied)).map_err(failed)?;
-        let loaded = self.load(release.clone()).await.map_err(failed)?;
+        Ok(Some(release))
+    }
+
+    /// Proves that a release can serve, also those jobs that may move to it, and takes it into
+    /// the catalogue. What serves goes on serving meanwhile.
+    pub async fn prove(&self, release: Release, jobs: &[OpenJob]) -> Result<(), ReleaseError> {
+        let place = release.place.clone();
+        tokio::task::block_in_place(|| self.shelf.keep(&release))?;
+        let loaded = self.load(release).await?;
+        for job in jobs {
+            let may = job.wish.may_move(&job.version, &loaded.release);
+            if let Some(error) = may.then(|| loaded.schema.check(&job.settings).err()).flatten() {
+                let why = error.to_string();
+                return Err(Refused(format!(
+                    "it does not take the settings of job {}, which may move to it: {}",
+                    job.wish.job,
+                    why.lines().next().unwrap_or_default()
+                ))
+                .into());
+            }
+        }
         // It may have been loaded from elsewhere.
-        let here = Release { place: Some(path.to_owned()), ..loaded.release.clone() };
+        let here = Release { place, ..loaded.release.clone() };
         self.catalogue().arrive(&here, loaded.grants.wanted.clone(), now_ms());
-        Ok(Some(loaded))
+        Ok(())
     }
 
     /// Notes that what lies in a place cannot be used.

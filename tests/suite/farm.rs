@@ -27,6 +27,8 @@ pub(crate) struct Farm {
     pub config: String,
     pub environment: Vec<(String, String)>,
     pub workers: u32,
+    /// Whether its host is one for those who write plugins.
+    pub dev: bool,
     host: Option<Child>,
 }
 
@@ -41,6 +43,7 @@ impl Farm {
             config: String::new(),
             environment: Vec::new(),
             workers: 2,
+            dev: false,
             host: None,
         }
     }
@@ -66,6 +69,9 @@ impl Farm {
         let mut serve = self.hotshoe(&["serve", "--workers", &self.workers.to_string()]);
         serve.arg("--blender").arg(&self.blender).arg("--config").arg(self.path("config.toml"));
         serve.env("HOTSHOE_FAKE", &self.fake).envs(self.environment.iter().cloned());
+        if self.dev {
+            serve.arg("--dev");
+        }
         if let Some(crash) = &self.crash {
             serve.env("HOTSHOE_CRASH", crash);
         }

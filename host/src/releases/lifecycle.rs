@@ -144,6 +144,23 @@ impl Rules {
     }
 }
 
+impl Wish {
+    /// Whether the job's policy lets its pin move by itself from one version to another.
+    fn upgrades(&self, from: &Version, to: &Version) -> bool {
+        match self.upgrade {
+            _ if self.wanted.is_exact() => false,
+            Upgrade::Pinned => false,
+            Upgrade::Patch => (from.major, from.minor) == (to.major, to.minor) && from.pre == to.pre,
+            Upgrade::Compatible => true,
+        }
+    }
+
+    /// Whether a job on one version may move to a newer release by itself.
+    pub fn may_move(&self, from: &Version, to: &Release) -> bool {
+        self.wanted.accepts(to) && *from <= to.version && self.upgrades(from, &to.version)
+    }
+}
+
 impl Standing {
     fn new(row: ReleaseRow) -> Self {
         Self { row, samples: Samples::default(), busy: 0, first: None }
@@ -626,11 +643,6 @@ impl Catalogue {
     /// Finds a newer release that a job may and shall move to.
     fn newer(&self, wish: &Wish, now: &Standing) -> Option<&Standing> {
         let (from, build) = (&now.row.version, now.row.build);
-        let may = |to: &Version| match wish.upgrade {
-            Upgrade::Pinned => false,
-            Upgrade::Patch => (from.major, from.minor) == (to.major, to.minor) && from.pre == to.pre,
-            Upgrade::Compatible => true,
-        };
         // What the operator wants stands above what is newer.
         let is_chosen = |s: &Standing| s.row.chosen && s.serves() && wish.wanted.accepts_row(&s.row);
         let has_chosen = self.of_name(&now.row.name).any(is_chosen);
@@ -641,7 +653,7 @@ impl Catalogue {
                 && (row.chosen || !has_chosen)
                 && wish.wanted.accepts_row(row)
                 && (&row.version, row.build) > (from, build)
-                && may(&row.version)
+                && wish.upgrades(from, &row.version)
                 && (row.state != ReleaseState::Canary || self.tries(standing, wish))
         };
         self.of_name(&now.row.name).filter(fits).max_by_key(|standing| standing.rank())

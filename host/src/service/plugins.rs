@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::types::{Favour, Holder, Install, OnePlugin, Plugin, Plugins, RolledBack, Why};
+use super::types::{
+    Favour, Holder, Install, OnePlugin, Plugin, Plugins, RolledBack, Settings, Submission, Why,
+};
 use super::{RequestError, Result, Service, ServiceError};
 use crate::config::file::Config;
 use crate::plugin::Plugin as Code;
 use crate::releases::lifecycle::{Refused, Rejected, Standing};
 use crate::releases::shelf::is_path;
-use crate::releases::{Loaded, ReleaseError, Requirement};
+use crate::releases::{Loaded, OpenJob, Release, ReleaseError, Requirement};
+use crate::store::jobs::JobRow;
 use crate::store::now_ms;
 use crate::terms::{Presence, ReleaseState};
 
@@ -33,13 +36,32 @@ impl Service {
         if std::fs::symlink_metadata(place).is_err() {
             return releases.catalogue().vanish(place, now_ms());
         }
-        match releases.prove(place).await {
-            Ok(_) => {}
-            Err((error, release)) => {
-                tracing::warn!(place = %place.display(), %error, "a plugin is rejected");
-                releases.reject(place, &error, release.as_ref());
-            }
+        if let Err((error, release)) = self.take(place).await {
+            tracing::warn!(place = %place.display(), %error, "a plugin is rejected");
+            releases.reject(place, &error, release.as_ref());
         }
+    }
+
+    async fn take(&self, place: &Path) -> std::result::Result<(), (ReleaseError, Option<Release>)> {
+        let releases = &self.parts.releases;
+        let Some(release) = releases.read(place).await? else { return Ok(()) };
+        self.note_releases().await;
+        let jobs = self.open_jobs(&release.name).await;
+        releases.prove(release.clone(), &jobs).await.map_err(|error| (error, Some(release)))
+    }
+
+    /// Lists the open jobs of a plugin.
+    async fn open_jobs(&self, name: &str) -> Vec<OpenJob> {
+        let rows = self.parts.store.open_jobs().await.unwrap_or_default();
+        let open = |row: JobRow| {
+            let submission: Submission = serde_json::from_str(&row.request).ok()?;
+            let pinned: super::types::Release = serde_json::from_str(&row.release).ok()?;
+            let wish = super::check::wish(row.id, &submission).ok()??;
+            let Settings::Object(settings) = submission.settings else { return None };
+            let version = pinned.version.parse().ok()?;
+            (wish.wanted.name == name).then_some(OpenJob { wish, version, settings })
+        };
+        rows.into_iter().filter_map(open).collect()
     }
 
     /// Stores and tells where releases stand now.

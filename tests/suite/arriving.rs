@@ -1,0 +1,390 @@
+//! Files that come, change and go in the folder of plugins, while it is being served from.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::changeling::{AT_ONCE, release};
+use crate::farm::Farm;
+use crate::harness::{component, root, with_package};
+
+/// The versions that the changeling has come to, one after another.
+fn swaps(farm: &Farm) -> Vec<String> {
+    let told = farm.told("release_state").into_iter();
+    let active = told.filter(|event| event["id"] == "changeling" && event["state"] == "active");
+    active.map(|event| event["version"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Longer than what is written in place has to be quiet.
+fn pause() {
+    std::thread::sleep(Duration::from_millis(1500));
+}
+
+fn serving(config: &str) -> Farm {
+    let mut farm = Farm::with_plugins(config);
+    farm.put("changeling.wasm", &release("1.0.0", "a well 0"));
+    farm.serve();
+    farm.until("1.0.0", "active");
+    farm
+}
+
+#[test]
+fn every_way_to_replace_a_file_is_one_swap() {
+    let farm = serving(AT_ONCE);
+    let place = farm.plugins().join("changeling.wasm");
+    let (a, b) = (release("1.0.0", "a well 0"), release("1.0.1", "b well 0"));
+    let mut expected = vec!["1.0.0".to_owned()];
+    let mut check = |version: &str, what: &str| {
+        farm.until(version, "active");
+        pause();
+        if expected.last().unwrap() != version {
+            expected.push(version.to_owned());
+        }
+        assert_eq!(swaps(&farm), expected, "{what}");
+        assert_eq!(farm.render("1")["release"]["version"], version, "{what}");
+    };
+    farm.put("changeling.wasm", &b);
+    check("1.0.1", "moved over it");
+    let mut writing = File::create(&place).unwrap();
+    for chunk in a.chunks(a.len() / 10 + 1) {
+        writing.write_all(chunk).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop(writing);
+    check("1.0.0", "written in place, slowly");
+    fs::copy(&place, farm.path("kept")).unwrap();
+    fs::write(&place, &b).unwrap();
+    check("1.0.1", "written in place, at once");
+    // As editors do.
+    fs::rename(&place, farm.plugins().join("changeling.wasm~")).unwrap();
+    fs::write(&place, &a).unwrap();
+    fs::remove_file(farm.plugins().join("changeling.wasm~")).unwrap();
+    check("1.0.0", "moved aside and written anew");
+    File::open(&place).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    check("1.0.0", "touched");
+    fs::write(&place, &a).unwrap();
+    check("1.0.0", "the same once more");
+    let elsewhere = farm.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("b.wasm"), &b).unwrap();
+    fs::write(elsewhere.join("a.wasm"), &a).unwrap();
+    let flip = |to: &str| {
+        symlink(elsewhere.join(to), farm.path("link")).unwrap();
+        fs::rename(farm.path("link"), &place).unwrap();
+    };
+    flip("b.wasm");
+    check("1.0.1", "a link");
+    flip("a.wasm");
+    check("1.0.0", "the link flipped");
+    fs::rename(&place, farm.plugins().join("other-name.wasm")).unwrap();
+    check("1.0.0", "renamed");
+    let refused = farm.run(&["plugin", "remove", "changeling@=1.0.1"]).expect(2);
+    assert!(refused.stderr.contains("installed are: 1.0.0"), "{}", refused.stderr);
+}
+
+#[test]
+fn what_is_removed_serves_those_that_run_on_it_and_nobody_else() {
+    let farm = serving(AT_ONCE);
+    let job = farm.submit_to("changeling", "1-60", json!({"settings": {"pace": 50}}));
+    fs::remove_file(farm.plugins().join("changeling.wasm")).unwrap();
+    farm.until("1.0.0", "draining");
+    let mut more = farm.job("1");
+    more["renderer"] = json!("changeling");
+    let refused = farm.client().try_call("jobs.submit", more).unwrap().unwrap_err();
+    assert!(refused["message"].as_str().unwrap().contains("changeling 1.0.0 was removed"), "{refused}");
+    let id = job["id"].as_str().unwrap();
+    let why = farm.run(&["plugin", "why", "changeling@=1.0.0"]).expect(0);
+    assert!(why.stdout.contains(id) && why.stdout.contains("its file is gone"), "{}", why.stdout);
+    // Its host may even come anew.
+    farm.client().call("jobs.pause", json!({"id": id}));
+    let mut farm = farm;
+    farm.signal(nix::sys::signal::Signal::SIGKILL);
+    farm.serve();
+    farm.client().call("jobs.resume", json!({"id": id}));
+    farm.wait_for(id, "succeeded");
+    farm.until("1.0.0", "retired");
+    farm.put("changeling.wasm", &release("1.0.0", "a well 0"));
+    farm.until("1.0.0", "active");
+    farm.render("1");
+}
+
+#[test]
+fn a_folder_that_disappears_takes_nothing_away() {
+    let farm = serving(AT_ONCE);
+    fs::rename(farm.plugins(), farm.path("gone")).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    farm.render("1");
+    fs::create_dir(farm.plugins()).unwrap();
+    farm.put("changeling.wasm", &release("1.0.0", "a well 0"));
+    farm.put("changeling-new.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "active");
+    farm.render("1");
+}
+
+#[test]
+fn a_process_is_swapped_as_a_whole_folder() {
+    let mut farm = Farm::with_plugins(AT_ONCE);
+    let folder = farm.plugins().join("draft");
+    fs::create_dir(&folder).unwrap();
+    for file in ["plugin.toml", "main.py"] {
+        fs::copy(root().join("examples/draft-python").join(file), folder.join(file)).unwrap();
+    }
+    with_package(&folder);
+    farm.serve();
+    let version = |farm: &Farm| {
+        let job = farm.submit_to("draft", "1", json!({}));
+        job["release"]["version"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(version(&farm), "1.0.0");
+    for file in ["main.py", "plugin.toml"] {
+        let text = fs::read_to_string(folder.join(file)).unwrap();
+        fs::write(folder.join(file), text.replace("1.0.0", "1.0.1")).unwrap();
+    }
+    let began = std::time::Instant::now();
+    while version(&farm) != "1.0.1" {
+        assert!(began.elapsed().as_secs() < 30, "{:#?}", farm.events());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn five_hundred_files_at_once_are_all_taken() {
+    let mut farm = Farm::with_plugins(AT_ONCE);
+    farm.serve();
+    let aside = farm.path("many");
+    fs::create_dir(&aside).unwrap();
+    let count = if std::env::var_os("HOTSHOE_TEST_FULL").is_some() { 500 } else { 60 };
+    for n in 0..count {
+        let name = format!("changeling-{n}.wasm");
+        fs::write(aside.join(&name), release(&format!("1.0.{n}"), "a well 0")).unwrap();
+        fs::rename(aside.join(&name), farm.plugins().join(name)).unwrap();
+    }
+    let began = std::time::Instant::now();
+    while farm.releases().len() < count {
+        assert!(began.elapsed().as_secs() < 300, "{} of {count}", farm.releases().len());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    farm.until(&format!("1.0.{}", count - 1), "active");
+    assert_eq!(farm.render("1")["release"]["version"], format!("1.0.{}", count - 1));
+}
+
+/// Waits until a file is rejected, and returns why.
+#[track_caller]
+fn rejected(farm: &Farm, name: &str) -> String {
+    let place = farm.plugins().join(name);
+    let began = std::time::Instant::now();
+    loop {
+        let listed = farm.client().call("plugins.list", json!({}));
+        let found = listed["plugins"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|plugin| plugin["state"] == "rejected" && plugin["source"] == place.to_str().unwrap());
+        if let Some(found) = found {
+            return found["why"].as_str().unwrap().to_owned();
+        }
+        assert!(began.elapsed().as_secs() < 60, "{name} is not rejected: {listed:#}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A component with many functions: it takes long to compile.
+fn bomb() -> Vec<u8> {
+    let mut text = "(component (core module (memory 1)".to_owned();
+    for n in 0..60_000 {
+        text += &format!(
+            "(func (export \"{n}\") (param i32) (result i32) (i32.add (i32.mul (local.get 0) (i32.const {n})) (i32.load (local.get 0))))"
+        );
+    }
+    text += "))";
+    wat(&text)
+}
+
+fn wat(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap()
+}
+
+#[test]
+fn what_is_bad_touches_nothing_and_says_why() {
+    let limits = "[releases]\ncompile_seconds = 20.0\ncompile_cpu_seconds = 1\n";
+    let farm = serving(&format!("{AT_ONCE}{limits}"));
+    let good = release("1.0.1", "b well 0");
+    let module = wat("(module)");
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("empty", Vec::new(), "it is empty"),
+        ("no-wasm", b"#!/bin/sh\n".to_vec(), "it is neither a .wasm file nor the folder of a plugin"),
+        ("truncated", good[..good.len() / 2].to_vec(), "it is no valid component"),
+        ("garbage", [b"\0asm\x0d\0\x01\0".as_slice(), &[0xff; 100]].concat(), "it is no valid component"),
+        ("module", module, "it is no valid component"),
+        ("other-world", wat("(component)"), "it is no renderer plugin"),
+        ("traps", release("1.0.2", "b traps 0"), "the plugin panicked: no word of it"),
+        ("loops", release("1.0.3", "b loops 0"), "its limit of"),
+        ("fat", release("1.0.4", "b fat 0"), "the plugin"),
+        ("schema", release("1.0.5", "b schema 0"), "schema"),
+        (
+            "same-version",
+            release("1.0.0", "other well 0"),
+            "give it another version, or try builds in a host with --dev",
+        ),
+        ("bomb", bomb(), "to be compiled"),
+    ];
+    for (name, bytes, _) in &cases {
+        farm.put(&format!("{name}.wasm"), bytes);
+    }
+    let job = farm.submit_to("changeling", "1-20", json!({"settings": {"pace": 20}}));
+    let large = File::create(farm.path("large")).unwrap();
+    large.set_len(1 << 30).unwrap();
+    // As long as somebody may write it, it is not looked at.
+    drop(large);
+    fs::rename(farm.path("large"), farm.plugins().join("large.wasm")).unwrap();
+    nix::unistd::mkfifo(&farm.plugins().join("pipe.wasm"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    symlink("/dev/zero", farm.plugins().join("zero.wasm")).unwrap();
+    symlink("/nowhere", farm.plugins().join("dangling.wasm")).unwrap();
+    fs::create_dir(farm.plugins().join("folder")).unwrap();
+    for (name, _, part) in &cases {
+        let why = rejected(&farm, &format!("{name}.wasm"));
+        assert!(why.contains(part), "{name}: {why}");
+    }
+    for (name, part) in [
+        ("large.wasm", "it has more than"),
+        ("pipe.wasm", "it is a pipe and no file"),
+        ("zero.wasm", "it is no file"),
+        ("dangling.wasm", "No such file"),
+        ("folder", "plugin.toml"),
+    ] {
+        let why = rejected(&farm, name);
+        assert!(why.contains(part), "{name}: {why}");
+    }
+    farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
+    assert_eq!(swaps(&farm), ["1.0.0"]);
+    let told = farm.told("release_state");
+    assert!(told.iter().any(|event| event["state"] == "rejected" && event["id"] == "no-wasm"));
+    let listed = farm.run(&["plugin", "list"]).expect(0);
+    assert!(listed.stdout.contains("rejected") && listed.stdout.contains("active"), "{}", listed.stdout);
+    // What is mended is taken.
+    farm.put("truncated.wasm", &good);
+    farm.until("1.0.1", "active");
+}
+
+#[test]
+fn names_and_versions_that_are_none_are_refused() {
+    let farm = serving(AT_ONCE);
+    let named = |name: &str, version: &str| {
+        let mut metadata = wasm_metadata::AddMetadata::default();
+        metadata.name = wasm_metadata::AddMetadataField::Set(name.to_owned());
+        metadata.version =
+            wasm_metadata::AddMetadataField::Set(wasm_metadata::Version::new(version.to_owned()));
+        metadata.to_wasm(&release("1.0.9", "b well 0")).unwrap()
+    };
+    farm.put("a.wasm", &named("../escape", "1.0.0"));
+    farm.put("b.wasm", &named("changeling", "one point two"));
+    farm.put("c.wasm", &named("direct", "9.0.0"));
+    assert!(rejected(&farm, "a.wasm").contains("the name of a plugin is"));
+    assert!(rejected(&farm, "b.wasm").contains("its version 'one point two' is none"));
+    assert!(rejected(&farm, "c.wasm").contains("comes with Hotshoe"));
+}
+
+#[test]
+fn an_api_from_the_future_is_named() {
+    let farm = serving(AT_ONCE);
+    let text = r#"(component (component $c) (instance $i (instantiate $c))
+        (export "hotshoe:plugin/renderer@9.9.0" (instance $i)))"#;
+    farm.put("future.wasm", &wat(text));
+    let why = rejected(&farm, "future.wasm");
+    assert!(why.contains("it is built for API 9.9.0, this host serves API 0.1.0"), "{why}");
+}
+
+#[test]
+fn who_wants_more_is_held_until_the_operator_agrees() {
+    let farm = serving("");
+    // The same name, and it wants a scene.
+    let built = component("draft", &["--release", "--manifest-path", "examples/draft/Cargo.toml"]);
+    let mut metadata = wasm_metadata::AddMetadata::default();
+    metadata.name = wasm_metadata::AddMetadataField::Set("changeling".to_owned());
+    metadata.version = wasm_metadata::AddMetadataField::Set(wasm_metadata::Version::new("1.1.0".to_owned()));
+    let greedy = metadata.to_wasm(&fs::read(built.join("release/draft.wasm")).unwrap()).unwrap();
+    farm.put("greedy.wasm", &greedy);
+    let held = farm.until("1.1.0", "held");
+    let why = held["why"].as_str().unwrap();
+    assert!(why.contains("it wants gpu, which changeling 1.0.0 does not"), "{why}");
+    assert!(why.contains("`hotshoe plugin approve changeling@=1.1.0`"), "{why}");
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.0");
+    farm.run(&["plugin", "approve", "changeling@=1.1.0"]).expect(0);
+    farm.until("1.1.0", "canary");
+    let refused = farm.run(&["plugin", "approve", "changeling@=1.1.0"]).expect(2);
+    assert!(refused.stderr.contains("changeling 1.1.0 is canary, not held"), "{}", refused.stderr);
+}
+
+#[test]
+fn open_jobs_are_asked_whether_a_release_takes_their_settings() {
+    let farm = serving(AT_ONCE);
+    let job = farm.submit_to("changeling", "1-100", json!({"settings": {"pace": 50}}));
+    farm.put("demands.wasm", &release("1.0.1", "b demands 0"));
+    let why = rejected(&farm, "demands.wasm");
+    assert!(why.contains("does not take the settings of job") && why.contains("more"), "{why}");
+    // Nobody on 1.0 would move to it by itself.
+    farm.put("demands.wasm", &release("1.1.0", "b demands 0"));
+    farm.until("1.1.0", "active");
+    farm.client().call("jobs.cancel", json!({"id": job["id"]}));
+}
+
+#[test]
+fn a_host_for_authors_takes_builds() {
+    let mut farm = Farm::with_plugins("");
+    farm.dev = true;
+    farm.put("changeling.wasm", &release("1.2.0", "a well 0"));
+    farm.serve();
+    farm.until("1.2.0", "active");
+    let job = farm.submit_to("changeling", "1-200", json!({"settings": {"pace": 50}}));
+    for tag in ["b", "c", "d"] {
+        farm.put("changeling.wasm", &release("1.2.0", &format!("{tag} well 0")));
+        let began = std::time::Instant::now();
+        while !farm.tags(job["id"].as_str().unwrap()).contains(&tag.to_owned()) {
+            assert!(began.elapsed().as_secs() < 30, "{:#?}", farm.releases());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    let builds: Vec<Value> = farm.releases().iter().map(|release| release["build"].clone()).collect();
+    assert_eq!(builds, [3, 2, 1, 0]);
+    let listed = farm.run(&["plugin", "list", "--all"]).expect(0);
+    assert!(listed.stdout.contains("1.2.0+dev.3"), "{}", listed.stdout);
+    farm.client().call("jobs.cancel", json!({"id": job["id"]}));
+}
+
+#[test]
+fn a_lockfile_makes_a_render_repeatable() {
+    let farm = serving(AT_ONCE);
+    let job = farm.job("1");
+    let scene = job["scene"].as_str().unwrap();
+    let submit = |more: &[&str]| {
+        let out = farm.path("out");
+        let given = ["submit", scene, "--frames", "1", "--renderer", "changeling", "--json", "--out"];
+        let args: Vec<&str> =
+            given.into_iter().chain([out.to_str().unwrap()]).chain(more.iter().copied()).collect();
+        farm.run(&args)
+    };
+    let version = |more: &[&str]| {
+        let job: Value = serde_json::from_str(&submit(more).expect(0).stdout).unwrap();
+        job["release"]["version"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(version(&["--lock"]), "1.0.0");
+    let lock = Path::new(scene).with_file_name("hotshoe.lock");
+    assert!(fs::read_to_string(&lock).unwrap().contains("version = \"1.0.0\""));
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "active");
+    assert_eq!(version(&[]), "1.0.0");
+    assert_eq!(version(&["--no-lock"]), "1.0.1");
+    let refused = submit(&["--renderer", "changeling@^1.0.1"]);
+    assert!(refused.code == Some(2));
+    fs::write(&lock, "renderer = 7").unwrap();
+    let refused = submit(&[]).expect(2);
+    assert!(
+        refused.stderr.contains("mend it, or leave it out of account with --no-lock"),
+        "{}",
+        refused.stderr
+    );
+}
