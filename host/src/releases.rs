@@ -4,6 +4,7 @@
 //! copies of them, their compiled form, those that are in memory, and the catalogue that
 //! says which of them serve. Knows nothing of jobs but their ids.
 
+mod code;
 pub mod compile;
 mod folder;
 pub mod lifecycle;
@@ -36,7 +37,7 @@ use crate::store::releases::ReleaseRow;
 use crate::terms::Capability;
 use lifecycle::{Catalogue, Changes, Refused, Rejected, Rules, Wish};
 use release::Code;
-use shelf::{Shelf, write_whole};
+use shelf::Shelf;
 
 pub use release::Release;
 pub use requirement::{Requirement, RequirementError};
@@ -483,13 +484,13 @@ impl Releases {
 
     async fn load_component(&self, release: &Release) -> Result<Component, ReleaseError> {
         let compiled = self.compiled(release).await?;
-        // SAFETY: `compiled` wrote the file, into a folder that is private to this user.
-        let load = || unsafe { self.components.load(&compiled) };
-        let component = match load() {
+        // SAFETY: `compiled` wrote the file, into a folder that is private to this user, and has
+        // seen that it is as it was written.
+        let load = |compiled: &Path| unsafe { self.components.load(compiled) };
+        let component = match load(&compiled) {
             Err(PluginError::Host(reason)) => {
                 tracing::warn!(reason, file = %compiled.display(), "compiling anew what was compiled before");
-                self.compile(release, &compiled).await?;
-                load()
+                load(&self.compile(release).await?)
             }
             loaded => loaded,
         };
@@ -498,34 +499,35 @@ impl Releases {
 
     /// Returns the compiled form of a release, made if it is not there.
     pub async fn compiled(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
-        let file =
-            self.shelf.folder(&release.digest).join(format!("{}.cwasm", self.components.compatibility()));
-        if !file.exists() {
-            self.compile(release, &file).await?;
+        let (folder, prefix) = (self.shelf.folder(&release.digest), self.components.compatibility());
+        match tokio::task::block_in_place(|| code::find(&folder, &prefix)) {
+            Some(file) => Ok(file),
+            None => self.compile(release).await,
         }
-        Ok(file)
     }
 
-    async fn compile(&self, release: &Release, file: &Path) -> Result<(), ReleaseError> {
+    async fn compile(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
         let folder = self.shelf.folder(&release.digest);
         let name = release.name.clone();
         let failed = |source| ReleaseError::Load { name: name.clone(), source };
         let unwritten = |source| ReleaseError::Cache { path: folder.clone(), source };
-        if Release::is_shipped(&release.name) {
-            // What is part of this program needs no guard.
-            let bytes = release.bytes().unwrap_or_default();
-            let code = tokio::task::block_in_place(|| self.components.compile(bytes)).map_err(failed)?;
-            return write_whole(&folder, file, &code).map_err(unwritten);
-        }
-        let component = tokio::task::block_in_place(|| self.shelf.keep(release))?;
         create_private(&folder).map_err(unwritten)?;
         let aside = tempfile::Builder::new().prefix("compile-").tempdir_in(&folder).map_err(unwritten)?;
-        let code = compile::compile(&component, aside.path(), self.compiling).await.map_err(failed)?;
-        let place = || -> std::io::Result<()> {
-            std::fs::File::open(&code)?.sync_all()?;
-            std::fs::rename(&code, file)
+        let made = match release.bytes().filter(|_| Release::is_shipped(&release.name)) {
+            // What is part of this program needs no guard.
+            Some(bytes) => {
+                let code = tokio::task::block_in_place(|| self.components.compile(bytes)).map_err(failed)?;
+                let file = aside.path().join("code");
+                std::fs::write(&file, code).map_err(unwritten)?;
+                file
+            }
+            None => {
+                let component = tokio::task::block_in_place(|| self.shelf.keep(release))?;
+                compile::compile(&component, aside.path(), self.compiling).await.map_err(failed)?
+            }
         };
-        tokio::task::block_in_place(place).map_err(unwritten)
+        let prefix = self.components.compatibility();
+        tokio::task::block_in_place(|| code::keep(&made, &folder, &prefix)).map_err(unwritten)
     }
 }
 

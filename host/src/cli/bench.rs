@@ -6,6 +6,7 @@ mod echo;
 pub mod fake;
 pub mod ipc;
 mod jobs;
+mod swap;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -39,6 +40,9 @@ pub(super) struct Args {
     /// The folder of the other plugin systems that tests/peers/build.sh has built.
     #[arg(long, value_name = "DIR")]
     peers: Option<PathBuf>,
+    /// The component that is replaced by `swap` [default: the renderer `direct`].
+    #[arg(long, value_name = "FILE")]
+    component: Option<PathBuf>,
     /// Print a row a line as JSON.
     #[arg(long)]
     json: bool,
@@ -52,6 +56,8 @@ enum Name {
     Ipc,
     /// A host with jobs, tasks and clients; its workers render nothing.
     Jobs,
+    /// A release replaced while it serves, beside a host that stops for it.
+    Swap,
     /// Whole renders beside plain Blender.
     Blender,
 }
@@ -208,6 +214,9 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     }
     if wanted(Name::Jobs) {
         rows.extend(jobs::run(&args).await?);
+    }
+    if wanted(Name::Swap) {
+        rows.extend(swap::run(&args).await?);
     }
     if wanted(Name::Blender) {
         rows.extend(blender::run(&args, data).await?);

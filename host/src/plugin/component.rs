@@ -58,10 +58,7 @@ impl WasiView for Data {
 impl Components {
     /// Makes an engine whose epoch advances by itself as long as it lives.
     pub fn new(limits: Limits) -> wasmtime::Result<Self> {
-        let mut config = Config::new();
-        config.epoch_interruption(true).consume_fuel(false).concurrency_support(false);
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&limits)));
-        let engine = Engine::new(&config)?;
+        let engine = engine(&limits)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         v0_1::add_to_linker(&mut linker)?;
@@ -85,9 +82,7 @@ impl Components {
 
     /// Compiles a component.
     pub fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>, PluginError> {
-        self.engine
-            .precompile_component(bytes)
-            .map_err(|error| PluginError::Contract(format!("it is no valid component: {error:#}")))
+        precompile(&self.engine, bytes)
     }
 
     /// Loads what [`compile`](Self::compile) made.
@@ -159,6 +154,24 @@ impl Components {
         });
         store
     }
+}
+
+/// Compiles a component where nothing is run: in a process that does nothing else.
+pub fn compile(limits: &Limits, bytes: &[u8]) -> Result<Vec<u8>, PluginError> {
+    let failed = |error: wasmtime::Error| PluginError::Host(format!("{error:#}"));
+    precompile(&engine(limits).map_err(failed)?, bytes)
+}
+
+fn engine(limits: &Limits) -> wasmtime::Result<Engine> {
+    let mut config = Config::new();
+    config.epoch_interruption(true).consume_fuel(false).concurrency_support(false);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)));
+    Engine::new(&config)
+}
+
+fn precompile(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, PluginError> {
+    let invalid = |error| PluginError::Contract(format!("it is no valid component: {error:#}"));
+    engine.precompile_component(bytes).map_err(invalid)
 }
 
 /// Reserves room for instances, so that making one needs no call of the kernel.

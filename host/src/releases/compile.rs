@@ -15,7 +15,7 @@ use nix::libc;
 use tokio_util::task::TaskTracker;
 
 use crate::plugin::PluginError;
-use crate::plugin::component::Components;
+use crate::plugin::component;
 use crate::plugin::limits::Limits as CallLimits;
 use crate::process::sandbox::{Bounds, Sandbox};
 use crate::process::{Process, guarded};
@@ -25,7 +25,7 @@ pub const ARGUMENT: &str = "compile-component";
 /// The largest compiled form, in bytes.
 const MAX_CODE: u64 = 1024 * 1024 * 1024;
 /// How much less urgent compiling is than all else; what serves goes first.
-const NICE: libc::c_int = 10;
+const NICE: libc::c_int = 5;
 
 /// What compiling one component may take.
 #[derive(Debug, Clone, Copy)]
@@ -45,8 +45,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
     let compiled = || -> Result<(), String> {
         let bytes = fs::read(component).map_err(|error| error.to_string())?;
-        let components = Components::new(CallLimits::default()).map_err(|error| format!("{error:#}"))?;
-        let made = components.compile(&bytes).map_err(|error| match error {
+        let made = component::compile(&CallLimits::default(), &bytes).map_err(|error| match error {
             PluginError::Contract(what) => what,
             other => other.to_string(),
         })?;

@@ -169,7 +169,13 @@ impl Shelf {
         let folder = self.folder(digest);
         let plugin = folder.join(FOLDER);
         if !plugin.is_dir() {
-            return Release::read(&folder.join(COMPONENT));
+            let file = folder.join(COMPONENT);
+            let release = Release::read(&file)?;
+            if release.digest != digest {
+                let source = io::Error::other("it is damaged; remove it, and install the plugin again");
+                return Err(ReleaseError::Read { path: file, source });
+            }
+            return Ok(Release { place: None, ..release });
         }
         let manifest = Manifest::read(&plugin)?;
         Ok(Release::folder(Folder::Path(plugin), manifest, digest.to_owned()))
@@ -181,7 +187,7 @@ impl Shelf {
         let (place, kept) = match &release.code {
             Code::Component(bytes) => {
                 let file = folder.join(COMPONENT);
-                let kept = if file.exists() { Ok(()) } else { write_whole(&folder, &file, bytes) };
+                let kept = if file.exists() { Ok(()) } else { write_soon(&folder, &file, bytes) };
                 (file, kept)
             }
             Code::Folder { files, .. } => {
@@ -235,6 +241,17 @@ pub(super) fn unknown(name: &str, others: BTreeSet<String>) -> String {
 
 fn versions(releases: &[Release]) -> String {
     releases.iter().map(|release| release.version.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Writes a file whole, and does not wait for the disk: those who are being served do. It is
+/// on the disk a moment later, and whoever reads it after a loss of power checks its digest.
+fn write_soon(folder: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
+    create_private(folder)?;
+    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
+    aside.write_all(bytes)?;
+    let written = aside.persist(file).map_err(|error| error.error)?;
+    std::thread::spawn(move || written.sync_all());
+    Ok(())
 }
 
 /// Writes a file whole or not at all. Another host may be doing the same: whoever

@@ -45,9 +45,11 @@ impl Service {
     async fn take(&self, place: &Path) -> std::result::Result<(), (ReleaseError, Option<Release>)> {
         let releases = &self.parts.releases;
         let Some(release) = releases.read(place).await? else { return Ok(()) };
-        self.note_releases().await;
         let jobs = self.open_jobs(&release.name).await;
-        releases.prove(release.clone(), &jobs).await.map_err(|error| (error, Some(release)))
+        // What is told of it meanwhile need not be waited for.
+        let proving = releases.prove(release.clone(), &jobs);
+        let (proved, ()) = tokio::join!(proving, self.note_releases());
+        proved.map_err(|error| (error, Some(release)))
     }
 
     /// Lists the open jobs of a plugin.

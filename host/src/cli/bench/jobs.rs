@@ -32,6 +32,7 @@ const OPENCUE: f64 = 975.0;
 pub(super) struct Farm {
     pub(super) folder: tempfile::TempDir,
     scene: PathBuf,
+    serve: Command,
     host: Child,
 }
 
@@ -98,19 +99,34 @@ impl Farm {
         serve.arg("--data").arg(folder.path().join("data")).arg("--socket").arg(socket(folder.path()));
         // Nothing of the person's own configuration.
         serve.env("XDG_CONFIG_HOME", folder.path()).env("HOTSHOE_FAKE", fake);
-        let host = serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let host = host.spawn().map_err(Failure::failed)?;
-        let mut farm = Self { folder, scene, host };
+        serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let host = serve.spawn().map_err(Failure::failed)?;
+        let mut farm = Self { folder, scene, serve, host };
+        farm.is_up().await.map(|()| farm)
+    }
+
+    /// Stops the host, does something, and starts it again.
+    pub(super) async fn restart(&mut self, meanwhile: impl FnOnce() -> Result) -> Result {
+        let client = self.client().await?;
+        let _: Host = client.call("host.shutdown", &json!({"now": true})).await?;
+        client.closed().await;
+        self.host.wait().map_err(Failure::failed)?;
+        meanwhile()?;
+        self.host = self.serve.spawn().map_err(Failure::failed)?;
+        self.is_up().await
+    }
+
+    async fn is_up(&mut self) -> Result {
         let began = Instant::now();
-        while Client::connect(&socket(farm.folder.path())).await.ok().flatten().is_none() {
-            let has_ended = farm.host.try_wait().map_err(Failure::failed)?.is_some();
+        while Client::connect(&socket(self.folder.path())).await.ok().flatten().is_none() {
+            let has_ended = self.host.try_wait().map_err(Failure::failed)?.is_some();
             if has_ended || began.elapsed() > Duration::from_secs(30) {
-                let log = fs::read_to_string(farm.folder.path().join("log")).unwrap_or_default();
+                let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
                 return Err(Failure::failed(format!("a host does not start:\n{log}")));
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        Ok(farm)
+        Ok(())
     }
 
     pub(super) async fn client(&self) -> Result<Client> {
@@ -255,7 +271,7 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("socket/host.sock")
 }
 
-fn percentile(values: Vec<f64>, part: f64) -> f64 {
+pub(super) fn percentile(values: Vec<f64>, part: f64) -> f64 {
     let sorted = Samples::new(values).0;
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * part).round() as usize).copied().unwrap_or(f64::NAN)

@@ -1,0 +1,319 @@
+//! A release that is replaced: how long until the new one serves, and what it costs those
+//! who are being served. Beside it the same by the way of others: stop, then load.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use wasm_metadata::{AddMetadata, AddMetadataField, Version};
+
+use super::jobs::{Farm, percentile};
+use super::{Args, Failure, Goal, Reference, Result, Row, Samples};
+use crate::cli::client::{Client, News};
+use crate::events::{Event, EventKind};
+use crate::releases::Release;
+use crate::service::types::Job;
+use crate::terms::{ReleaseState, TaskState};
+
+/// The renderer that is replaced.
+const NAME: &str = "swapped";
+/// Swaps of each kind in a run.
+const IDLE: usize = 15;
+const BUSY: usize = 8;
+/// Clients whose tasks follow each other without pause.
+const CLIENTS: usize = 8;
+/// How long calls are counted after a swap has begun, and as long without one.
+const WINDOW: Duration = Duration::from_millis(1500);
+/// New releases serve at once.
+const CONFIG: &str = "[rollout]\nfirst = 0\ntasks = 0\n";
+
+/// A farm with a folder of plugins.
+struct Swapping {
+    farm: Farm,
+    component: Vec<u8>,
+    next: u32,
+}
+
+/// What a client has heard.
+#[derive(Default)]
+struct Heard {
+    /// Milliseconds that tasks took.
+    took: Vec<f64>,
+    failed: usize,
+    /// When the first task began on the release that was waited for.
+    swapped: Option<Instant>,
+}
+
+pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
+    let bar = ProgressBar::new(u64::from(args.runs) * 3);
+    let style = ProgressStyle::with_template("{bar:28.green/dim} {pos}/{len} {msg} ({elapsed})");
+    bar.set_style(style.expect("the template is well-formed"));
+    bar.enable_steady_tick(Duration::from_secs(1));
+    let [mut compiled, mut cached, mut busy, mut quiet_p99, mut swap_p99, mut stopped] =
+        [const { Vec::new() }; 6];
+    let (mut failed, mut cut) = (0, 0);
+    for _ in 0..args.runs {
+        let step = |what: &'static str| {
+            bar.set_message(what);
+            bar.inc(1);
+        };
+        step("an idle host");
+        let mut idle = Swapping::start(args).await?;
+        compiled.extend(idle.idle(false).await?);
+        cached.extend(idle.idle(true).await?);
+        drop(idle);
+        step("a busy host");
+        let mut swapping = Swapping::start(args).await?;
+        let (times, quiet, during, lost) = swapping.busy().await?;
+        busy.extend(times);
+        quiet_p99.push(quiet);
+        swap_p99.push(during);
+        failed += lost;
+        step("stop, then load");
+        let (time, lost) = swapping.stop_and_load().await?;
+        stopped.push(time);
+        cut += lost;
+    }
+    bar.finish_and_clear();
+    let limit = |median| Reference { name: "limit".to_owned(), median };
+    let others = Reference::new(format!("stop, then load: {cut} tasks cut"), &Samples::new(stopped));
+    let size = component(args)?.len() / 1000;
+    let swaps = usize::from(args.runs) * BUSY;
+    Ok(vec![
+        Row::new(
+            format!("idle: mv to first task, {size} KB compiled"),
+            "ms",
+            &Samples::new(compiled),
+            limit(150.0),
+            Goal::MedianAtMost(150.0),
+        ),
+        Row::new(
+            "the same, compiled before",
+            "ms",
+            &Samples::new(cached),
+            limit(10.0),
+            Goal::MedianAtMost(10.0),
+        ),
+        Row::new(
+            format!("8 clients: mv to first task, compiled; {failed} tasks failed in {swaps} swaps"),
+            "ms",
+            &Samples::new(busy),
+            others,
+            if failed == 0 { Goal::MedianAtMost(400.0) } else { Goal::MedianAtMost(0.0) },
+        ),
+        Row::in_turn(
+            "8 clients: p99 of their tasks in a swap".to_owned(),
+            "ms",
+            &swap_p99,
+            ("quiet", &quiet_p99),
+            Goal::RatioAtMost(1.3),
+        ),
+    ])
+}
+
+/// Returns the component whose releases replace each other: the one that is given, or `direct`.
+fn component(args: &Args) -> Result<Vec<u8>> {
+    let shipped = || Release::shipped().into_iter().find_map(|release| release.bytes().map(<[u8]>::to_vec));
+    match &args.component {
+        Some(file) => {
+            fs::read(file).map_err(|error| Failure::bad_input(format!("{}: {error}", file.display())))
+        }
+        None => Ok(shipped().unwrap_or_default()),
+    }
+}
+
+impl Swapping {
+    async fn start(args: &Args) -> Result<Self> {
+        let farm = Farm::start(args, "files=no", CONFIG).await?;
+        let mut swapping = Self { farm, component: component(args)?, next: 0 };
+        fs::create_dir_all(swapping.plugins()).map_err(Failure::failed)?;
+        let mut client = swapping.farm.client().await?;
+        let from = client.status().await?.last_event;
+        client.subscribe(from, None, false).await?;
+        let version = swapping.replace()?;
+        swapping.active(&mut client, &version).await?;
+        // The workers come up first.
+        swapping.first_task(&mut client, CLIENTS * 8).await?;
+        Ok(swapping)
+    }
+
+    fn plugins(&self) -> PathBuf {
+        self.farm.folder.path().join("data/plugins")
+    }
+
+    /// Moves a release that nobody has seen before over the one that serves; returns its version.
+    fn replace(&mut self) -> Result<String> {
+        self.next += 1;
+        let version = format!("1.0.{}", self.next);
+        self.put(&version).map(|()| version)
+    }
+
+    fn put(&self, version: &str) -> Result {
+        let aside = self.aside(version)?;
+        fs::rename(aside, self.plugins().join("swapped.wasm")).map_err(Failure::failed)
+    }
+
+    /// Makes a release, not in its place yet.
+    fn aside(&self, version: &str) -> Result<PathBuf> {
+        let mut metadata = AddMetadata::default();
+        metadata.name = AddMetadataField::Set(NAME.to_owned());
+        metadata.version = AddMetadataField::Set(Version::new(version.to_owned()));
+        let bytes = metadata.to_wasm(&self.component).map_err(Failure::failed)?;
+        let aside = self.farm.folder.path().join("aside.wasm");
+        fs::write(&aside, bytes).map_err(Failure::failed)?;
+        Ok(aside)
+    }
+
+    /// Waits until a version serves.
+    async fn active(&self, client: &mut Client, expected: &str) -> Result {
+        self.event(client, |event| match &event.kind {
+            EventKind::ReleaseState { version, state, why, .. } if version.as_deref() == Some(expected) => {
+                match state {
+                    ReleaseState::Active => Some(Ok(())),
+                    ReleaseState::Rejected => Some(Err(Failure::failed(why))),
+                    _ => None,
+                }
+            }
+            _ => None,
+        })
+        .await?
+    }
+
+    async fn event<T>(&self, client: &mut Client, wanted: impl Fn(&Event) -> Option<T>) -> Result<T> {
+        loop {
+            let Some(News::Events(events)) = client.news().await else {
+                return Err(Failure::failed("the host is gone"));
+            };
+            if let Some(found) = events.iter().find_map(&wanted) {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn submit(&self, client: &Client, frames: usize) -> Result<Job> {
+        let mut job = self.farm.job(frames);
+        job["renderer"] = json!(NAME);
+        client.call("jobs.submit", &job).await
+    }
+
+    /// Waits until the first task of a new job has begun, and the job's end.
+    async fn first_task(&self, client: &mut Client, frames: usize) -> Result<Instant> {
+        let job = self.submit(client, frames).await?;
+        let began = self.event(client, |event| match &event.kind {
+            EventKind::TaskStarted { job: id, .. } if *id == job.id => Some(Instant::now()),
+            _ => None,
+        });
+        let began = began.await?;
+        let over = self.event(client, |event| match &event.kind {
+            EventKind::JobState { id, state, .. } if *id == job.id && state.is_final() => Some(()),
+            _ => None,
+        });
+        over.await.map(|()| began)
+    }
+
+    /// Milliseconds from the moment that a file is moved to its place to the first task on it.
+    async fn idle(&mut self, is_known: bool) -> Result<Vec<f64>> {
+        let mut client = self.farm.client().await?;
+        let from = client.status().await?.last_event;
+        client.subscribe(from, None, false).await?;
+        let mut took = Vec::new();
+        for n in 0..IDLE {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let began = Instant::now();
+            let version = match is_known {
+                // One of the two before.
+                true => {
+                    let version = format!("1.0.{}", self.next - (n as u32 + 1) % 2);
+                    self.put(&version)?;
+                    version
+                }
+                false => self.replace()?,
+            };
+            self.active(&mut client, &version).await?;
+            let first = self.first_task(&mut client, 1).await?;
+            took.push((first - began).as_secs_f64() * 1e3);
+        }
+        Ok(took)
+    }
+
+    /// Swaps under the tasks of several clients. Returns milliseconds until the first task on
+    /// each new release, the 99th percentile of all tasks without and with swaps, and how many
+    /// failed.
+    async fn busy(&mut self) -> Result<(Vec<f64>, f64, f64, usize)> {
+        let mut client = self.farm.client().await?;
+        let from = client.status().await?.last_event;
+        client.subscribe(from, None, false).await?;
+        let mut jobs = Vec::new();
+        for _ in 0..CLIENTS {
+            jobs.push(self.submit(&client, 1_000_000 / CLIENTS).await?.id);
+        }
+        let began = self
+            .event(&mut client, |event| matches!(event.kind, EventKind::TaskStarted { .. }).then_some(()));
+        began.await?;
+        let (mut times, mut quiet, mut during, mut failed) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        self.hear(&mut client, "", WINDOW).await?;
+        for _ in 0..BUSY {
+            let heard = self.hear(&mut client, "", WINDOW).await?;
+            quiet.extend(heard.took);
+            let began = Instant::now();
+            let version = self.replace()?;
+            let heard = self.hear(&mut client, &version, WINDOW).await?;
+            let swapped = heard.swapped.ok_or_else(|| Failure::failed("a release is not swapped in time"))?;
+            times.push((swapped - began).as_secs_f64() * 1e3);
+            during.extend(heard.took);
+            failed += heard.failed;
+        }
+        Ok((times, percentile(quiet, 0.99), percentile(during, 0.99), failed))
+    }
+
+    /// Listens for so long, and until a task has begun on a version if one is given.
+    async fn hear(&self, client: &mut Client, version: &str, window: Duration) -> Result<Heard> {
+        let (mut heard, began) = (Heard::default(), Instant::now());
+        let expected = format!("{NAME}@{version}+");
+        let limit = Duration::from_secs(20);
+        while began.elapsed() < window
+            || (!version.is_empty() && heard.swapped.is_none() && began.elapsed() < limit)
+        {
+            let Some(News::Events(events)) = client.news().await else {
+                return Err(Failure::failed("the host is gone"));
+            };
+            for event in events {
+                match event.kind {
+                    EventKind::TaskState { state, seconds, .. } => {
+                        heard.failed += usize::from(state != TaskState::Done);
+                        heard.took.push(seconds * 1e3);
+                    }
+                    EventKind::TaskStarted { release: Some(release), .. }
+                        if release.starts_with(&expected) =>
+                    {
+                        heard.swapped.get_or_insert_with(Instant::now);
+                    }
+                    EventKind::ReleaseState { state: ReleaseState::Rejected, why, .. } => {
+                        return Err(Failure::failed(why));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(heard)
+    }
+
+    /// Stops the host under the same load, replaces the file, and starts it again. Returns
+    /// milliseconds until the first task on the new release, and how many tasks were cut.
+    async fn stop_and_load(&mut self) -> Result<(f64, usize)> {
+        self.next += 1;
+        let version = format!("1.0.{}", self.next);
+        let (aside, place) = (self.aside(&version)?, self.plugins().join("swapped.wasm"));
+        let began = Instant::now();
+        let running = self.farm.client().await?.status().await?.running;
+        self.farm.restart(|| fs::rename(aside, place).map_err(Failure::failed)).await?;
+        let mut client = self.farm.client().await?;
+        let from = client.status().await?.last_event;
+        client.subscribe(from, None, false).await?;
+        let heard = self.hear(&mut client, &version, Duration::ZERO).await?;
+        let swapped = heard.swapped.ok_or_else(|| Failure::failed("a release is not loaded in time"))?;
+        Ok(((swapped - began).as_secs_f64() * 1e3, running))
+    }
+}
