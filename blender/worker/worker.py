@@ -382,7 +382,18 @@ class Scene:
                 "if that is what you want, say --device cpu",
             )
 
-    def write(self, frame, name, directory):
+    def sign(self, maker, changed):
+        """Names what made the picture in its metadata, beside the scene's own note.
+
+        A scene that prints its metadata into the picture keeps it as it is: pixels come first.
+        """
+        render = self.data.render
+        if not render.use_stamp:
+            own = render.stamp_note_text if render.use_stamp_note else ""
+            changed.set(render, "use_stamp_note", True)
+            changed.set(render, "stamp_note_text", f"{own} ({maker})" if own else maker)
+
+    def write(self, frame, name, directory, maker):
         scene, render = self.data, self.data.render
         self.check_device()
         self.check_denoiser()
@@ -399,6 +410,7 @@ class Scene:
             scene.frame_end = frame
             for node in file_output_nodes():
                 redirect(node, directory, changed)
+            self.sign(maker, changed)
             run_render(animation=True)
         return {"unread": check_pictures(directory)}
 

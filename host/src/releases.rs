@@ -6,8 +6,10 @@
 
 mod code;
 pub mod compile;
+mod error;
 mod folder;
 pub mod lifecycle;
+mod pin;
 mod release;
 mod requirement;
 pub mod rollout;
@@ -15,7 +17,6 @@ pub mod shelf;
 pub mod watcher;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::Duration;
@@ -28,7 +29,7 @@ use crate::config::file::{Config, Grant, seconds};
 use crate::config::{DataDir, create_private};
 use crate::plugin::component::{Component, Components};
 use crate::plugin::limits;
-use crate::plugin::manifest::{Manifest, ManifestError, Needs};
+use crate::plugin::manifest::{Manifest, Needs};
 use crate::plugin::process::{self, Processes};
 use crate::plugin::settings::Schema;
 use crate::plugin::{Description, Plugin, PluginError};
@@ -39,6 +40,8 @@ use lifecycle::{Catalogue, Changes, Refused, Rejected, Rules, Wish};
 use release::Code;
 use shelf::Shelf;
 
+pub use error::ReleaseError;
+pub use pin::Pin;
 pub use release::Release;
 pub use requirement::{Requirement, RequirementError};
 
@@ -69,92 +72,6 @@ pub struct OpenJob {
     pub version: Version,
     /// Its settings.
     pub settings: serde_json::Map<String, serde_json::Value>,
-}
-
-/// The release that jobs run on; all that run on the same one share it. Its code leaves
-/// memory after the last of them has dropped it.
-#[derive(Debug)]
-pub struct Pin {
-    /// Its plugin's name.
-    pub name: String,
-    /// Its version.
-    pub version: Version,
-    /// The SHA-256 of its bytes, in hexadecimal digits.
-    pub digest: String,
-    loaded: OnceCell<Arc<Loaded>>,
-}
-
-impl fmt::Display for Pin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}+{}", self.name, self.version, &self.digest[..12])
-    }
-}
-
-/// Why there is no such release.
-#[derive(Debug, thiserror::Error)]
-pub enum ReleaseError {
-    /// No plugin has this name.
-    #[error("there is no renderer '{name}'\n{hint}")]
-    Unknown {
-        /// What was asked for.
-        name: String,
-        /// What there is.
-        hint: String,
-    },
-    /// The file cannot be read.
-    #[error("cannot read the plugin {}: {source}\ncheck the path; a name without / and .wasm means a renderer that is shipped or installed", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// What has its name is part of this program.
-    #[error("'{name}' is a renderer that comes with Hotshoe\ngive yours another name")]
-    Taken {
-        /// The name.
-        name: String,
-    },
-    /// It is there, and yet it cannot be used.
-    #[error("{0}")]
-    Refused(#[from] lifecycle::Refused),
-    /// It could be several, or none.
-    #[error("'{name}' is not one release that can be removed\n{hint}")]
-    NotOne {
-        /// What was asked for.
-        name: String,
-        /// What there is.
-        hint: String,
-    },
-    /// It is no name of a release.
-    #[error(transparent)]
-    Requirement(#[from] RequirementError),
-    /// The folder holds no plugin.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// It is no plugin of this host.
-    #[error("cannot load the plugin {name}: {source}{}", hint(source))]
-    Load {
-        /// The plugin.
-        name: String,
-        /// Why.
-        source: PluginError,
-    },
-    /// The compiled form cannot be kept.
-    #[error("cannot write to {}: {source}\nmake room there, or choose another data directory with --data DIR", path.display())]
-    Cache {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-}
-
-fn hint(source: &PluginError) -> &'static str {
-    match source {
-        PluginError::Contract(_) => "\na plugin is written against hotshoe:plugin@0.1.0",
-        _ => "",
-    }
 }
 
 /// The releases of a host.
@@ -300,7 +217,7 @@ impl Releases {
         }
         let loaded = OnceCell::new_with(self.latest(digest));
         let (name, version, digest) = (name.to_owned(), version.clone(), digest.to_owned());
-        let pin = Arc::new(Pin { name, version, digest, loaded });
+        let pin = Arc::new(Pin::new(name, version, digest, loaded));
         pins.retain(|_, pin| pin.strong_count() > 0);
         pins.insert(pin.digest.clone(), Arc::downgrade(&pin));
         pin
@@ -340,12 +257,13 @@ impl Releases {
         });
     }
 
-    /// Whether the code of a release is in memory.
-    pub fn is_in_memory(&self, digest: &str) -> bool {
+    /// Lists the releases whose code is in memory.
+    pub fn in_memory(&self) -> HashSet<String> {
         let pins = self.pins.lock().expect("no code panics under this lock");
-        let is_pinned = pins.get(digest).and_then(Weak::upgrade).is_some_and(|pin| pin.loaded.initialized());
+        let is_loaded = |pin: &Weak<Pin>| pin.upgrade().is_some_and(|pin| pin.loaded.initialized());
+        let pinned = pins.iter().filter(|(_, pin)| is_loaded(pin)).map(|(digest, _)| digest.clone());
         let latest = self.latest.lock().expect("no code panics under this lock");
-        is_pinned || latest.iter().any(|loaded| loaded.release.digest == digest)
+        pinned.chain(latest.iter().map(|loaded| loaded.release.digest.clone())).collect()
     }
 
     /// Loads a release, compiling it only if that was never done before.
@@ -528,27 +446,6 @@ impl Releases {
         };
         let prefix = self.components.compatibility();
         tokio::task::block_in_place(|| code::keep(&made, &folder, &prefix)).map_err(unwritten)
-    }
-}
-
-impl Pin {
-    /// Writes down which release it is, as it is stored with a job.
-    pub fn stored(&self) -> String {
-        let (name, version, digest) = (&self.name, &self.version, &self.digest);
-        serde_json::json!({"name": name, "version": version, "digest": digest}).to_string()
-    }
-
-    /// Returns the code, loaded again if it had left memory.
-    pub async fn loaded(&self, releases: &Releases) -> Result<Arc<Loaded>, ReleaseError> {
-        let load = async {
-            if let Some(loaded) = releases.latest(&self.digest) {
-                return Ok(loaded);
-            }
-            let release = tokio::task::block_in_place(|| releases.shelf.kept(&self.digest))?;
-            // A digest that is not that of its copy is none of ours.
-            releases.load_anew(release).await
-        };
-        self.loaded.get_or_try_init(|| load).await.cloned()
     }
 }
 

@@ -20,6 +20,7 @@ mod protocol;
 mod releases;
 mod render;
 mod rollout;
+mod soak;
 mod tidy;
 mod villains;
 mod worker;

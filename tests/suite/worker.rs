@@ -40,7 +40,7 @@ impl Bench {
     async fn write(&self, frame: i32, into: &str) -> PathBuf {
         let directory = self.folder.path().join(into);
         std::fs::create_dir_all(&directory).unwrap();
-        self.worker.write(&Write { frame, name: None, directory: &directory }).await.unwrap();
+        self.worker.write(&Write { frame, name: None, directory: &directory, maker: "test" }).await.unwrap();
         directory.join(format!("{frame:04}.png"))
     }
 }
@@ -103,7 +103,7 @@ async fn two_jobs_of_different_settings_share_a_worker_without_a_trace() {
         }
         let directory = &bench.folder.path().join("other");
         std::fs::create_dir(directory).unwrap();
-        worker.write(&Write { frame: 2, name: Some("other"), directory }).await.unwrap();
+        worker.write(&Write { frame: 2, name: Some("other"), directory, maker: "test" }).await.unwrap();
         assert!(directory.join("other0002.jpg").exists());
         assert!(worker.open(&scene, false, false).await.unwrap().warm);
         let after = worker.inspect().await.unwrap();
@@ -211,7 +211,10 @@ async fn a_developed_shot_looks_like_a_written_frame() {
         worker.set("engine", &json!("CYCLES")).await.unwrap();
         worker.open(&blender.scene("movie"), false, false).await.unwrap();
         assert_eq!(code(worker.develop(&develop).await), "unsupported");
-        assert_eq!(code(worker.write(&Write { frame: 1, name: None, directory }).await), "unsupported");
+        assert_eq!(
+            code(worker.write(&Write { frame: 1, name: None, directory, maker: "test" }).await),
+            "unsupported"
+        );
     }
 }
 

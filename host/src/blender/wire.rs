@@ -79,6 +79,8 @@ pub struct Write<'a> {
     pub name: Option<&'a str>,
     /// Where all its files go.
     pub directory: &'a Path,
+    /// The release that makes them, for their metadata.
+    pub maker: &'a str,
 }
 
 /// The answer to `scene.write`.

@@ -154,7 +154,9 @@ impl Scene {
                     return Ok(Done::Kept(files));
                 }
             }
-            let written = self.watched(worker, worker.write(&wire::Write { frame, name, directory })).await?;
+            let maker = &self.attempt.by.name;
+            let request = wire::Write { frame, name, directory, maker };
+            let written = self.watched(worker, worker.write(&request)).await?;
             if !written.unread.is_empty() {
                 let unread = written.unread.iter().map(|name| directory.join(name)).collect();
                 blocking(move || image::check_all(unread)).await?;
@@ -225,7 +227,8 @@ impl Scene {
             let worker = inner.worker().await?;
             let source = worker.home().join("develop.exr");
             let (pixels, file) = (image.clone(), source.clone());
-            blocking(move || pixels.write_exr(&file)).await?;
+            let maker = self.attempt.by.name.clone();
+            blocking(move || pixels.write_exr(&file, Some(&maker))).await?;
             let step = format!("develop {}", uuid::Uuid::now_v7());
             let file = worker.develop(&wire::Develop { image: &source, frame, name, directory }).await;
             let file = heard(&self.attempt, file).await?;

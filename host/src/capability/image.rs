@@ -225,7 +225,7 @@ impl Image {
         std::fs::create_dir_all(&job.spool).map_err(CapabilityError::io("make the job's spool"))?;
         let aside = tempfile::NamedTempFile::new_in(&job.spool);
         let aside = aside.map_err(CapabilityError::io("write to the spool"))?;
-        self.write_exr(aside.path())?;
+        self.write_exr(aside.path(), None)?;
         let kept = aside.persist(job.spool.join(key)).map_err(|error| error.error);
         kept.map_err(CapabilityError::io("write to the spool"))?;
         Ok(())
@@ -241,8 +241,9 @@ impl Image {
         Self::read_exr(&file, 0, attempt)
     }
 
-    /// Writes an OpenEXR file, whose rows run from the highest down.
-    pub fn write_exr(&self, file: &Path) -> Result<()> {
+    /// Writes an OpenEXR file, whose rows run from the highest down; and who made it, which
+    /// Blender takes along where it turns the file into another one.
+    pub fn write_exr(&self, file: &Path, maker: Option<&str>) -> Result<()> {
         let values = self.0.values.read().expect("no code panics under this lock");
         let (width, height) = (self.0.width as usize, self.0.height as usize);
         let pixel = |position: Vec2<usize>| {
@@ -251,7 +252,11 @@ impl Image {
         };
         let mut image = exr::image::Image::from_channels((width, height), SpecificChannels::rgba(pixel));
         let samples = AttributeValue::I32(self.samples().try_into().unwrap_or(i32::MAX));
-        image.layer_data.attributes.other.insert(Text::from(SAMPLES), samples);
+        let attributes = &mut image.layer_data.attributes.other;
+        attributes.insert(Text::from(SAMPLES), samples);
+        if let Some(maker) = maker {
+            attributes.insert(Text::from("Note"), AttributeValue::Text(Text::from(maker)));
+        }
         image.write().to_file(file).map_err(|error| {
             CapabilityError::new(Code::Host, format!("cannot write an image to the spool: {error}"))
         })

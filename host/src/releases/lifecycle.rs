@@ -10,113 +10,20 @@
 //! active. An older one is draining while jobs are pinned to it, and then retired: it is
 //! kept, and serves again when the newer one has to go.
 
+mod choice;
+mod orders;
+mod standing;
+
+pub use standing::{Changes, Follow, Refused, Rejected, Rules, Standing, Way, Wish, label};
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use semver::Version;
-
 use super::Release;
-use super::requirement::Requirement;
-use super::rollout::{self, Sample, Samples};
-use crate::config::file::{Config, Rollout};
+use super::rollout::{self, Sample};
 use crate::events::EventKind;
 use crate::store::releases::{Counts, ReleaseRow};
-use crate::terms::{Capability, JobId, Presence, ReleaseState, Upgrade};
-
-/// How new releases are tried, by the plugin's name.
-#[derive(Debug, Clone, Default)]
-pub struct Rules {
-    /// Of plugins without rules of their own.
-    pub all: Rollout,
-    /// Those of single plugins.
-    pub own: BTreeMap<String, Rollout>,
-    /// Whether other bytes of a version that is known are another build of it.
-    pub dev: bool,
-}
-
-/// A release and what is known of it.
-#[derive(Debug, Clone)]
-pub struct Standing {
-    /// As it is stored, or is about to be.
-    pub row: ReleaseRow,
-    /// Its latest tasks.
-    pub samples: Samples,
-    /// Attempts under way.
-    busy: usize,
-    /// The job that tries it first.
-    first: Option<JobId>,
-}
-
-/// A file or folder that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejected {
-    /// What it is called.
-    pub name: String,
-    /// Its version and digest, as far as they could be read.
-    pub version: Option<String>,
-    /// See `version`.
-    pub digest: Option<String>,
-    /// Why.
-    pub why: String,
-    /// When that was found, in milliseconds since 1970.
-    pub since_ms: u64,
-}
-
-/// What a job asks for and may be given.
-#[derive(Debug, Clone)]
-pub struct Wish {
-    /// The job.
-    pub job: JobId,
-    /// What it asks for.
-    pub wanted: Requirement,
-    /// How far its pin may move by itself.
-    pub upgrade: Upgrade,
-    /// What its client says of it.
-    pub label: Option<String>,
-}
-
-/// What becomes of a job's pin before it begins something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Follow {
-    /// It stays.
-    Stay,
-    /// It moves to the release with this digest.
-    Move {
-        /// The digest.
-        to: String,
-        /// Why.
-        why: String,
-        /// Whether that one is newer.
-        way: Way,
-    },
-    /// Nothing is to be begun until the task that tries the release is done.
-    Wait,
-    /// Its release does not serve any more, and there is none that it may move to.
-    Stuck(String),
-}
-
-/// Which way a pin moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// To a newer release.
-    On,
-    /// To one that is older, or known better.
-    Back,
-}
-
-/// What is new: rows to store and events to tell.
-#[derive(Debug, Clone, Default)]
-pub struct Changes {
-    /// Releases that are not as they are stored.
-    pub rows: Vec<ReleaseRow>,
-    /// What happened.
-    pub events: Vec<EventKind>,
-}
-
-/// Why a release cannot do what it is asked to.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refused(pub String);
+use crate::terms::{Capability, JobId, Presence, ReleaseState};
 
 /// All releases of a host.
 #[derive(Debug, Default)]
@@ -127,79 +34,6 @@ pub struct Catalogue {
     rejected: BTreeMap<PathBuf, Rejected>,
     changed: BTreeSet<String>,
     events: Vec<EventKind>,
-}
-
-impl Rules {
-    /// Reads the rules of a configuration.
-    pub fn of(config: &Config, dev: bool) -> Self {
-        let own = |(name, grant): (&String, &crate::config::file::Grant)| {
-            Some((name.clone(), grant.rollout.clone()?))
-        };
-        let all = if dev { Rollout::at_once() } else { config.rollout.clone() };
-        Self { all, own: config.plugin.iter().filter_map(own).collect(), dev }
-    }
-
-    fn of_plugin(&self, name: &str) -> &Rollout {
-        self.own.get(name).unwrap_or(&self.all)
-    }
-}
-
-impl Wish {
-    /// Whether the job's policy lets its pin move by itself from one version to another.
-    fn upgrades(&self, from: &Version, to: &Version) -> bool {
-        match self.upgrade {
-            _ if self.wanted.is_exact() => false,
-            Upgrade::Pinned => false,
-            Upgrade::Patch => (from.major, from.minor) == (to.major, to.minor) && from.pre == to.pre,
-            Upgrade::Compatible => true,
-        }
-    }
-
-    /// Whether a job on one version may move to a newer release by itself.
-    pub fn may_move(&self, from: &Version, to: &Release) -> bool {
-        self.wanted.accepts(to) && *from <= to.version && self.upgrades(from, &to.version)
-    }
-}
-
-impl Standing {
-    fn new(row: ReleaseRow) -> Self {
-        Self { row, samples: Samples::default(), busy: 0, first: None }
-    }
-
-    /// Names it as people do.
-    pub fn label(&self) -> String {
-        label(&self.row.name, &self.row.version, self.row.build)
-    }
-
-    fn serves(&self) -> bool {
-        use ReleaseState::{Active, Canary, Draining, Retired};
-        matches!(self.row.state, Active | Canary | Draining | Retired)
-            && self.row.presence != Presence::Removed
-    }
-
-    /// The order in which releases are preferred.
-    fn rank(&self) -> (bool, bool, &Version, u32) {
-        let row = &self.row;
-        (row.chosen, row.presence == Presence::Present, &row.version, row.build)
-    }
-
-    /// Those that promise to be compatible are of one line.
-    fn line(&self) -> (u64, u64, u64, bool) {
-        let Version { major, minor, patch, pre, .. } = &self.row.version;
-        match (major, minor) {
-            (0, 0) => (0, 0, *patch, pre.is_empty()),
-            (0, minor) => (0, *minor, 0, pre.is_empty()),
-            (major, _) => (*major, 0, 0, pre.is_empty()),
-        }
-    }
-}
-
-/// Names a release: `draft 1.2.0`, or `draft 1.2.0+dev.3` for its third other build.
-pub fn label(name: &str, version: &Version, build: u32) -> String {
-    match build {
-        0 => format!("{name} {version}"),
-        build => format!("{name} {version}+dev.{build}"),
-    }
 }
 
 impl Catalogue {
@@ -518,171 +352,6 @@ impl Catalogue {
         self.events.push(EventKind::ReleaseState { id, version, digest, state: ReleaseState::Rejected, why });
     }
 
-    /// Finds the release that a new job gets.
-    pub fn choose(&mut self, wish: &Wish) -> Option<String> {
-        let is_exact = wish.wanted.is_exact();
-        let fits = |standing: &&Standing| standing.serves() && wish.wanted.accepts_row(&standing.row);
-        let mut fitting: Vec<&Standing> = self.of_name(&wish.wanted.name).filter(fits).collect();
-        fitting.sort_by(|a, b| b.rank().cmp(&a.rank()));
-        let gets = |standing: &&&Standing| {
-            standing.row.state != ReleaseState::Canary || is_exact || self.tries(standing, wish)
-        };
-        let found = fitting.iter().find(gets).or(fitting.first())?;
-        let digest = found.row.digest.clone();
-        self.note_first(&digest, wish, is_exact);
-        Some(digest)
-    }
-
-    /// Finds the release that somebody means who does not want to try a new one.
-    pub fn best(&self, wanted: &Requirement) -> Option<&Standing> {
-        let fits = |standing: &&Standing| wanted.accepts_row(&standing.row);
-        let is_exact = wanted.is_exact();
-        self.of_name(&wanted.name).filter(fits).max_by(|a, b| {
-            let plain = |s: &Standing| (s.serves(), is_exact || s.row.state != ReleaseState::Canary);
-            (plain(a), a.rank()).cmp(&(plain(b), b.rank()))
-        })
-    }
-
-    /// Returns the part of new jobs that ask for no version and get a release: 0 to 1.
-    pub fn share(&self, standing: &Standing) -> f64 {
-        let of_canary = |standing: &Standing| {
-            let rules = self.rules.of_plugin(&standing.row.name);
-            if rollout::is_first(rules, &standing.row.counts) { 0.0 } else { rules.share }
-        };
-        let newest =
-            self.of_name(&standing.row.name).filter(|s| s.serves() && s.row.state == ReleaseState::Canary);
-        let newest = newest.max_by_key(|s| s.rank());
-        let given = newest.map_or(0.0, of_canary);
-        let is =
-            |other: Option<&Standing>| other.is_some_and(|other| other.row.digest == standing.row.digest);
-        match () {
-            () if is(newest) => given,
-            () if is(self.serving(&standing.row.name)) => 1.0 - given,
-            () => 0.0,
-        }
-    }
-
-    /// Whether a job is one of those that try a canary.
-    fn tries(&self, standing: &Standing, wish: &Wish) -> bool {
-        let rules = self.rules.of_plugin(&standing.row.name);
-        if wish.label.as_ref().is_some_and(|label| rules.labels.contains(label)) {
-            return true;
-        }
-        match rollout::is_first(rules, &standing.row.counts) {
-            true => standing.first.is_none_or(|first| first == wish.job),
-            false => {
-                standing.first == Some(wish.job)
-                    || rollout::is_in_share(rules, wish.job, &standing.row.digest)
-            }
-        }
-    }
-
-    fn note_first(&mut self, digest: &str, wish: &Wish, is_exact: bool) {
-        let Some(standing) = self.standings.get_mut(digest) else { return };
-        let rules = self.rules.of_plugin(&standing.row.name);
-        let is_labelled = wish.label.as_ref().is_some_and(|label| rules.labels.contains(label));
-        if standing.row.state == ReleaseState::Canary
-            && rollout::is_first(rules, &standing.row.counts)
-            && !is_exact
-            && !is_labelled
-        {
-            standing.first.get_or_insert(wish.job);
-        }
-    }
-
-    /// Says why nothing that is known will do; nothing if the name is not known at all.
-    pub fn why_none(&self, wanted: &Requirement) -> Option<String> {
-        let name = &wanted.name;
-        let is_gone = |standing: &&Standing| standing.row.presence == Presence::Removed;
-        let fitting = || self.of_name(name).filter(|standing| wanted.accepts_row(&standing.row));
-        let told = |s: &Standing| format!("{} is {}: {}", s.label(), s.row.state, s.row.why);
-        let mut lines: Vec<String> = fitting().filter(|standing| !is_gone(standing)).map(told).collect();
-        let mut there: Vec<&Version> =
-            self.of_name(name).filter(|standing| !is_gone(standing)).map(|s| &s.row.version).collect();
-        there.sort();
-        if lines.is_empty() && !there.is_empty() {
-            let there: Vec<String> = there.into_iter().map(ToString::to_string).collect();
-            lines.push(format!("the versions of {name} are: {}", there.join(", ")));
-        } else if lines.is_empty() {
-            lines.extend(fitting().map(|standing| format!("{} was removed", standing.label())));
-        }
-        let of_name = self.rejected.values().filter(|rejected| rejected.name == *name);
-        lines.extend(of_name.map(|rejected| format!("{name} was rejected: {}", rejected.why)));
-        (!lines.is_empty()).then(|| lines.join("\n"))
-    }
-
-    /// Decides, before a job begins something, on which release that is to be.
-    pub fn follow(&mut self, wish: &Wish, pin: &str) -> Follow {
-        let Some(now) = self.standings.get(pin) else { return Follow::Stay };
-        if now.row.state == ReleaseState::Quarantined {
-            return match self.fallback(wish, pin).or_else(|| self.last_resort(wish, pin)) {
-                Some(next) => {
-                    Follow::Move { to: next.row.digest.clone(), why: quarantined(now), way: Way::Back }
-                }
-                None => Follow::Stuck(format!(
-                    "{}, and the job may not run on another release\n\
-                     put in one that it may run on, or submit it anew",
-                    quarantined(now)
-                )),
-            };
-        }
-        let is_fixed = wish.wanted.is_exact() || wish.upgrade == Upgrade::Pinned;
-        let newer = (!is_fixed).then(|| self.newer(wish, now)).flatten();
-        if let Some(next) = newer {
-            let (to, why) = (next.row.digest.clone(), format!("{} is newer", next.label()));
-            self.note_first(&to, wish, false);
-            return Follow::Move { to, why, way: Way::On };
-        }
-        let rules = self.rules.of_plugin(&now.row.name);
-        let is_first = now.row.state == ReleaseState::Canary
-            && now.first == Some(wish.job)
-            && rollout::is_first(rules, &now.row.counts);
-        if is_first && now.busy > 0 { Follow::Wait } else { Follow::Stay }
-    }
-
-    /// Finds a newer release that a job may and shall move to.
-    fn newer(&self, wish: &Wish, now: &Standing) -> Option<&Standing> {
-        let (from, build) = (&now.row.version, now.row.build);
-        // What the operator wants stands above what is newer.
-        let is_chosen = |s: &Standing| s.row.chosen && s.serves() && wish.wanted.accepts_row(&s.row);
-        let has_chosen = self.of_name(&now.row.name).any(is_chosen);
-        let fits = |standing: &&Standing| {
-            let row = &standing.row;
-            standing.serves()
-                && (row.presence == Presence::Present || row.chosen)
-                && (row.chosen || !has_chosen)
-                && wish.wanted.accepts_row(row)
-                && (&row.version, row.build) > (from, build)
-                && wish.upgrades(from, &row.version)
-                && (row.state != ReleaseState::Canary || self.tries(standing, wish))
-        };
-        self.of_name(&now.row.name).filter(fits).max_by_key(|standing| standing.rank())
-    }
-
-    /// Finds the release that does the work of one that must not.
-    pub fn fallback(&self, wish: &Wish, bad: &str) -> Option<&Standing> {
-        if wish.wanted.is_exact() || wish.upgrade == Upgrade::Pinned {
-            return None;
-        }
-        let bad = self.standings.get(bad)?;
-        let fits = |standing: &&Standing| {
-            standing.serves()
-                && standing.row.state != ReleaseState::Canary
-                && standing.row.digest != bad.row.digest
-                && wish.wanted.accepts_row(&standing.row)
-        };
-        let before = bad.row.before.as_ref().and_then(|before| self.standings.get(before)).filter(fits);
-        before.or_else(|| self.of_name(&bad.row.name).filter(fits).max_by_key(|standing| standing.rank()))
-    }
-
-    /// Finds a canary for a job that nothing else is left for.
-    fn last_resort(&self, wish: &Wish, bad: &str) -> Option<&Standing> {
-        let is_fixed = wish.wanted.is_exact() || wish.upgrade == Upgrade::Pinned;
-        let fits =
-            |s: &&Standing| s.serves() && s.row.digest != bad && wish.wanted.accepts_row(&s.row) && !is_fixed;
-        self.of_name(&wish.wanted.name).filter(fits).max_by_key(|standing| standing.rank())
-    }
-
     /// Notes that an attempt begins.
     pub fn began(&mut self, digest: &str) {
         if let Some(standing) = self.standings.get_mut(digest) {
@@ -744,95 +413,6 @@ impl Catalogue {
         self.settle(&name, now_ms);
     }
 
-    /// Finds the one release that an operator means.
-    pub fn meant(&self, wanted: &Requirement) -> Result<&Standing, Refused> {
-        let fitting: Vec<&Standing> =
-            self.of_name(&wanted.name).filter(|standing| wanted.accepts_row(&standing.row)).collect();
-        match fitting.as_slice() {
-            [one] => Ok(one),
-            [] => {
-                let what =
-                    self.why_none(wanted).unwrap_or_else(|| "`hotshoe plugin list` lists them".to_owned());
-                Err(Refused(format!("there is no release {wanted}\n{what}")))
-            }
-            several => {
-                let labels: Vec<String> = several.iter().map(|standing| standing.label()).collect();
-                let first = &several[0].row;
-                Err(Refused(format!(
-                    "{wanted} is not one release: {}\nname one of them, such as {}@={} or {}@sha256:{}",
-                    labels.join(", "),
-                    first.name,
-                    first.version,
-                    first.name,
-                    &first.digest[..12]
-                )))
-            }
-        }
-    }
-
-    /// Lets a release be tried though it wants more than the one before.
-    pub fn approve(&mut self, digest: &str, now_ms: u64) -> Result<(), Refused> {
-        let standing = self.get(digest).ok_or_else(|| Refused("it is gone".to_owned()))?;
-        if standing.row.state != ReleaseState::Held {
-            return Err(Refused(format!("{} is {}, not held", standing.label(), standing.row.state)));
-        }
-        self.edit(digest).expect("it is there").row.approved = true;
-        self.begin(digest, now_ms);
-        Ok(())
-    }
-
-    /// Lets a release serve at once.
-    pub fn promote(&mut self, digest: &str, now_ms: u64) -> Result<(), Refused> {
-        let standing = self.get(digest).ok_or_else(|| Refused("it is gone".to_owned()))?;
-        match standing.row.state {
-            ReleaseState::Canary | ReleaseState::Quarantined => {
-                self.prove(digest, "the operator promoted it", now_ms);
-                Ok(())
-            }
-            ReleaseState::Active => Ok(()),
-            state => Err(Refused(format!(
-                "{} is {state}; only a canary, or one that is quarantined, can be promoted",
-                standing.label()
-            ))),
-        }
-    }
-
-    /// Makes a release serve all that it fits, whatever is newer; or lets the newest serve again.
-    pub fn favour(&mut self, digest: &str, on: bool, now_ms: u64) -> Result<(), Refused> {
-        let standing = self.get(digest).ok_or_else(|| Refused("it is gone".to_owned()))?;
-        if on && !(standing.row.proven && standing.serves()) {
-            return Err(Refused(format!("{} is {}; promote it first", standing.label(), standing.row.state)));
-        }
-        let name = standing.row.name.clone();
-        let others: Vec<String> =
-            self.of_name(&name).filter(|s| s.row.chosen).map(|s| s.row.digest.clone()).collect();
-        for other in others {
-            self.edit(&other).expect("it was just found").row.chosen = false;
-        }
-        self.edit(digest).expect("it is there").row.chosen = on;
-        self.settle(&name, now_ms);
-        Ok(())
-    }
-
-    /// Goes back from the release that serves to the one before it; returns both.
-    pub fn roll_back(&mut self, name: &str, now_ms: u64) -> Result<(String, String), Refused> {
-        let canary = self.of_name(name).filter(|s| s.row.state == ReleaseState::Canary);
-        let newest = canary.max_by_key(|standing| standing.rank()).or_else(|| self.serving(name));
-        let bad = newest.ok_or_else(|| Refused(format!("no release of {name} serves")))?.row.digest.clone();
-        let is_other = |standing: &&Standing| standing.row.digest != bad;
-        let before = self.standings[&bad].row.before.as_ref().and_then(|digest| self.standings.get(digest));
-        let proven = self.of_name(name).filter(|standing| standing.serves() && standing.row.proven);
-        let next = before
-            .filter(|standing| standing.serves() && standing.row.proven)
-            .or_else(|| proven.filter(is_other).max_by_key(|standing| standing.rank()));
-        let Some(next) = next.map(|standing| standing.row.digest.clone()) else {
-            let label = self.standings[&bad].label();
-            return Err(Refused(format!("there is no release before {label} to go back to")));
-        };
-        self.quarantine(&bad, "the operator rolled it back", now_ms);
-        Ok((bad, next))
-    }
-
     /// Notes that a job has ended.
     pub fn left(&mut self, job: JobId) {
         let firsts = self.standings.values_mut().filter(|standing| standing.first == Some(job));
@@ -877,7 +457,5 @@ impl Catalogue {
     }
 }
 
-fn quarantined(standing: &Standing) -> String {
-    let why = standing.row.why.lines().next().unwrap_or_default();
-    format!("{} is quarantined: {why}", standing.label())
-}
+#[cfg(test)]
+mod tests;

@@ -121,9 +121,13 @@ impl Service {
         if !releases.settled().await {
             return Plugins { plugins: Vec::new() };
         }
+        let loaded = releases.in_memory();
         let catalogue = releases.catalogue();
-        let mut plugins: Vec<Plugin> =
-            catalogue.list().into_iter().map(|standing| shown(standing, catalogue.share(standing))).collect();
+        let listed = |standing: &Standing| Plugin {
+            is_loaded: loaded.contains(&standing.row.digest),
+            ..shown(standing, catalogue.share(standing))
+        };
+        let mut plugins: Vec<Plugin> = catalogue.list().into_iter().map(listed).collect();
         plugins.extend(catalogue.rejected().iter().map(|(place, rejected)| refused(place, rejected)));
         Plugins { plugins }
     }
@@ -231,7 +235,7 @@ impl Service {
             let age_seconds = now.saturating_sub(created_ms) as f64 / 1000.0;
             Holder { id, age_seconds }
         };
-        let is_loaded = self.parts.releases.is_in_memory(&digest);
+        let is_loaded = self.parts.releases.in_memory().contains(&digest);
         let jobs = pinned.into_iter().map(holder).collect();
         Ok(Why { plugin: self.known(&digest)?, jobs, leases, is_loaded })
     }
@@ -285,6 +289,7 @@ fn shown(standing: &Standing, share: f64) -> Plugin {
         presence: row.presence,
         chosen: row.chosen,
         share,
+        is_loaded: false,
         tasks: row.counts.tasks,
         failures: row.counts.failures,
         p50: samples.seconds(0.5),
@@ -332,6 +337,7 @@ fn refused(place: &Path, rejected: &Rejected) -> Plugin {
         presence: Presence::Present,
         chosen: false,
         share: 0.0,
+        is_loaded: false,
         tasks: 0,
         failures: 0,
         p50: None,

@@ -1,0 +1,75 @@
+//! Why there is no such release.
+
+use std::path::PathBuf;
+
+use super::RequirementError;
+use super::lifecycle::Refused;
+use crate::plugin::PluginError;
+use crate::plugin::manifest::ManifestError;
+
+/// Why there is no such release.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// No plugin has this name.
+    #[error("there is no renderer '{name}'\n{hint}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        hint: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the plugin {}: {source}\ncheck the path; a name without / and .wasm means a renderer that is shipped or installed", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What has its name is part of this program.
+    #[error("'{name}' is a renderer that comes with Hotshoe\ngive yours another name")]
+    Taken {
+        /// The name.
+        name: String,
+    },
+    /// It is there, and yet it cannot be used.
+    #[error("{0}")]
+    Refused(#[from] Refused),
+    /// It could be several, or none.
+    #[error("'{name}' is not one release that can be removed\n{hint}")]
+    NotOne {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        hint: String,
+    },
+    /// It is no name of a release.
+    #[error(transparent)]
+    Requirement(#[from] RequirementError),
+    /// The folder holds no plugin.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// It is no plugin of this host.
+    #[error("cannot load the plugin {name}: {source}{}", hint(source))]
+    Load {
+        /// The plugin.
+        name: String,
+        /// Why.
+        source: PluginError,
+    },
+    /// The compiled form cannot be kept.
+    #[error("cannot write to {}: {source}\nmake room there, or choose another data directory with --data DIR", path.display())]
+    Cache {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn hint(source: &PluginError) -> &'static str {
+    match source {
+        PluginError::Contract(_) => "\na plugin is written against hotshoe:plugin@0.1.0",
+        _ => "",
+    }
+}
