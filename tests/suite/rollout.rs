@@ -319,3 +319,83 @@ fn where_releases_stand_outlives_the_host() {
     farm.until("1.0.1", "quarantined");
     farm.until("1.0.2", "canary");
 }
+
+/// Replaces a release under a job of one task that has no end.
+fn drained(how: &str, config: &str) -> (Farm, serde_json::Value) {
+    let mut farm = Farm::with_plugins(&format!("[rollout]\nfirst = 0\ntasks = 0\n[releases]\n{config}"));
+    farm.put("changeling.wasm", &release("1.0.0", &format!("a {how} 0")));
+    farm.serve();
+    farm.until("1.0.0", "active");
+    let job = farm.submit_to("changeling", "1", json!({}));
+    let id = job["id"].as_str().unwrap();
+    while farm.tags(id).is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    let job = farm.wait_for(id, "succeeded");
+    (farm, job)
+}
+
+#[test]
+fn what_runs_on_an_old_release_is_asked_to_yield_after_a_while() {
+    let (farm, job) = drained("yields", "yield_seconds = 0.3\n");
+    assert_eq!((&job["release"]["version"], &job["retries"]), (&json!("1.0.1"), &json!(0)));
+    assert_eq!(farm.tags(job["id"].as_str().unwrap()), ["a", "b"]);
+    farm.until("1.0.0", "retired");
+}
+
+#[test]
+fn what_does_not_yield_is_cut_and_made_again() {
+    let (farm, job) = drained("stubborn", "yield_seconds = 0.1\ncut_seconds = 0.5\n");
+    assert_eq!((&job["release"]["version"], &job["failed"]), (&json!("1.0.1"), &json!(0)));
+    assert_eq!(farm.tags(job["id"].as_str().unwrap()), ["a", "b"]);
+}
+
+#[test]
+fn what_the_configuration_says_of_plugins_is_taken_up_as_it_changes() {
+    let farm = farm("[rollout]\nfirst = 1\nshare = 0.0\ntasks = 9\n");
+    let config = |text: &str| {
+        // Its time tells it from the one before.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::write(farm.path("config.toml"), text).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(3500));
+    };
+    config("[rollout]\nfirst = \"none\"\n");
+    assert!(farm.log().contains("the configuration stays as it was"), "{}", farm.log());
+    config("[rollout]\nfirst = 0\ntasks = 0\n[plugin.changeling]\ncapabilities = []\n");
+    farm.put("changeling.wasm", &release("1.0.1", "b counts 1000"));
+    farm.until("1.0.1", "active");
+    let job = farm.submit_to("changeling", "1", json!({}));
+    let job = farm.wait_for(job["id"].as_str().unwrap(), "failed");
+    let tasks = farm.client().call("tasks.list", json!({"job": job["id"]}));
+    let why = tasks["tasks"][0]["error"]["message"].as_str().unwrap();
+    assert!(why.contains("plugin.changeling.capabilities"), "{why}");
+}
+
+#[test]
+fn old_releases_are_forgotten_unless_somebody_needs_them() {
+    let mut farm = Farm::with_plugins("[rollout]\nfirst = 0\ntasks = 0\n[releases]\nkept = 2\n");
+    farm.put("changeling.wasm", &release("1.0.0", "a well 0"));
+    farm.serve();
+    farm.until("1.0.0", "active");
+    // A job that failed or succeeded may be retried, and needs its release.
+    farm.render("1");
+    for n in 1..=6 {
+        farm.put("changeling.wasm", &release(&format!("1.0.{n}"), "b well 0"));
+        farm.until(&format!("1.0.{n}"), "active");
+        farm.until(&format!("1.0.{}", n - 1), "retired");
+    }
+    // What is old is let go of when a host comes up, and now and then.
+    farm.signal(nix::sys::signal::Signal::SIGTERM);
+    farm.serve();
+    let began = std::time::Instant::now();
+    while farm.releases().len() > 4 {
+        assert!(began.elapsed().as_secs() < 30, "{:#?}", farm.releases());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let versions: Vec<String> =
+        farm.releases().iter().map(|one| one["version"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(versions, ["1.0.6", "1.0.5", "1.0.4", "1.0.0"]);
+    let kept = std::fs::read_dir(farm.path("data/releases")).unwrap().count();
+    assert!(kept <= 5, "{kept}");
+}

@@ -182,10 +182,10 @@ fn an_animation_goes_on_through_an_upgrade() {
     farm.workers = 1;
     farm.put("smith.wasm", &version("1.0.0"));
     farm.serve();
-    // The probe renders as Blender would, but for frame 99.
+    // The probe renders as Blender would, but for frame 999.
     let submission = json!({
-        "scene": installed().scene("small"), "frames": "1-12", "out": farm.path("out"), "renderer": "smith",
-        "settings": {"act": "panic", "only": 99},
+        "scene": installed().scene("small"), "frames": "1-80", "out": farm.path("out"), "renderer": "smith",
+        "settings": {"act": "panic", "only": 999},
     });
     let job = farm.client().call("jobs.submit", submission);
     let id = job["id"].as_str().unwrap();
@@ -194,12 +194,12 @@ fn an_animation_goes_on_through_an_upgrade() {
     }
     farm.put("smith.wasm", &version("1.0.1"));
     let job = farm.wait_for(id, "succeeded");
-    assert_eq!((&job["done"], &job["release"]["version"]), (&json!(12), &json!("1.0.1")));
+    assert_eq!((&job["done"], &job["release"]["version"]), (&json!(80), &json!("1.0.1")));
     let tasks = farm.client().call("tasks.list", json!({"job": id}));
     let by = |task: &Value| task["release"].as_str().unwrap().split('+').next().unwrap().to_owned();
     let by: Vec<String> = tasks["tasks"].as_array().unwrap().iter().map(by).collect();
-    assert!(by[0] == "smith@1.0.0" && by[11] == "smith@1.0.1", "{by:?}");
-    for frame in 1..=12 {
+    assert!(by[0] == "smith@1.0.0" && by[79] == "smith@1.0.1", "{by:?}");
+    for frame in 1..=80 {
         assert!(Picture::read(&farm.path(&format!("out/{frame:04}.png"))).shows_something());
         let bytes = fs::read(farm.path(&format!("out/{frame:04}.png"))).unwrap();
         let text = String::from_utf8_lossy(&bytes).into_owned();

@@ -263,11 +263,13 @@ fn installed_plugins_are_known_by_their_names() {
     let own = all.iter().find(|plugin| plugin["id"] == "villain").unwrap_or(&Value::Null);
     assert_eq!(own["state"], "active", "{listed:#}");
     assert_eq!(acts(&farm, Path::new("villain")).0, "succeeded");
-    // Again, and with other files.
-    fs::write(folder.join("more"), "x").unwrap();
+    // Again; and with other files, which are another release.
     farm.run(&["plugin", "install", folder.to_str().unwrap()]).expect(0);
+    fs::write(folder.join("more"), "x").unwrap();
+    let refused = farm.run(&["plugin", "install", folder.to_str().unwrap()]).expect(2);
+    assert!(refused.stderr.contains("give it another version"), "{refused:#?}");
     fs::write(folder.join("plugin.toml"), "name = 7").unwrap();
     let refused = farm.run(&["plugin", "install", folder.to_str().unwrap()]).expect(2);
     assert!(refused.stderr.contains("plugin.toml:1: "), "{refused:#?}");
-    assert!(farm.path("data/plugins/villain-1.0.0/more").exists());
+    assert!(!farm.path("data/plugins/villain-1.0.0/more").exists());
 }

@@ -145,6 +145,7 @@ pub(super) fn line(event: &Event) -> Option<String> {
             let end = if *state == TaskState::Ready { "failed and is tried again" } else { state.as_str() };
             format!("{} {end}: {}", title(id, *frame), error.message)
         }
+        EventKind::JobMoved { to, why, .. } => format!("goes on with {to}: {why}"),
         EventKind::TasksCanceled { after, count, .. } => {
             let tasks = if *count == 1 { "1 task".to_owned() } else { format!("{count} tasks") };
             format!("{tasks} canceled: a task that comes before was not done: {after}")

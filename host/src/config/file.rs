@@ -208,7 +208,7 @@ impl Default for Releases {
             kept: 100,
             quiet_seconds: 0.3,
             yield_seconds: 60.0,
-            cut_seconds: 3600.0,
+            cut_seconds: 86400.0,
             compile_seconds: 60.0,
             compile_cpu_seconds: 60,
             compile_memory_mib: 4096,

@@ -58,7 +58,7 @@ impl WasiView for Data {
 impl Components {
     /// Makes an engine whose epoch advances by itself as long as it lives.
     pub fn new(limits: Limits) -> wasmtime::Result<Self> {
-        let engine = engine(&limits)?;
+        let engine = engine(&limits, CALLS)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         v0_1::add_to_linker(&mut linker)?;
@@ -159,13 +159,14 @@ impl Components {
 /// Compiles a component where nothing is run: in a process that does nothing else.
 pub fn compile(limits: &Limits, bytes: &[u8]) -> Result<Vec<u8>, PluginError> {
     let failed = |error: wasmtime::Error| PluginError::Host(format!("{error:#}"));
-    precompile(&engine(limits).map_err(failed)?, bytes)
+    precompile(&engine(limits, 1).map_err(failed)?, bytes)
 }
 
-fn engine(limits: &Limits) -> wasmtime::Result<Engine> {
+/// Makes an engine with room for so many calls at a time; the code is the same for any number.
+fn engine(limits: &Limits, calls: u32) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config.epoch_interruption(true).consume_fuel(false).concurrency_support(false);
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)));
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits, calls)));
     Engine::new(&config)
 }
 
@@ -176,11 +177,11 @@ fn precompile(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, PluginError> {
 
 /// Reserves room for instances, so that making one needs no call of the kernel.
 /// What a small instance dirties is zeroed and kept (docs/decisions/004).
-fn pool(limits: &Limits) -> PoolingAllocationConfig {
+fn pool(limits: &Limits, calls: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.max_memory_size(limits.memory).table_elements(limits.table_elements);
-    pool.total_component_instances(CALLS).total_stacks(CALLS).total_memories(CALLS * 2);
-    pool.total_core_instances(CALLS * 10).total_tables(CALLS * 10).max_component_instance_size(1024 * 1024);
+    pool.total_component_instances(calls).total_stacks(calls).total_memories(calls * 2);
+    pool.total_core_instances(calls * 10).total_tables(calls * 10).max_component_instance_size(1024 * 1024);
     pool.linear_memory_keep_resident(128 * 1024)
         .table_keep_resident(16 * 1024)
         .async_stack_keep_resident(32 * 1024);

@@ -16,9 +16,14 @@ const ENDING: &str = ".cwasm";
 /// Finds the code with a prefix, if it is as it was written. Blocks.
 pub(super) fn find(folder: &Path, prefix: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).find(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with(prefix) && fs::read(path).is_ok_and(|code| name == self::name(prefix, &code))
+    let is_one =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+    entries.map(|entry| entry.path()).filter(is_one).find(|path| {
+        let is_whole = fs::read(path).is_ok_and(|code| path.ends_with(name(prefix, &code)));
+        if !is_whole {
+            tracing::warn!(file = %path.display(), "is not as it was written; compiling anew");
+        }
+        is_whole
     })
 }
 

@@ -17,7 +17,7 @@ use crate::releases::Pin;
 use crate::releases::lifecycle::{Follow, Way};
 use crate::releases::rollout::Sample;
 use crate::store::now_ms;
-use crate::terms::{Blame, Failure, JobId, Pause, PauseCode, ReleaseState, TaskState, Upgrade};
+use crate::terms::{Blame, Failure, JobId, JobState, Pause, PauseCode, ReleaseState, TaskState, Upgrade};
 
 impl Scheduler {
     /// Moves a job's pin if it must or may; false if nothing of it is to be begun now.
@@ -52,7 +52,14 @@ impl Scheduler {
             let waits = job.row.pause.as_ref().is_some_and(|pause| pause.code == PauseCode::Release);
             let state = self.releases.catalogue().get(&job.pin.digest).map(|standing| standing.row.state);
             let must_move = state == Some(ReleaseState::Quarantined);
-            let can_go_on = (must_move || waits) && self.follow(id);
+            // All that is left of it runs: where that yields, it goes on with the newer release.
+            let is_last = job.row.state == JobState::Running && job.running > 0 && !job.plan.has_ready();
+            let is_led = || {
+                let wish = job.wish.as_ref()?;
+                self.releases.catalogue().leads(wish, &job.pin.digest).map(drop)
+            };
+            let leaves = must_move || waits || (is_last && is_led().is_some());
+            let can_go_on = leaves && self.follow(id);
             if can_go_on && waits {
                 self.resume(id);
             }

@@ -101,6 +101,15 @@ impl Catalogue {
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
+    /// Finds the release to which a job that has nothing to begin should move, once what runs
+    /// of it yields: one that is proven.
+    pub fn leads(&self, wish: &Wish, pin: &str) -> Option<&Standing> {
+        let now = self.get(pin)?;
+        let is_fixed = wish.wanted.is_exact() || wish.upgrade == Upgrade::Pinned;
+        let newer = (!is_fixed).then(|| self.newer(wish, now)).flatten();
+        newer.filter(|newer| newer.row.state == ReleaseState::Active)
+    }
+
     /// Decides, before a job begins something, on which release that is to be.
     pub fn follow(&mut self, wish: &Wish, pin: &str) -> Follow {
         let Some(now) = self.standings.get(pin) else { return Follow::Stay };
