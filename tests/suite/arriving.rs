@@ -393,7 +393,7 @@ fn a_lockfile_makes_a_render_repeatable() {
 fn each_limit_of_compiling_is_told_by_its_name() {
     for (limits, part) in [
         ("compile_seconds = 0.2\n", "its limit of 0.2 s to be compiled"),
-        ("compile_memory_mib = 64\n", "its limit of 67108864 bytes of memory to be compiled"),
+        ("compile_memory_mib = 128\n", "its limit of 134217728 bytes of memory to be compiled"),
     ] {
         let mut farm = Farm::with_plugins(&format!("[releases]\n{limits}"));
         farm.put("bomb.wasm", &bomb());

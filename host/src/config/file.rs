@@ -315,7 +315,7 @@ impl Config {
             ("releases.loaded", releases.loaded, 1..=10_000),
             ("releases.kept", releases.kept, 0..=1_000_000),
             ("releases.compile_cpu_seconds", releases.compile_cpu_seconds as usize, 1..=86_400),
-            ("releases.compile_memory_mib", releases.compile_memory_mib as usize, 64..=usize::MAX >> 20),
+            ("releases.compile_memory_mib", releases.compile_memory_mib as usize, 128..=usize::MAX >> 20),
         ];
         for (key, value, range) in counts {
             if !range.contains(&value) {
