@@ -278,6 +278,13 @@ impl Releases {
         let read = move || Release::read(&reading).and_then(Release::unless_shipped);
         let read = tokio::task::spawn_blocking(read).await.expect("reading a plugin does not panic");
         let release = read.map_err(|error| (error, None))?;
+        if place.to_str().is_none() {
+            return Err((Refused("the name of its file is not UTF-8".to_owned()).into(), Some(release)));
+        }
+        let mended = release.clone();
+        if let Err(error) = tokio::task::block_in_place(|| self.shelf.mend(&mended)) {
+            return Err((error, Some(release)));
+        }
         let mut catalogue = self.catalogue();
         if catalogue.at(place).is_some_and(|known| known.row.digest == release.digest) {
             return Ok(None);
@@ -298,18 +305,16 @@ impl Releases {
         for job in jobs {
             let may = job.wish.may_move(&job.version, &loaded.release);
             if let Some(error) = may.then(|| loaded.schema.check(&job.settings).err()).flatten() {
-                let why = error.to_string();
-                return Err(Refused(format!(
-                    "it does not take the settings of job {}, which may move to it: {}",
-                    job.wish.job,
-                    why.lines().next().unwrap_or_default()
-                ))
-                .into());
+                let why = error.to_string().lines().next().unwrap_or_default().to_owned();
+                return Err(ReleaseError::Settings { job: job.wish.job, why });
             }
         }
         // It may have been loaded from elsewhere.
         let here = Release { place, ..loaded.release.clone() };
-        self.catalogue().arrive(&here, loaded.grants.wanted.clone(), now_ms());
+        let mut catalogue = self.catalogue();
+        // Another one of the same version may have been faster.
+        catalogue.check(&here)?;
+        catalogue.arrive(&here, loaded.grants.wanted.clone(), now_ms());
         Ok(())
     }
 
@@ -322,6 +327,7 @@ impl Releases {
             digest: release.map(|release| release.digest.clone()),
             why: error.to_string(),
             since_ms: now_ms(),
+            may_pass: error.may_pass(),
         };
         self.catalogue().reject(path, rejected);
     }
@@ -431,7 +437,7 @@ impl Releases {
         let unwritten = |source| ReleaseError::Cache { path: folder.clone(), source };
         create_private(&folder).map_err(unwritten)?;
         let aside = tempfile::Builder::new().prefix("compile-").tempdir_in(&folder).map_err(unwritten)?;
-        let made = match release.bytes().filter(|_| Release::is_shipped(&release.name)) {
+        let made = match release.bytes().filter(|_| release.comes_with_us()) {
             // What is part of this program needs no guard.
             Some(bytes) => {
                 let code = tokio::task::block_in_place(|| self.components.compile(bytes)).map_err(failed)?;

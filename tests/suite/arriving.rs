@@ -402,3 +402,31 @@ fn each_limit_of_compiling_is_told_by_its_name() {
         assert!(why.contains(part), "{limits}: {why}");
     }
 }
+
+#[test]
+fn what_is_removed_does_not_come_back_with_another_and_a_copy_takes_nothing_away() {
+    use std::os::unix::ffi::OsStrExt;
+    let farm = serving(AT_ONCE);
+    farm.put("changeling.wasm", &release("2.0.0", "b well 0"));
+    farm.until("2.0.0", "active");
+    fs::remove_file(farm.plugins().join("changeling.wasm")).unwrap();
+    farm.until("2.0.0", "retired");
+    farm.put("changeling.wasm", &release("1.0.0", "a well 0"));
+    farm.until("1.0.0", "active");
+    pause();
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.0");
+    // A copy of it comes and goes.
+    fs::copy(farm.plugins().join("changeling.wasm"), farm.plugins().join("copy.wasm")).unwrap();
+    pause();
+    fs::remove_file(farm.plugins().join("copy.wasm")).unwrap();
+    pause();
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.0");
+    // A name that is no text comes and goes, and what is shipped stays.
+    let odd = farm.plugins().join(std::ffi::OsStr::from_bytes(b"odd\xff.wasm"));
+    fs::write(&odd, release("3.0.0", "c well 0")).unwrap();
+    pause();
+    fs::remove_file(&odd).unwrap();
+    pause();
+    let job = farm.submit_to("direct", "1", json!({}));
+    farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
+}

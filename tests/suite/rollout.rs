@@ -265,7 +265,7 @@ fn an_older_release_never_reads_what_a_newer_one_wrote() {
     farm.put("changeling.wasm", &release("1.0.0", "a counts 1000"));
     farm.serve();
     farm.until("1.0.0", "active");
-    let job = farm.submit_to("changeling", "1-60", json!({"settings": {"pace": 20}}));
+    let job = farm.submit_to("changeling", "1-400", json!({"settings": {"pace": 20}}));
     let id = job["id"].as_str().unwrap();
     let done = |count: u64| {
         while farm.state(id)["done"].as_u64().unwrap() < count {
@@ -277,7 +277,7 @@ fn an_older_release_never_reads_what_a_newer_one_wrote() {
     farm.put("changeling.wasm", &release("1.0.1", "b counts 1"));
     farm.until("1.0.1", "quarantined");
     let job = farm.wait_for(id, "succeeded");
-    assert_eq!((&job["done"], &job["failed"]), (&json!(60), &json!(0)));
+    assert_eq!((&job["done"], &job["failed"]), (&json!(400), &json!(0)));
     let logs = farm.told("log");
     let found: Vec<&str> = logs.iter().filter_map(|event| event["message"].as_str()).collect();
     assert!(found.contains(&"b found 'a'"), "the newer one finds what there was: {found:?}");
@@ -398,4 +398,80 @@ fn old_releases_are_forgotten_unless_somebody_needs_them() {
     assert_eq!(versions, ["1.0.6", "1.0.5", "1.0.4", "1.0.0"]);
     let kept = std::fs::read_dir(farm.path("data/releases")).unwrap().count();
     assert!(kept <= 5, "{kept}");
+}
+
+#[test]
+fn a_job_that_waits_for_another_ones_task_goes_on() {
+    // The first to try it waits for one that has it by its label.
+    let farm = farm("[rollout]\nfirst = 2\nshare = 0.0\ntasks = 1000\nlabels = [\"beta\"]\n");
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "canary");
+    let slow = json!({"label": "beta", "settings": {"pace": 700}});
+    let labelled = farm.submit_to("changeling", "1", slow);
+    let id = labelled["id"].as_str().unwrap();
+    while farm.tags(id).is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let first = farm.submit_to("changeling", "1-3", json!({}));
+    assert_eq!(first["release"]["version"], "1.0.1");
+    farm.client().call("host.status", json!({}));
+    farm.wait_for(first["id"].as_str().unwrap(), "succeeded");
+    farm.wait_for(id, "succeeded");
+}
+
+#[test]
+fn a_submission_that_is_refused_tries_nothing() {
+    let farm = farm("[rollout]\nfirst = 1\nshare = 0.0\ntasks = 1000\n");
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "canary");
+    let mut refused = farm.job("1");
+    (refused["renderer"], refused["settings"]) = (json!("changeling"), json!({"pace": "fast"}));
+    assert!(farm.client().try_call("jobs.submit", refused).unwrap().is_err());
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.1");
+}
+
+#[test]
+fn a_release_on_trial_is_not_believed_that_it_was_somebody_elses_fault() {
+    let farm = farm(QUICK);
+    farm.put("changeling.wasm", &release("1.0.1", "b refuses 2"));
+    farm.until("1.0.1", "canary");
+    let job = farm.render("1-4");
+    assert_eq!((&job["done"], &job["release"]["version"]), (&json!(4), &json!("1.0.0")));
+    let why = farm.until("1.0.1", "quarantined")["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("does not like frame 2"), "{why}");
+}
+
+#[test]
+fn nothing_goes_back_to_a_release_that_is_newer() {
+    let farm = farm(QUICK);
+    let job = farm.submit_to("changeling@^1", "1-60", json!({"settings": {"pace": 30}}));
+    farm.put("changeling-2.wasm", &release("2.0.0", "z well 0"));
+    farm.until("2.0.0", "canary");
+    farm.run(&["plugin", "promote", "changeling@=2.0.0"]).expect(0);
+    let bare = farm.submit_to("changeling@<2", "1-60", json!({"settings": {"pace": 30}}));
+    farm.put("changeling.wasm", &release("1.0.1", "b fails 1"));
+    farm.until("1.0.1", "quarantined");
+    for id in [&job, &bare].map(|job| job["id"].as_str().unwrap().to_owned()) {
+        let job = farm.wait_for(&id, "succeeded");
+        assert_eq!(job["release"]["version"], "1.0.0");
+    }
+}
+
+#[test]
+fn a_job_that_fits_no_other_release_is_paused_and_nothing_spins() {
+    let mut farm = Farm::with_plugins("[rollout]\nfirst = 0\ntasks = 0\n");
+    farm.put("changeling.wasm", &release("1.0.0", "a well 0"));
+    farm.serve();
+    farm.until("1.0.0", "active");
+    farm.put("changeling.wasm", &release("1.1.0", "b demands 0"));
+    farm.until("1.1.0", "active");
+    let more = json!({"settings": {"pace": 50, "more": 1}});
+    let job = farm.submit_to("changeling", "1-40", more);
+    farm.run(&["plugin", "rollback", "changeling"]).expect(0);
+    let job = farm.wait_for(job["id"].as_str().unwrap(), "paused");
+    let why = job["pause"]["message"].as_str().unwrap();
+    assert!(why.contains("does not take its settings"), "{why}");
+    let last = farm.events().len();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(farm.events().len() < last + 5);
 }

@@ -282,11 +282,16 @@ fn print_tasks(page: &TaskPage) {
             task.state.to_string(),
             task.attempts.to_string(),
             task.seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default(),
+            task.release
+                .as_deref()
+                .and_then(|release| release.split('+').next())
+                .unwrap_or_default()
+                .to_owned(),
             error.to_owned(),
         ]
     };
     let rows: Vec<_> = page.tasks.iter().map(row).collect();
-    table::print(&["TASK", "STATE", "ATTEMPTS", "TOOK", "LAST ERROR"], &rows);
+    table::print(&["TASK", "STATE", "ATTEMPTS", "TOOK", "RELEASE", "LAST ERROR"], &rows);
 }
 
 async fn watch(client: &mut Client, id: JobId, json: bool) -> Result {

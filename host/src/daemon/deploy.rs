@@ -2,10 +2,12 @@
 //! now and then.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +19,10 @@ use crate::service::Service;
 
 /// How many plugins are looked at at a time: one that takes long holds up no other.
 const LANES: usize = 4;
+/// How long it takes until a place is looked at again that was rejected through no fault of its own.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How long those may wait who ask for a plugin by its name when the host comes up.
+const SETTLING: Duration = Duration::from_secs(20);
 /// How often releases are tended, and the configuration is looked at.
 const TEND: Duration = Duration::from_secs(1);
 
@@ -48,8 +54,15 @@ impl Deploying {
         let waiting = self.watcher.waiting();
         self.first = Some(waiting);
         self.settle();
+        let late = tokio::time::sleep(SETTLING);
+        tokio::pin!(late);
         loop {
             tokio::select! {
+                () = &mut late, if self.first.is_some() => {
+                    // One that is being written holds up nobody.
+                    self.first = Some(HashSet::new());
+                    self.settle();
+                }
                 places = self.watcher.next() => places.into_iter().for_each(|place| self.look_at(place)),
                 Some(done) = self.running.join_next() => self.looked(done.ok()),
                 () = stop.cancelled() => return,
@@ -65,7 +78,11 @@ impl Deploying {
         let (service, lanes) = (self.service.clone(), self.lanes.clone());
         self.running.spawn(async move {
             let _lane = lanes.acquire().await.expect("the lanes are never closed");
-            service.look_at(vec![place.clone()]).await;
+            // Whatever became of it, others wait to hear of the place.
+            let looking = AssertUnwindSafe(service.look_at(vec![place.clone()])).catch_unwind();
+            if looking.await.is_err() {
+                tracing::error!(place = %place.display(), "the host failed while it looked at a plugin");
+            }
             place
         });
     }
@@ -79,6 +96,8 @@ impl Deploying {
         self.settle();
         if self.again.remove(&place) {
             self.look_at(place);
+        } else if self.service.is_to_be_looked_at_again(&place) {
+            self.watcher.again(place, AGAIN);
         }
     }
 

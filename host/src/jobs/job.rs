@@ -153,7 +153,7 @@ impl Job {
     /// Whether something of it could be begun now.
     pub(super) fn wants_a_slot(&self) -> bool {
         match self.row.state {
-            JobState::Queued => self.before.is_empty() && !self.planning && !self.held,
+            JobState::Queued => self.before.is_empty() && !self.planning && !self.held && !self.waits,
             JobState::Running => self.plan.has_ready() && !self.waits,
             _ => false,
         }

@@ -239,6 +239,14 @@ impl Plan {
         is_wanted
     }
 
+    /// Lets a task that is ready be the next.
+    pub fn put_first(&mut self, index: usize) {
+        if self.ready.contains(&index) {
+            self.ready.retain(|ready| *ready != index);
+            self.ready.push_front(index);
+        }
+    }
+
     /// Makes tasks that were done ready again, since what they made is gone. What
     /// comes after them and was not begun waits for them anew; what comes after a task
     /// that is lost is lost as well.

@@ -357,7 +357,6 @@ impl Scheduler {
         let is_doubted = self.taught(id, task, took, memory, &end, pin);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.running -= 1;
-        job.waits = false;
         let mut verdict = match end {
             End::Failed(error) | End::Hopeless(error) if is_doubted && !job.is_canceled() => {
                 job.doubted(task, took, &error)
@@ -368,6 +367,13 @@ impl Scheduler {
             verdict.state = TaskState::Canceled;
         }
         let lost = job.plan.finish(task, verdict.state, verdict.wait.is_some());
+        match verdict.state {
+            TaskState::Ready if is_doubted => job.plan.put_first(task),
+            TaskState::Ready => {}
+            // Nobody will know any more whose fault it was.
+            _ => self.drop_doubt(id, task),
+        }
+        let Some(job) = self.jobs.get_mut(&id) else { return };
         self.batch.jobs.insert(id);
         self.batch.events.push(job.task_state(task, took, verdict.failure));
         if lost > 0 {
@@ -381,6 +387,7 @@ impl Scheduler {
             self.pause(id, pause);
         }
         self.settle(id);
+        self.release_is_free(&pin.digest);
     }
 
     fn lost(&mut self, id: JobId, tasks: &[String]) {

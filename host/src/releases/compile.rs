@@ -25,7 +25,7 @@ pub const ARGUMENT: &str = "compile-component";
 /// The largest compiled form, in bytes.
 const MAX_CODE: u64 = 1024 * 1024 * 1024;
 /// How much less urgent compiling is than all else; what serves goes first.
-const NICE: libc::c_int = 5;
+const NICE: libc::c_int = 10;
 
 /// What compiling one component may take.
 #[derive(Debug, Clone, Copy)]

@@ -6,6 +6,7 @@ use super::RequirementError;
 use super::lifecycle::Refused;
 use crate::plugin::PluginError;
 use crate::plugin::manifest::ManifestError;
+use crate::terms::JobId;
 
 /// Why there is no such release.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,14 @@ pub enum ReleaseError {
     /// It is there, and yet it cannot be used.
     #[error("{0}")]
     Refused(#[from] Refused),
+    /// A job that is open, and may move to it, has settings that it does not take.
+    #[error("it does not take the settings of job {job}, which may move to it: {why}")]
+    Settings {
+        /// The job.
+        job: JobId,
+        /// Why.
+        why: String,
+    },
     /// It could be several, or none.
     #[error("'{name}' is not one release that can be removed\n{hint}")]
     NotOne {
@@ -65,6 +74,14 @@ pub enum ReleaseError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl ReleaseError {
+    /// Whether it may be gone by itself.
+    pub fn may_pass(&self) -> bool {
+        let is_ours = matches!(self, Self::Load { source: PluginError::Host(_), .. });
+        is_ours || matches!(self, Self::Cache { .. } | Self::Settings { .. })
+    }
 }
 
 fn hint(source: &PluginError) -> &'static str {

@@ -24,6 +24,7 @@ use super::rollout::{self, Sample};
 use crate::events::EventKind;
 use crate::store::releases::{Counts, ReleaseRow};
 use crate::terms::{Capability, JobId, Presence, ReleaseState};
+use standing::line;
 
 /// All releases of a host.
 #[derive(Debug, Default)]
@@ -58,7 +59,8 @@ impl Catalogue {
         }
         for release in shipped {
             self.arrive(release, Vec::new(), now_ms);
-            if !self.standings[&release.digest].row.proven {
+            let row = &self.standings[&release.digest].row;
+            if !row.proven && row.state != ReleaseState::Quarantined {
                 self.prove(&release.digest, "it comes with this Hotshoe", now_ms);
             }
         }
@@ -97,8 +99,9 @@ impl Catalogue {
 
     /// Returns the release that a place held when it was last looked at.
     pub fn at(&self, place: &Path) -> Option<&Standing> {
+        let place = place.to_str()?;
         let is_there = |standing: &&Standing| {
-            standing.row.presence == Presence::Present && standing.row.place.as_deref() == place.to_str()
+            standing.row.presence == Presence::Present && standing.row.place.as_deref() == Some(place)
         };
         self.standings.values().find(is_there)
     }
@@ -193,7 +196,7 @@ impl Catalogue {
         if is_new {
             let builds = self.of_name(name).filter(|other| other.row.version == release.version);
             let build = builds.map(|other| other.row.build + 1).max().unwrap_or(0);
-            let before = self.serving(name).map(|standing| standing.row.digest.clone());
+            let before = self.before(release).map(|standing| standing.row.digest.clone());
             self.insert(Standing::new(ReleaseRow {
                 digest: digest.to_owned(),
                 edition: 0,
@@ -300,16 +303,28 @@ impl Catalogue {
         proven.max_by_key(|standing| standing.rank())
     }
 
+    /// Returns the release that is to do what a new one fails at: of the same line if there is
+    /// one, else the newest that is older.
+    fn before(&self, release: &Release) -> Option<&Standing> {
+        let proven = |s: &&Standing| s.serves() && s.row.proven && s.row.digest != release.digest;
+        let rank =
+            |s: &Standing| (line(&s.row.version) == line(&release.version), s.row.version <= release.version);
+        let all = self.of_name(&release.name).filter(proven);
+        all.max_by(|a, b| (rank(a), a.rank()).cmp(&(rank(b), b.rank())))
+    }
+
     /// Notes that what was in a place is not there any more: another release is, or nothing.
     fn leave_place(&mut self, place: Option<&Path>, next: Option<&str>) {
         let Some(place) = place else { return };
         self.rejected.remove(place);
-        let text = place.to_str();
+        let Some(text) = place.to_str() else { return };
         let here: Vec<String> = self
             .standings
             .values()
-            .filter(|standing| standing.row.place.as_deref() == text)
+            .filter(|standing| standing.row.place.as_deref() == Some(text))
             .filter(|standing| Some(standing.row.digest.as_str()) != next)
+            // What was removed once does not come back because another one is put there.
+            .filter(|standing| next.is_none() || standing.row.presence == Presence::Present)
             .map(|standing| standing.row.digest.clone())
             .collect();
         for digest in here {
@@ -321,10 +336,11 @@ impl Catalogue {
 
     /// Notes that a place is empty.
     pub fn vanish(&mut self, place: &Path, now_ms: u64) {
+        let Some(text) = place.to_str() else { return };
         let names: BTreeSet<String> = self
             .standings
             .values()
-            .filter(|standing| standing.row.place.as_deref() == place.to_str())
+            .filter(|standing| standing.row.place.as_deref() == Some(text))
             .map(|standing| standing.row.name.clone())
             .collect();
         self.leave_place(Some(place), None);
@@ -386,9 +402,20 @@ impl Catalogue {
         if let Some(why) = before.and_then(|b| standing.samples.worse_than(&b.samples, rules)) {
             return self.quarantine(digest, &why, now_ms);
         }
+        if standing.doubts > 0 {
+            return;
+        }
         let age_ms = now_ms.saturating_sub(standing.row.since_ms);
         if let Some(why) = rollout::is_proven(rules, &standing.row.counts, age_ms) {
             self.prove(digest, &why, now_ms);
+        }
+    }
+
+    /// Notes that somebody else is to try what a release failed at, or that it was tried.
+    pub fn doubted(&mut self, digest: &str, begins: bool) {
+        if let Some(standing) = self.standings.get_mut(digest) {
+            let doubts = standing.doubts;
+            standing.doubts = if begins { doubts + 1 } else { doubts.saturating_sub(1) };
         }
     }
 

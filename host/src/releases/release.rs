@@ -88,6 +88,11 @@ impl Release {
         Ok(Self { place: Some(path.to_owned()), ..release })
     }
 
+    /// Whether it is itself part of this program, whatever it is called.
+    pub(super) fn comes_with_us(&self) -> bool {
+        Self::shipped().iter().any(|shipped| shipped.digest == self.digest)
+    }
+
     /// Whether what has a name is part of this program.
     pub(super) fn is_shipped(name: &str) -> bool {
         Self::shipped().iter().any(|shipped| shipped.name == name)

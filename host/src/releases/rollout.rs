@@ -105,7 +105,8 @@ pub fn is_proven(rules: &Rollout, counts: &Counts, age_ms: u64) -> Option<String
     if counts.trial >= wanted {
         return Some(format!("{} tasks went well", counts.trial));
     }
-    let is_late = age_ms as f64 >= rules.patience_seconds * 1000.0;
+    // What nobody has tried is not proven by waiting.
+    let is_late = age_ms as f64 >= rules.patience_seconds * 1000.0 && counts.trial >= rules.first.max(1);
     is_late.then(|| {
         format!("{} of {wanted} tasks in {} s, and none went wrong", counts.trial, rules.patience_seconds)
     })
@@ -151,7 +152,8 @@ mod tests {
         let proven = |trial, age_ms| is_proven(&rules, &Counts { trial, ..Counts::default() }, age_ms);
         assert_eq!(proven(50, 1000), None);
         assert!(proven(51, 1000).unwrap().contains("51 tasks"));
-        assert_eq!(proven(0, 599_999), None);
+        assert_eq!(proven(1, 599_999), None);
+        assert_eq!(proven(0, 9_999_999), None, "nobody has tried it");
         assert!(proven(3, 600_000).unwrap().contains("3 of 51"));
     }
 

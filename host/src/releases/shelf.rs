@@ -201,6 +201,19 @@ impl Shelf {
         kept.map(|()| place).map_err(|source| ReleaseError::Cache { path: folder, source })
     }
 
+    /// Makes the copy of a component anew if it is there and not whole: after a loss of power,
+    /// say. Blocks.
+    pub(super) fn mend(&self, release: &Release) -> Result<(), ReleaseError> {
+        let folder = self.folder(&release.digest);
+        let file = folder.join(COMPONENT);
+        let Some(bytes) = release.bytes().filter(|_| file.exists()) else { return Ok(()) };
+        if fs::read(&file).is_ok_and(|kept| kept == bytes) {
+            return Ok(());
+        }
+        tracing::warn!(file = %file.display(), "is damaged; it is copied anew");
+        write_whole(&folder, &file, bytes).map_err(|source| ReleaseError::Cache { path: folder, source })
+    }
+
     /// Lists the digests of copies that nobody has used for long. Blocks.
     pub(super) fn old_copies(&self) -> Vec<String> {
         let is_old = |entry: &fs::DirEntry| {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use notify::event::{EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
@@ -50,6 +51,10 @@ pub struct Watcher {
 impl Watcher {
     /// Begins to follow a folder; `known` are the places that had a plugin before.
     pub fn new(folder: PathBuf, quiet: Duration, known: Vec<PathBuf>) -> Self {
+        // Who opens a file while it is looked at whether anybody has it open makes the kernel
+        // send this signal, which would end the host.
+        // SAFETY: to ignore a signal runs nothing.
+        let _ = unsafe { signal(Signal::SIGIO, SigHandler::SigIgn) };
         let (sender, events) = mpsc::channel(EVENTS);
         let now = Instant::now();
         let due = known.into_iter().map(|place| (place, now)).collect();
@@ -65,6 +70,11 @@ impl Watcher {
     /// Lists the places that are to be looked at.
     pub fn waiting(&self) -> std::collections::HashSet<PathBuf> {
         self.due.keys().cloned().collect()
+    }
+
+    /// Looks at a place once more after a while.
+    pub fn again(&mut self, place: PathBuf, wait: Duration) {
+        self.due.entry(place).or_insert(Instant::now() + wait);
     }
 
     /// Waits until some places should be looked at.
@@ -193,10 +203,25 @@ fn is_end_of_writing(access: notify::event::AccessKind) -> bool {
     matches!(access, AccessKind::Close(AccessMode::Write))
 }
 
-/// Whether somebody has a file open to write: then nobody can be promised that it stays.
+/// Whether somebody has a file of a place open to write: then nobody can be promised that
+/// it stays.
 fn is_being_written(place: &Path) -> bool {
-    let is_file = fs::metadata(place).is_ok_and(|info| info.is_file());
-    let Some(file) = is_file.then(|| open(place).ok()).flatten() else { return false };
+    let (mut next, mut count) = (vec![place.to_owned()], 0);
+    while let Some(path) = next.pop().filter(|_| count < FILES) {
+        count += 1;
+        match fs::metadata(&path) {
+            Ok(info) if info.is_file() && is_open_to_write(&path) => return true,
+            Ok(info) if info.is_dir() && (path == place || !path.is_symlink()) => {
+                next.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+fn is_open_to_write(path: &Path) -> bool {
+    let Ok(file) = open(path) else { return false };
     let lease = |kind: libc::c_int| {
         use std::os::fd::AsRawFd;
         // SAFETY: a bare call of the kernel on a descriptor that is open.

@@ -145,7 +145,9 @@ impl Service {
         let hashes = self.hashes.clone();
         let hash = move |scene: &Path| hashes.scene(scene).map_err(|e| unreadable(scene, &e.to_string()));
         let (id, releases) = (JobId::new(), &self.parts.releases);
-        let (checked, content) = check_with(releases, &self.folders, id, submission, hash).await?;
+        let checked = check_with(releases, &self.folders, id, submission, hash).await;
+        // One that is refused tries no release.
+        let (checked, content) = checked.inspect_err(|_| releases.catalogue().left(id))?;
         let Checked { submission, frames, wish, pin, output } = checked;
         releases.keep(&pin).await.map_err(RequestError::from)?;
         let after = self.after(&submission.after).await?;

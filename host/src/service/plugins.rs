@@ -31,10 +31,28 @@ impl Service {
         self.told_releases().await;
     }
 
+    /// Whether a place should be looked at again: it was not its own fault that it was rejected.
+    pub fn is_to_be_looked_at_again(&self, place: &Path) -> bool {
+        let catalogue = self.parts.releases.catalogue();
+        catalogue.rejected().get(place).is_some_and(|rejected| rejected.may_pass)
+    }
+
     async fn look_at_one(&self, place: &Path) {
         let releases = &self.parts.releases;
         if std::fs::symlink_metadata(place).is_err() {
-            return releases.catalogue().vanish(place, now_ms());
+            releases.catalogue().vanish(place, now_ms());
+            // What was in it may be in another place as well.
+            let others = tokio::task::block_in_place(|| releases.shelf.places());
+            for other in others {
+                let is_known = {
+                    let catalogue = releases.catalogue();
+                    catalogue.at(&other).is_some() || catalogue.rejected().contains_key(&other)
+                };
+                if !is_known && let Err((error, release)) = self.take(&other).await {
+                    releases.reject(&other, &error, release.as_ref());
+                }
+            }
+            return;
         }
         if let Err((error, release)) = self.take(place).await {
             tracing::warn!(place = %place.display(), %error, "a plugin is rejected");
@@ -48,7 +66,7 @@ impl Service {
         let jobs = self.open_jobs(&release.name).await;
         // What is told of it meanwhile need not be waited for.
         let proving = releases.prove(release.clone(), &jobs);
-        let (proved, ()) = tokio::join!(proving, self.note_releases());
+        let (proved, _) = tokio::join!(proving, self.note_releases());
         proved.map_err(|error| (error, Some(release)))
     }
 
@@ -67,8 +85,8 @@ impl Service {
     }
 
     /// Stores and tells where releases stand now.
-    async fn note_releases(&self) {
-        let Some(changes) = self.parts.releases.take_changes() else { return };
+    async fn note_releases(&self) -> bool {
+        let Some(changes) = self.parts.releases.take_changes() else { return false };
         let changes = Arc::new(changes);
         let write = self.parts.store.write_patiently(move |writing| {
             changes.rows.iter().try_for_each(|row| writing.set_release(row))?;
@@ -77,6 +95,7 @@ impl Service {
         if let Err(error) = write.await {
             tracing::error!(%error, "where releases stand could not be stored");
         }
+        true
     }
 
     /// Lets jobs follow where releases stand now.
@@ -93,7 +112,9 @@ impl Service {
             catalogue.look_at_canaries(now_ms());
             catalogue.retire(&in_use, now_ms());
         }
-        self.note_releases().await;
+        if self.note_releases().await {
+            self.told_releases().await;
+        }
     }
 
     /// Takes up what a configuration says of plugins.
@@ -319,6 +340,7 @@ fn unlisted(loaded: &Loaded) -> Plugin {
                 digest: None,
                 why: String::new(),
                 since_ms: now_ms(),
+                may_pass: false,
             },
         )
     }

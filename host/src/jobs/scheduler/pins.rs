@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Scheduler;
+use crate::capability::Code;
 use crate::events::EventKind;
 use crate::jobs::job::{Doubt, Job, Verdict};
 use crate::jobs::runner::End;
@@ -70,6 +71,22 @@ impl Scheduler {
         }
     }
 
+    /// Lets jobs go on that waited for the task which tries a release.
+    pub(super) fn release_is_free(&mut self, digest: &str) {
+        let waiting = self.jobs.iter().filter(|(_, job)| job.waits && job.pin.digest == digest);
+        let waiting: Vec<JobId> = waiting.map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.jobs.entry(id).and_modify(|job| job.waits = false);
+            self.place(id);
+        }
+    }
+
+    /// Forgets what a task made one suspect.
+    pub(super) fn drop_doubt(&mut self, id: JobId, task: usize) {
+        let doubt = self.jobs.get_mut(&id).and_then(|job| job.doubts.remove(&task));
+        doubt.iter().for_each(|doubt| self.releases.catalogue().doubted(&doubt.release, false));
+    }
+
     /// Moves a job's pin. A newer release gets the state that the one before has; an older
     /// one finds its own again.
     fn move_pin(&mut self, id: JobId, to: &str, why: String, way: Way) {
@@ -104,11 +121,13 @@ impl Scheduler {
     ) -> bool {
         let (now, digest) = (now_ms(), pin.digest.as_str());
         let is_done = matches!(end, End::Outcome(Outcome::Done));
-        let failure = blamed(end);
+        let on_trial = self.state_of(digest) == Some(ReleaseState::Canary);
+        let failure = blamed(end, on_trial);
+        let is_own = failure.is_some_and(|error| error.blame() == Blame::Plugin);
         let Some(job) = self.jobs.get_mut(&id) else { return false };
         let sample = is_done.then_some(Sample { scene: job.scene, seconds: took.as_secs_f32(), memory });
         let before = self.state_of(digest);
-        self.releases.catalogue().ended(digest, sample, failure.is_some(), now);
+        self.releases.catalogue().ended(digest, sample, is_own, now);
         if before == Some(ReleaseState::Canary) && self.state_of(digest) != before {
             self.follow_releases();
         }
@@ -118,19 +137,19 @@ impl Scheduler {
         let Some(job) = self.jobs.get_mut(&id) else { return false };
         let label = format!("{} of job {id}", job.plan.task(task).row.name);
         let doubt = job.doubts.get(&task).filter(|doubt| doubt.release != digest).cloned();
-        match (doubt, failure) {
+        match (doubt, failure.or(failed(end))) {
             (Some(doubt), _) if is_done => {
-                job.doubts.remove(&task);
+                self.drop_doubt(id, task);
                 self.convict(&doubt, pin);
                 false
             }
-            (Some(_), Some(_)) => {
+            (Some(_), Some(error)) if error.blame() != Blame::Blender => {
                 // The release before cannot do it either: so it is not the new one's fault.
-                job.doubts.remove(&task);
                 job.cleared.insert(task);
+                self.drop_doubt(id, task);
                 false
             }
-            (None, Some(error)) if !job.cleared.contains(&task) => {
+            (None, Some(error)) if failure.is_some() && !job.cleared.contains(&task) => {
                 let what =
                     format!("{label} failed: {}", error.to_string().lines().next().unwrap_or_default());
                 let doubted = self.doubt(id, pin, what);
@@ -146,18 +165,20 @@ impl Scheduler {
     pub(super) fn taught_by_plan(&mut self, id: JobId, end: &Result<(), End>, pin: &Arc<Pin>) -> bool {
         let Some(job) = self.jobs.get_mut(&id) else { return false };
         let doubt = job.plan_doubt.clone().filter(|doubt| doubt.release != pin.digest);
-        let failure = end.as_ref().err().and_then(blamed);
-        match (doubt, failure) {
+        let end_of_plan = end.as_ref().err();
+        match (doubt, end_of_plan.and_then(failed)) {
             (Some(doubt), _) if end.is_ok() => {
                 job.plan_doubt = None;
+                self.releases.catalogue().doubted(&doubt.release, false);
                 self.convict(&doubt, pin);
                 false
             }
-            (Some(_), Some(_)) => {
+            (Some(doubt), Some(error)) if error.blame() != Blame::Blender => {
                 job.plan_doubt = None;
+                self.releases.catalogue().doubted(&doubt.release, false);
                 false
             }
-            (None, Some(error)) => {
+            (None, Some(error)) if end_of_plan.and_then(|end| blamed(end, true)).is_some() => {
                 let what = format!("the plan of job {id} failed: {error}");
                 let Some(doubt) = self.doubt(id, pin, what) else { return false };
                 if let Some(job) = self.jobs.get_mut(&id) {
@@ -187,18 +208,23 @@ impl Scheduler {
             }
             (state, catalogue.fallback(wish, &pin.digest)?.row.digest.clone())
         };
-        let is_pinned = job.pin.digest == pin.digest;
-        if is_pinned {
+        // Nor is another one on trial the judge.
+        let is_judge =
+            job.pin.digest != pin.digest && self.state_of(&job.pin.digest) != Some(ReleaseState::Canary);
+        if !is_judge {
             let why = format!("to see whose fault it is: {what}");
             self.move_pin(id, &next, why, Way::Back);
         }
-        let release = pin.digest.clone();
-        Some((state == ReleaseState::Canary).then_some(Doubt { release, what }))
+        let doubt = (state == ReleaseState::Canary).then(|| Doubt { release: pin.digest.clone(), what });
+        doubt.iter().for_each(|doubt| self.releases.catalogue().doubted(&doubt.release, true));
+        Some(doubt)
     }
 
     /// Quarantines a release: another one has done what it failed at.
     fn convict(&mut self, doubt: &Doubt, by: &Pin) {
-        if self.state_of(&doubt.release) == Some(ReleaseState::Canary) {
+        // It may have been promoted meanwhile.
+        let serves = [Some(ReleaseState::Canary), Some(ReleaseState::Active)];
+        if serves.contains(&self.state_of(&doubt.release)) {
             let why = format!("{}; {} {} did it", doubt.what, by.name, by.version);
             tracing::warn!(release = doubt.release, why, "is quarantined");
             self.releases.catalogue().quarantine(&doubt.release, &why, now_ms());
@@ -209,9 +235,15 @@ impl Scheduler {
     /// Moves a job back for good: the newer release does not take its settings.
     fn stay_behind(&mut self, id: JobId, pin: &Arc<Pin>, why: &str) {
         let Some(job) = self.jobs.get_mut(&id).filter(|job| job.pin.digest == pin.digest) else { return };
-        let Some(before) = job.came_from.take() else { return };
-        job.wish.iter_mut().for_each(|wish| wish.upgrade = Upgrade::Pinned);
         let first = why.lines().next().unwrap_or_default();
+        let Some(before) = job.came_from.take() else {
+            // It was there to do what another one must not: there is no way left.
+            let message = format!("it may only run on {pin}, which does not take its settings: {first}");
+            job.doubts.clear();
+            job.plan_doubt = None;
+            return self.pause(id, Pause { code: PauseCode::Release, message });
+        };
+        job.wish.iter_mut().for_each(|wish| wish.upgrade = Upgrade::Pinned);
         self.move_pin(id, &before, format!("{pin} does not take its settings: {first}"), Way::Back);
     }
 
@@ -229,10 +261,18 @@ impl Job {
     }
 }
 
-/// Returns the failure that is the plugin's, if it is one.
-fn blamed(end: &End) -> Option<&PluginError> {
+/// Returns the failure that is the plugin's, if it is one. One that is on trial is not
+/// believed if it says that it is somebody else's.
+fn blamed(end: &End, on_trial: bool) -> Option<&PluginError> {
+    failed(end).filter(|error| match error {
+        PluginError::Answer(answer) if answer.code == Code::Canceled => false,
+        error => error.blame() == Blame::Plugin || (on_trial && error.blame() == Blame::Client),
+    })
+}
+
+fn failed(end: &End) -> Option<&PluginError> {
     match end {
-        End::Failed(error) | End::Hopeless(error) if error.blame() == Blame::Plugin => Some(error),
+        End::Failed(error) | End::Hopeless(error) => Some(error),
         _ => None,
     }
 }

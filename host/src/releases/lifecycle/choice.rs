@@ -169,9 +169,15 @@ impl Catalogue {
                 && standing.row.state != ReleaseState::Canary
                 && standing.row.digest != bad.row.digest
                 && wish.wanted.accepts_row(&standing.row)
+                // Back, and not on to what the job has never asked for.
+                && (standing.line() == bad.line()
+                    || standing.row.version < bad.row.version
+                    || wish.upgrade == Upgrade::Compatible)
         };
         let before = bad.row.before.as_ref().and_then(|before| self.standings.get(before)).filter(fits);
-        before.or_else(|| self.of_name(&bad.row.name).filter(fits).max_by_key(|standing| standing.rank()))
+        let rank = |s: &Standing| s.line() == bad.line();
+        let all = self.of_name(&bad.row.name).filter(fits);
+        before.or_else(|| all.max_by(|a, b| (rank(a), a.rank()).cmp(&(rank(b), b.rank()))))
     }
 
     /// Finds a canary for a job that nothing else is left for.

@@ -32,6 +32,8 @@ pub struct Standing {
     pub samples: Samples,
     /// Attempts under way.
     pub(super) busy: usize,
+    /// Failures that may be its own: others are trying what it failed at.
+    pub(super) doubts: usize,
     /// The job that tries it first.
     pub(super) first: Option<JobId>,
 }
@@ -49,6 +51,8 @@ pub struct Rejected {
     pub why: String,
     /// When that was found, in milliseconds since 1970.
     pub since_ms: u64,
+    /// Whether it is not its own fault, and may be gone: a full disk, a job that is still open.
+    pub may_pass: bool,
 }
 
 /// What a job asks for and may be given.
@@ -141,7 +145,7 @@ impl Wish {
 
 impl Standing {
     pub(super) fn new(row: ReleaseRow) -> Self {
-        Self { row, samples: Samples::default(), busy: 0, first: None }
+        Self { row, samples: Samples::default(), busy: 0, doubts: 0, first: None }
     }
 
     /// Names it as people do.
@@ -163,12 +167,17 @@ impl Standing {
 
     /// Those that promise to be compatible are of one line.
     pub(super) fn line(&self) -> (u64, u64, u64, bool) {
-        let Version { major, minor, patch, pre, .. } = &self.row.version;
-        match (major, minor) {
-            (0, 0) => (0, 0, *patch, pre.is_empty()),
-            (0, minor) => (0, *minor, 0, pre.is_empty()),
-            (major, _) => (*major, 0, 0, pre.is_empty()),
-        }
+        line(&self.row.version)
+    }
+}
+
+/// Versions that promise to be compatible are of one line.
+pub(super) fn line(version: &Version) -> (u64, u64, u64, bool) {
+    let Version { major, minor, patch, pre, .. } = version;
+    match (major, minor) {
+        (0, 0) => (0, 0, *patch, pre.is_empty()),
+        (0, minor) => (0, *minor, 0, pre.is_empty()),
+        (major, _) => (*major, 0, 0, pre.is_empty()),
     }
 }
 
