@@ -56,6 +56,8 @@ pub struct Entry {
     pub row: JobRow,
     /// Its tasks, as far as they are stored.
     pub tasks: Vec<TaskRow>,
+    /// Names of tasks that are done, and are to be done once more.
+    pub again: Vec<String>,
     /// The jobs that come before it, with the state in which each was found.
     pub after: Vec<(JobId, JobState)>,
     /// The release that it is pinned to.

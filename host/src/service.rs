@@ -35,7 +35,7 @@ use crate::terms::{JobId, JobState, PauseCode};
 pub use check::RequestError;
 use types::{
     Device, Devices, Drain, EventFilter, EventPage, Host, HostState, Job, JobFilter, JobPage, OneJob, Pin,
-    Resume, Shutdown, Submission, Task, TaskFilter, TaskPage, Worker, WorkerState, Workers,
+    Resume, Retry, Shutdown, Submission, Task, TaskFilter, TaskPage, Worker, WorkerState, Workers,
 };
 
 /// How many rows a page has if the client does not say, and how many at most.
@@ -209,8 +209,8 @@ impl Service {
     }
 
     /// Begins a finished job anew: only what is not done.
-    pub async fn retry(self: &Arc<Self>, OneJob { id }: OneJob) -> Result<Job> {
-        self.whole(move |service| async move { service.retry_now(id).await }).await
+    pub async fn retry(self: &Arc<Self>, Retry { id, made_by }: Retry) -> Result<Job> {
+        self.whole(move |service| async move { service.retry_now(id, made_by).await }).await
     }
 
     async fn order(self: &Arc<Self>, id: JobId, order: Order) -> Result<Job> {

@@ -475,3 +475,29 @@ fn a_job_that_fits_no_other_release_is_paused_and_nothing_spins() {
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(farm.events().len() < last + 5);
 }
+
+#[test]
+fn what_a_bad_release_has_made_can_be_made_again() {
+    let farm = farm("[rollout]\nfirst = 1\nshare = 1.0\ntasks = 1000\n");
+    farm.put("changeling.wasm", &release("1.0.1", "b fails 4"));
+    farm.until("1.0.1", "canary");
+    let job = farm.render("1-8");
+    let id = job["id"].as_str().unwrap();
+    farm.until("1.0.1", "quarantined");
+    let by = |version: &str| {
+        let tasks = farm.client().call("tasks.list", json!({"job": id}));
+        let named = format!("changeling@{version}+");
+        let all = tasks["tasks"].as_array().unwrap().iter();
+        all.filter(|task| task["release"].as_str().unwrap().starts_with(&named)).count()
+    };
+    let bad = by("1.0.1");
+    assert!((1..8).contains(&bad), "{bad}");
+    let refused = farm.run(&["job", "retry", id]).expect(2);
+    assert!(refused.stderr.contains("or name a release"), "{}", refused.stderr);
+    let before = farm.tags(id).len();
+    farm.run(&["job", "retry", id, "--made-by", "changeling@=1.0.1"]).expect(0);
+    farm.wait_for(id, "succeeded");
+    assert_eq!((by("1.0.1"), by("1.0.0")), (0, 8));
+    assert_eq!(farm.tags(id).len() - before, bad, "and nothing else");
+    farm.run(&["job", "retry", id, "--made-by", "changeling@=1.0.1"]).expect(2);
+}

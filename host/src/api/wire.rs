@@ -13,8 +13,8 @@ use crate::rpc::{ErrorObject, INTERNAL_ERROR, INVALID_PARAMS};
 use crate::service::ServiceError;
 use crate::service::types::{
     Devices, Drain, EventFilter, EventPage, Favour, Host, Install, Job, JobFilter, JobPage, Nothing, OneJob,
-    OnePlugin, Pin, Plugin, Plugins, Resume, RolledBack, Shutdown, Submission, TaskFilter, TaskPage, Why,
-    Workers,
+    OnePlugin, Pin, Plugin, Plugins, Resume, Retry, RolledBack, Shutdown, Submission, TaskFilter, TaskPage,
+    Why, Workers,
 };
 use crate::terms::JobId;
 
@@ -171,8 +171,9 @@ methods! {
     "jobs.pause"(connection, params: OneJob) -> Job { connection.service.pause(params).await }
     /// Goes on with a paused job.
     "jobs.resume"(connection, params: Resume) -> Job { connection.service.resume(params).await }
-    /// Begins a job again that failed or was canceled: only what is not done.
-    "jobs.retry"(connection, params: OneJob) -> Job { connection.service.retry(params).await }
+    /// Begins a job again that failed or was canceled: what is not done, and, if a release is
+    /// named, what was done by that one.
+    "jobs.retry"(connection, params: Retry) -> Job { connection.service.retry(params).await }
     /// Keeps a job and its events however old they are, or does not.
     "jobs.pin"(connection, params: Pin) -> Job { connection.service.pin(params).await }
     /// Lists the tasks of a job, in the order of its plan.

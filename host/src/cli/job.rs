@@ -108,7 +108,13 @@ enum Command {
         accept_changes: bool,
     },
     /// Begin a job again that failed or was canceled: only what is not done.
-    Retry(This),
+    Retry {
+        #[command(flatten)]
+        this: This,
+        /// Also what was done by this release, such as NAME@=1.2.3; then the job may have succeeded.
+        #[arg(long, value_name = "RELEASE")]
+        made_by: Option<String>,
+    },
     /// Keep a job however old it is.
     Pin(This),
     /// Keep a job no longer than others.
@@ -165,7 +171,9 @@ pub(super) async fn run(args: Args, data: Option<&Path>) -> Result {
         Command::Resume { which, accept_changes } => {
             order(which, data, "jobs.resume", json!({"accept_changes": accept_changes})).await
         }
-        Command::Retry(which) => order(which, data, "jobs.retry", json!({})).await,
+        Command::Retry { this, made_by } => {
+            order(this, data, "jobs.retry", json!({"made_by": made_by})).await
+        }
         Command::Pin(which) => order(which, data, "jobs.pin", json!({"pinned": true})).await,
         Command::Unpin(which) => order(which, data, "jobs.pin", json!({"pinned": false})).await,
     }

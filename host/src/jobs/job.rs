@@ -111,7 +111,7 @@ impl Verdict {
 
 impl Job {
     pub(super) fn new(entry: Entry, is_new: bool) -> Result<Self, PlanError> {
-        let Entry { row, tasks, after, pin, spec, content: _ } = entry;
+        let Entry { row, tasks, again: _, after, pin, spec, content: _ } = entry;
         let mut scene = DefaultHasher::new();
         (&spec.context.scene, &spec.settings).hash(&mut scene);
         let wish = spec.wish.clone();

@@ -242,7 +242,7 @@ impl Scheduler {
             return self.then(move || reply.send(()).unwrap_or_default());
         }
         let (id, is_new) = (entry.row.id, entry.row.version == 0);
-        let (after, content) = (entry.after.clone(), entry.content.clone());
+        let (after, content, again) = (entry.after.clone(), entry.content.clone(), entry.again.clone());
         let submitted = is_new.then(|| EventKind::JobSubmitted {
             id,
             release: entry.pin.to_string(),
@@ -272,7 +272,7 @@ impl Scheduler {
         self.batch.jobs.insert(id);
         content.iter().for_each(|content| self.looked(id, content));
         match state {
-            JobState::Failed | JobState::Canceled => self.retried(id),
+            JobState::Failed | JobState::Canceled | JobState::Succeeded => self.retried(id, &again),
             JobState::Planning => self.become_(id, JobState::Queued, None),
             JobState::Paused => self.enter_paused(id),
             _ => {}
@@ -307,12 +307,13 @@ impl Scheduler {
         self.later.insert((Instant::now(), id, None));
     }
 
-    /// Begins a job anew that had failed or was canceled: only what is not done.
-    fn retried(&mut self, id: JobId) {
+    /// Begins a job anew that has ended: what is not done, and what is to be done once more.
+    fn retried(&mut self, id: JobId, again: &[String]) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         (job.row.failure, job.row.retries, job.row.canceling) = (None, 0, false);
         job.direct(Directive::Proceed);
         job.plan.retry();
+        job.plan.undo(again);
         self.become_(id, JobState::Queued, None);
     }
 

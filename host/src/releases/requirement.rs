@@ -46,6 +46,15 @@ impl Requirement {
         self.fits(&row.name, &row.version, &row.digest)
     }
 
+    /// Whether a release will do that is named as pins are: `name@1.2.3+digits of its digest`.
+    pub fn is_named(&self, release: &str) -> bool {
+        let parts = release.split_once('@').and_then(|(name, rest)| Some((name, rest.rsplit_once('+')?)));
+        parts.is_some_and(|(name, (version, digits))| match &self.wanted {
+            Wanted::Digest(wanted) => self.name == name && wanted.starts_with(digits),
+            Wanted::Range(_) => version.parse().is_ok_and(|version| self.fits(name, &version, digits)),
+        })
+    }
+
     /// Whether a release will do that has this name, version and digest.
     pub fn fits(&self, name: &str, version: &Version, digest: &str) -> bool {
         self.name == name

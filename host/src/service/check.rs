@@ -158,7 +158,8 @@ impl Service {
         }
         let spec = self.spec(&row, submission, wish, frames, output, content.clone());
         let view = Job::from(JobRow { version: 1, ..row.clone() });
-        let entry = Entry { row, tasks: Vec::new(), after, pin, spec, content: Some(content) };
+        let entry =
+            Entry { row, tasks: Vec::new(), again: Vec::new(), after, pin, spec, content: Some(content) };
         self.parts.jobs.enter(entry).await?;
         Ok(view)
     }

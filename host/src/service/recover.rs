@@ -10,9 +10,10 @@ use crate::capability::output;
 use crate::events::EventKind;
 use crate::frames::Frames;
 use crate::jobs::{Entry, Order, OrderError};
+use crate::releases::{ReleaseError, Requirement};
 use crate::store::jobs::{JobRow, TaskRow};
-use crate::store::now_ms;
-use crate::terms::{JobId, JobState, Pause, PauseCode};
+use crate::store::{Writing, now_ms};
+use crate::terms::{JobId, JobState, Pause, PauseCode, TaskState};
 
 /// How many tasks are read at once.
 const TASKS: usize = 10_000;
@@ -81,14 +82,36 @@ impl Service {
     }
 
     /// Begins a finished job anew: only what is not done.
-    pub(super) async fn retry_now(&self, id: JobId) -> Result<Job> {
+    pub(super) async fn retry_now(&self, id: JobId, made_by: Option<String>) -> Result<Job> {
+        let wanted = made_by.map(|made_by| made_by.parse::<Requirement>()).transpose();
+        let wanted = wanted.map_err(ReleaseError::from).map_err(RequestError::from)?;
         let _alone = self.finished.lock().await;
         let row = self.row(id).await?;
-        if !matches!(row.state, JobState::Failed | JobState::Canceled) {
-            let why = "only a job that failed or was canceled can be retried";
-            return Err(OrderError::State { id, state: row.state, why }.into());
+        let refused = |why| Err(OrderError::State { id, state: row.state, why }.into());
+        match (row.state, &wanted) {
+            (JobState::Failed | JobState::Canceled, _) | (JobState::Succeeded, Some(_)) => {}
+            (JobState::Succeeded, None) => {
+                return refused("only a job that failed or was canceled can be retried; or name a release");
+            }
+            _ => return refused("only a job that has ended can be retried"),
         }
-        let entry = self.entry(row).await?;
+        let mut entry = self.entry(row.clone()).await?;
+        if let Some(wanted) = wanted {
+            let is_wanted = |task: &&TaskRow| {
+                let by = task.release.as_deref().is_some_and(|release| wanted.is_named(release));
+                by && task.state == TaskState::Done
+            };
+            entry.again = entry.tasks.iter().filter(is_wanted).map(|task| task.name.clone()).collect();
+            if entry.again.is_empty() && row.state == JobState::Succeeded {
+                return refused("none of its tasks was done by that release");
+            }
+            let again = entry.again.clone();
+            // What they have made is not to be taken for what they would make.
+            let forget = move |writing: &mut Writing<'_>| {
+                again.iter().try_for_each(|task| writing.forget_outputs(id, task))
+            };
+            self.parts.store.write(forget).await?;
+        }
         self.parts.jobs.enter(entry).await?;
         Ok(Job::from(self.row(id).await?))
     }
@@ -170,7 +193,7 @@ impl Service {
         let after =
             before.into_iter().map(|(id, state)| (id, state.unwrap_or(JobState::Succeeded))).collect();
         let spec = self.spec(&row, submission, wish, frames, output, content);
-        Ok(Entry { row, tasks, after, pin, spec, content: None })
+        Ok(Entry { row, tasks, again: Vec::new(), after, pin, spec, content: None })
     }
 
     async fn all_tasks(&self, id: JobId) -> Result<Vec<TaskRow>> {

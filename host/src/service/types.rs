@@ -155,6 +155,18 @@ pub struct OneJob {
     pub id: JobId,
 }
 
+/// Which job to begin again, and what of it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// Its id.
+    pub id: JobId,
+    /// Also what was done by this release, such as `draft@=1.2.3`: one that was quarantined
+    /// since, say. Then the job may have succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
+}
+
 /// Which job to resume, and how.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -44,6 +44,13 @@ fn text(path: &Path) -> Result<&str> {
 }
 
 impl Writing<'_> {
+    /// Forgets the files that a task has made.
+    pub fn forget_outputs(&mut self, job: JobId, task: &str) -> Result<()> {
+        let delete = "DELETE FROM outputs WHERE job = ?1 AND task = ?2";
+        self.db.prepare_cached(delete)?.execute((job, task))?;
+        Ok(())
+    }
+
     /// Records a file and tells of it; what was recorded of the same path before is gone.
     pub fn record(&mut self, job: JobId, output: &Output) -> Result<()> {
         let insert = "INSERT OR REPLACE INTO outputs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
