@@ -24,17 +24,9 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(1500));
 }
 
-fn serving(config: &str) -> Farm {
-    let mut farm = Farm::with_plugins(config);
-    farm.put("changeling.wasm", &release("1.0.0", "a well 0"));
-    farm.serve();
-    farm.until("1.0.0", "active");
-    farm
-}
-
 #[test]
 fn every_way_to_replace_a_file_is_one_swap() {
-    let farm = serving(AT_ONCE);
+    let farm = Farm::serving(AT_ONCE);
     let place = farm.plugins().join("changeling.wasm");
     let (a, b) = (release("1.0.0", "a well 0"), release("1.0.1", "b well 0"));
     let mut expected = vec!["1.0.0".to_owned()];
@@ -88,7 +80,7 @@ fn every_way_to_replace_a_file_is_one_swap() {
 
 #[test]
 fn what_is_removed_serves_those_that_run_on_it_and_nobody_else() {
-    let farm = serving(AT_ONCE);
+    let farm = Farm::serving(AT_ONCE);
     let job = farm.submit_to("changeling", "1-60", json!({"settings": {"pace": 50}}));
     fs::remove_file(farm.plugins().join("changeling.wasm")).unwrap();
     farm.until("1.0.0", "draining");
@@ -114,7 +106,7 @@ fn what_is_removed_serves_those_that_run_on_it_and_nobody_else() {
 
 #[test]
 fn a_folder_that_disappears_takes_nothing_away() {
-    let farm = serving(AT_ONCE);
+    let farm = Farm::serving(AT_ONCE);
     fs::rename(farm.plugins(), farm.path("gone")).unwrap();
     std::thread::sleep(Duration::from_secs(3));
     farm.render("1");
@@ -211,7 +203,7 @@ fn wat(text: &str) -> Vec<u8> {
 #[test]
 fn what_is_bad_touches_nothing_and_says_why() {
     let limits = "[releases]\ncompile_seconds = 20.0\ncompile_cpu_seconds = 1\n";
-    let farm = serving(&format!("{AT_ONCE}{limits}"));
+    let farm = Farm::serving(&format!("{AT_ONCE}{limits}"));
     let good = release("1.0.1", "b well 0");
     let module = wat("(module)");
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
@@ -272,7 +264,7 @@ fn what_is_bad_touches_nothing_and_says_why() {
 
 #[test]
 fn names_and_versions_that_are_none_are_refused() {
-    let farm = serving(AT_ONCE);
+    let farm = Farm::serving(AT_ONCE);
     let named = |name: &str, version: &str| {
         let mut metadata = wasm_metadata::AddMetadata::default();
         metadata.name = wasm_metadata::AddMetadataField::Set(name.to_owned());
@@ -290,7 +282,7 @@ fn names_and_versions_that_are_none_are_refused() {
 
 #[test]
 fn an_api_from_the_future_is_named() {
-    let farm = serving(AT_ONCE);
+    let farm = Farm::serving(AT_ONCE);
     let text = r#"(component (component $c) (instance $i (instantiate $c))
         (export "hotshoe:plugin/renderer@9.9.0" (instance $i)))"#;
     farm.put("future.wasm", &wat(text));
@@ -300,7 +292,7 @@ fn an_api_from_the_future_is_named() {
 
 #[test]
 fn who_wants_more_is_held_until_the_operator_agrees() {
-    let farm = serving("");
+    let farm = Farm::serving("");
     // The same name, and it wants a scene.
     let built = component("draft", &["--release", "--manifest-path", "examples/draft/Cargo.toml"]);
     let mut metadata = wasm_metadata::AddMetadata::default();
@@ -321,7 +313,7 @@ fn who_wants_more_is_held_until_the_operator_agrees() {
 
 #[test]
 fn open_jobs_are_asked_whether_a_release_takes_their_settings() {
-    let farm = serving(AT_ONCE);
+    let farm = Farm::serving(AT_ONCE);
     let job = farm.submit_to("changeling", "1-100", json!({"settings": {"pace": 50}}));
     farm.put("demands.wasm", &release("1.0.1", "b demands 0"));
     let why = rejected(&farm, "demands.wasm");
@@ -357,7 +349,7 @@ fn a_host_for_authors_takes_builds() {
 
 #[test]
 fn a_lockfile_makes_a_render_repeatable() {
-    let farm = serving(AT_ONCE);
+    let farm = Farm::serving(AT_ONCE);
     let job = farm.job("1");
     let scene = job["scene"].as_str().unwrap();
     let submit = |more: &[&str]| {
@@ -406,7 +398,7 @@ fn each_limit_of_compiling_is_told_by_its_name() {
 #[test]
 fn what_is_removed_does_not_come_back_with_another_and_a_copy_takes_nothing_away() {
     use std::os::unix::ffi::OsStrExt;
-    let farm = serving(AT_ONCE);
+    let farm = Farm::serving(AT_ONCE);
     farm.put("changeling.wasm", &release("2.0.0", "b well 0"));
     farm.until("2.0.0", "active");
     fs::remove_file(farm.plugins().join("changeling.wasm")).unwrap();

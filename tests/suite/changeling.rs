@@ -40,6 +40,15 @@ impl Farm {
         farm
     }
 
+    /// A farm on which version 1.0.0 of the changeling serves.
+    pub(crate) fn serving(config: &str) -> Self {
+        let mut farm = Self::with_plugins(config);
+        farm.put("changeling.wasm", &release("1.0.0", "a well 0"));
+        farm.serve();
+        farm.until("1.0.0", "active");
+        farm
+    }
+
     pub(crate) fn plugins(&self) -> PathBuf {
         self.path("data/plugins")
     }

@@ -10,18 +10,9 @@ const QUICK: &str = "[jobs]\nbackoff_seconds = 0.01\n[rollout]\nfirst = 1\nshare
 /// The first task, and then no job for a long time.
 const SLOW: &str = "[rollout]\nfirst = 1\nshare = 0.0\ntasks = 1000\n";
 
-/// A farm on which 1.0.0 serves.
-fn farm(config: &str) -> Farm {
-    let mut farm = Farm::with_plugins(config);
-    farm.put("changeling.wasm", &release("1.0.0", "a well 0"));
-    farm.serve();
-    farm.until("1.0.0", "active");
-    farm
-}
-
 #[test]
 fn a_release_that_does_well_takes_over() {
-    let farm = farm(QUICK);
+    let farm = Farm::serving(QUICK);
     farm.render("1");
     farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
     let canary = farm.until("1.0.1", "canary");
@@ -52,7 +43,7 @@ fn a_release_that_does_well_takes_over() {
 
 #[test]
 fn one_task_tries_a_release_before_others_do() {
-    let farm = farm("[rollout]\nfirst = 2\nshare = 0.0\ntasks = 1000\n");
+    let farm = Farm::serving("[rollout]\nfirst = 2\nshare = 0.0\ntasks = 1000\n");
     farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
     farm.until("1.0.1", "canary");
     let first = farm.submit_to("changeling", "1-6", json!({"settings": {"pace": 60}}));
@@ -80,7 +71,7 @@ fn one_task_tries_a_release_before_others_do() {
 #[test]
 fn the_share_is_kept_by_job_and_a_label_is_always_among_it() {
     let config = "[rollout]\nfirst = 0\nshare = 0.2\ntasks = 100000\nlabels = [\"beta\"]\n";
-    let farm = farm(config);
+    let farm = Farm::serving(config);
     farm.client().call("host.drain", json!({}));
     farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
     farm.until("1.0.1", "canary");
@@ -100,7 +91,7 @@ fn the_share_is_kept_by_job_and_a_label_is_always_among_it() {
 
 #[test]
 fn a_release_that_fails_is_rolled_back_and_no_task_is_lost() {
-    let farm = farm(QUICK);
+    let farm = Farm::serving(QUICK);
     farm.put("changeling.wasm", &release("1.0.1", "b fails 5"));
     farm.until("1.0.1", "canary");
     let job = farm.submit_to("changeling", "4-12", json!({}));
@@ -138,7 +129,7 @@ fn a_release_that_fails_is_rolled_back_and_no_task_is_lost() {
 
 #[test]
 fn a_release_that_cannot_plan_is_rolled_back() {
-    let farm = farm(QUICK);
+    let farm = Farm::serving(QUICK);
     farm.put("changeling.wasm", &release("1.0.1", "b misplans 0"));
     farm.until("1.0.1", "canary");
     let job = farm.render("1-3");
@@ -164,7 +155,7 @@ fn a_task_that_the_release_before_cannot_do_either_clears_the_canary() {
 
 #[test]
 fn a_release_that_is_much_slower_is_rolled_back() {
-    let farm = farm("[rollout]\nfirst = 1\nshare = 1.0\ntasks = 1000\n");
+    let farm = Farm::serving("[rollout]\nfirst = 1\nshare = 1.0\ntasks = 1000\n");
     farm.submit_to("changeling", "1-10", json!({"settings": {"pace": 40}}));
     farm.put("changeling.wasm", &release("1.0.1", "b slow 120"));
     farm.until("1.0.1", "canary");
@@ -177,7 +168,7 @@ fn a_release_that_is_much_slower_is_rolled_back() {
 
 #[test]
 fn a_release_that_leaks_is_rolled_back() {
-    let farm = farm("[rollout]\nfirst = 1\nshare = 1.0\ntasks = 1000\nslower = 1e6\n");
+    let farm = Farm::serving("[rollout]\nfirst = 1\nshare = 1.0\ntasks = 1000\nslower = 1e6\n");
     farm.render("1-6");
     farm.put("changeling.wasm", &release("1.0.1", "b leaks 150"));
     farm.until("1.0.1", "canary");
@@ -189,7 +180,7 @@ fn a_release_that_leaks_is_rolled_back() {
 
 #[test]
 fn too_few_tasks_are_enough_after_a_while() {
-    let farm = farm("[rollout]\nfirst = 1\nshare = 0.0\ntasks = 1000\npatience_seconds = 2.0\n");
+    let farm = Farm::serving("[rollout]\nfirst = 1\nshare = 0.0\ntasks = 1000\npatience_seconds = 2.0\n");
     farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
     farm.until("1.0.1", "canary");
     farm.render("1");
@@ -199,7 +190,7 @@ fn too_few_tasks_are_enough_after_a_while() {
 
 #[test]
 fn jobs_that_must_not_move_wait_and_say_why() {
-    let farm = farm(QUICK);
+    let farm = Farm::serving(QUICK);
     farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
     farm.until("1.0.1", "canary");
     let ids: Vec<String> = [
@@ -232,7 +223,7 @@ fn jobs_that_must_not_move_wait_and_say_why() {
 
 #[test]
 fn how_far_a_pin_moves_is_the_jobs_policy() {
-    let farm = farm("[rollout]\nfirst = 0\ntasks = 0\n");
+    let farm = Farm::serving("[rollout]\nfirst = 0\ntasks = 0\n");
     let submit = |upgrade: &str| {
         let more = json!({"upgrade": upgrade, "settings": {"pace": 30}});
         farm.submit_to("changeling", "1-100", more)["id"].as_str().unwrap().to_owned()
@@ -286,7 +277,7 @@ fn an_older_release_never_reads_what_a_newer_one_wrote() {
 
 #[test]
 fn one_command_goes_back() {
-    let farm = farm("[rollout]\nfirst = 0\ntasks = 0\n");
+    let farm = Farm::serving("[rollout]\nfirst = 0\ntasks = 0\n");
     farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
     farm.until("1.0.1", "active");
     let job = farm.submit_to("changeling", "1-150", json!({"settings": {"pace": 40}}));
@@ -306,7 +297,7 @@ fn one_command_goes_back() {
 
 #[test]
 fn where_releases_stand_outlives_the_host() {
-    let mut farm = farm(SLOW);
+    let mut farm = Farm::serving(SLOW);
     farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
     farm.until("1.0.1", "canary");
     farm.render("1");
@@ -353,7 +344,7 @@ fn what_does_not_yield_is_cut_and_made_again() {
 
 #[test]
 fn what_the_configuration_says_of_plugins_is_taken_up_as_it_changes() {
-    let farm = farm("[rollout]\nfirst = 1\nshare = 0.0\ntasks = 9\n");
+    let farm = Farm::serving("[rollout]\nfirst = 1\nshare = 0.0\ntasks = 9\n");
     let config = |text: &str| {
         // Its time tells it from the one before.
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -403,7 +394,7 @@ fn old_releases_are_forgotten_unless_somebody_needs_them() {
 #[test]
 fn a_job_that_waits_for_another_ones_task_goes_on() {
     // The first to try it waits for one that has it by its label.
-    let farm = farm("[rollout]\nfirst = 2\nshare = 0.0\ntasks = 1000\nlabels = [\"beta\"]\n");
+    let farm = Farm::serving("[rollout]\nfirst = 2\nshare = 0.0\ntasks = 1000\nlabels = [\"beta\"]\n");
     farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
     farm.until("1.0.1", "canary");
     let slow = json!({"label": "beta", "settings": {"pace": 700}});
@@ -421,7 +412,7 @@ fn a_job_that_waits_for_another_ones_task_goes_on() {
 
 #[test]
 fn a_submission_that_is_refused_tries_nothing() {
-    let farm = farm("[rollout]\nfirst = 1\nshare = 0.0\ntasks = 1000\n");
+    let farm = Farm::serving("[rollout]\nfirst = 1\nshare = 0.0\ntasks = 1000\n");
     farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
     farm.until("1.0.1", "canary");
     let mut refused = farm.job("1");
@@ -432,7 +423,7 @@ fn a_submission_that_is_refused_tries_nothing() {
 
 #[test]
 fn a_release_on_trial_is_not_believed_that_it_was_somebody_elses_fault() {
-    let farm = farm(QUICK);
+    let farm = Farm::serving(QUICK);
     farm.put("changeling.wasm", &release("1.0.1", "b refuses 2"));
     farm.until("1.0.1", "canary");
     let job = farm.render("1-4");
@@ -443,7 +434,7 @@ fn a_release_on_trial_is_not_believed_that_it_was_somebody_elses_fault() {
 
 #[test]
 fn nothing_goes_back_to_a_release_that_is_newer() {
-    let farm = farm(QUICK);
+    let farm = Farm::serving(QUICK);
     let job = farm.submit_to("changeling@^1", "1-60", json!({"settings": {"pace": 30}}));
     farm.put("changeling-2.wasm", &release("2.0.0", "z well 0"));
     farm.until("2.0.0", "canary");
@@ -478,7 +469,7 @@ fn a_job_that_fits_no_other_release_is_paused_and_nothing_spins() {
 
 #[test]
 fn what_a_bad_release_has_made_can_be_made_again() {
-    let farm = farm("[rollout]\nfirst = 1\nshare = 1.0\ntasks = 1000\n");
+    let farm = Farm::serving("[rollout]\nfirst = 1\nshare = 1.0\ntasks = 1000\n");
     farm.put("changeling.wasm", &release("1.0.1", "b fails 4"));
     farm.until("1.0.1", "canary");
     let job = farm.render("1-8");

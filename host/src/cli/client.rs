@@ -30,6 +30,16 @@ pub(super) struct At {
     pub socket: Option<PathBuf>,
 }
 
+/// How to ask.
+#[derive(Debug, clap::Args)]
+pub(super) struct Ask {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub at: At,
+}
+
 /// A connection to a host.
 pub(super) struct Client {
     peer: Arc<Peer>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::client::{At, Client, News};
+use super::client::{Ask, At, Client, News};
 use super::{Failure, Result, table};
 use crate::config;
 use crate::events::{Event, EventKind};
@@ -20,16 +20,6 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
-}
-
-/// How to ask.
-#[derive(Debug, clap::Args)]
-struct Ask {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    at: At,
 }
 
 #[derive(Debug, clap::Subcommand)]

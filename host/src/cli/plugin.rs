@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::HumanDuration;
 use serde_json::{Value, json};
 
-use super::client::{At, Client};
+use super::client::{Ask, Client};
 use super::{Failure, Result, table};
 use crate::config::DataDir;
 use crate::config::file::Config;
@@ -31,15 +31,6 @@ struct One {
     renderer: String,
     #[command(flatten)]
     ask: Ask,
-}
-
-#[derive(Debug, clap::Args)]
-struct Ask {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    at: At,
 }
 
 #[derive(Debug, clap::Subcommand)]
