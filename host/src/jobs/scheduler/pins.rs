@@ -121,7 +121,9 @@ impl Scheduler {
     ) -> bool {
         let (now, digest) = (now_ms(), pin.digest.as_str());
         let is_done = matches!(end, End::Outcome(Outcome::Done));
-        let on_trial = self.state_of(digest) == Some(ReleaseState::Canary);
+        // What was still under way when it was quarantined is not believed either.
+        let not_believed = [Some(ReleaseState::Canary), Some(ReleaseState::Quarantined)];
+        let on_trial = not_believed.contains(&self.state_of(digest));
         let failure = blamed(end, on_trial);
         let is_own = failure.is_some_and(|error| error.blame() == Blame::Plugin);
         let Some(job) = self.jobs.get_mut(&id) else { return false };
