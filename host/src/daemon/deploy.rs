@@ -46,13 +46,11 @@ impl Deploying {
         let quiet = seconds(config.releases.quiet_seconds);
         let watcher = Watcher::new(releases.shelf.plugins.clone(), quiet, known);
         let lanes = Arc::new(Semaphore::new(LANES));
-        let (running, busy, again, first) = Default::default();
-        Self { service, releases, watcher, lanes, running, busy, again, first: Some(first) }
+        let (first, (running, busy, again)) = (Some(watcher.waiting()), Default::default());
+        Self { service, releases, watcher, lanes, running, busy, again, first }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let waiting = self.watcher.waiting();
-        self.first = Some(waiting);
         self.settle();
         let late = tokio::time::sleep(SETTLING);
         tokio::pin!(late);

@@ -166,11 +166,7 @@ impl Job {
     /// Says how all that runs is to go on.
     pub(super) fn direct(&mut self, directive: Directive) {
         self.directive.send_replace(directive);
-        self.leaving.retain(|leaving| leaving.receiver_count() > 0);
-        for leaving in &self.leaving {
-            // What it was asked for already, it is not asked for less.
-            leaving.send_modify(|known| *known = stronger(*known, directive));
-        }
+        self.hurry(directive);
     }
 
     /// Asks all that runs to end soon.
@@ -197,6 +193,7 @@ impl Job {
     pub(super) fn hurry(&mut self, directive: Directive) {
         self.leaving.retain(|leaving| leaving.receiver_count() > 0);
         for leaving in &self.leaving {
+            // What it was asked for already, it is not asked for less.
             leaving.send_modify(|known| *known = stronger(*known, directive));
         }
     }

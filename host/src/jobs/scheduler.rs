@@ -434,6 +434,7 @@ impl Scheduler {
     }
 
     fn finish(&mut self, id: JobId, state: JobState) {
+        self.drop_doubts(id);
         self.become_(id, state, None);
         self.later.retain(|(_, job, _)| *job != id);
     }

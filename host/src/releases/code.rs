@@ -15,10 +15,7 @@ const ENDING: &str = ".cwasm";
 
 /// Finds the code with a prefix, if it is as it was written. Blocks.
 pub(super) fn find(folder: &Path, prefix: &str) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_one =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
-    entries.map(|entry| entry.path()).filter(is_one).find(|path| {
+    all(folder, prefix).find(|path| {
         let is_whole = fs::read(path).is_ok_and(|code| path.ends_with(name(prefix, &code)));
         if !is_whole {
             tracing::warn!(file = %path.display(), "is not as it was written; compiling anew");
@@ -30,16 +27,19 @@ pub(super) fn find(folder: &Path, prefix: &str) -> Option<PathBuf> {
 /// Moves code to its place, in that of what is there with the same prefix. Blocks.
 pub(super) fn keep(made: &Path, folder: &Path, prefix: &str) -> io::Result<PathBuf> {
     let file = folder.join(name(prefix, &fs::read(made)?));
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let is_older = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
-        if is_older && path != file {
-            // Another host may have been faster.
-            let _ = fs::remove_file(path);
-        }
+    for older in all(folder, prefix).filter(|path| *path != file) {
+        // Another host may have been faster.
+        let _ = fs::remove_file(older);
     }
     fs::rename(made, &file)?;
     Ok(file)
+}
+
+/// Lists the code with a prefix.
+fn all<'a>(folder: &Path, prefix: &'a str) -> impl Iterator<Item = PathBuf> + use<'a> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries
+        .filter(move |path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
 }
 
 fn name(prefix: &str, code: &[u8]) -> String {

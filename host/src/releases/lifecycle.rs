@@ -24,7 +24,7 @@ use super::rollout::{self, Sample};
 use crate::events::EventKind;
 use crate::store::releases::{Counts, ReleaseRow};
 use crate::terms::{Capability, JobId, Presence, ReleaseState};
-use standing::line;
+use standing::{line, numbered};
 
 /// All releases of a host.
 #[derive(Debug, Default)]
@@ -128,10 +128,7 @@ impl Catalogue {
         let Some(standing) = self.edit(digest) else { return };
         let row = &mut standing.row;
         (row.state, row.why, row.since_ms) = (state, why.to_owned(), now_ms);
-        let version = match row.build {
-            0 => row.version.to_string(),
-            build => format!("{}+dev.{build}", row.version),
-        };
+        let version = numbered(&row.version, row.build);
         let (id, digest) = (row.name.clone(), Some(digest.to_owned()));
         let event =
             EventKind::ReleaseState { id, version: Some(version), digest, state, why: why.to_owned() };

@@ -17,7 +17,7 @@ use crate::plugin::manifest::{self, Manifest};
 use crate::plugin::settings::nearest;
 
 /// The file in a release's folder that is its component, or the folder that is its plugin.
-pub(super) const COMPONENT: &str = "component.wasm";
+const COMPONENT: &str = "component.wasm";
 const FOLDER: &str = "plugin";
 /// How long a copy stays that no host's catalogue knows: a render of its own may use it.
 const OLD: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -46,10 +46,7 @@ impl Shelf {
 
     /// Lists what may be a plugin in the operator's folder. Blocks.
     pub fn places(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.plugins).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut places: Vec<PathBuf> = entries.filter(|path| may_be_plugin(path)).collect();
-        places.sort();
-        places
+        places(&self.plugins).into_iter().collect()
     }
 
     /// Lists the releases that have a name: those of the operator's folder, then the
@@ -235,6 +232,12 @@ pub fn is_path(renderer: &str) -> bool {
     renderer.contains('/') || renderer.ends_with(".wasm")
 }
 
+/// Lists what may be a plugin in a folder. Blocks.
+pub(super) fn places(folder: &Path) -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| may_be_plugin(path)).collect()
+}
+
 /// Whether an entry of the operator's folder may be a plugin, by its name.
 pub(super) fn may_be_plugin(path: &Path) -> bool {
     let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes()[0] == b'.');
@@ -259,21 +262,23 @@ fn versions(releases: &[Release]) -> String {
 /// Writes a file whole, and does not wait for the disk: those who are being served do. It is
 /// on the disk a moment later, and whoever reads it after a loss of power checks its digest.
 fn write_soon(folder: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
-    create_private(folder)?;
-    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
-    aside.write_all(bytes)?;
-    let written = aside.persist(file).map_err(|error| error.error)?;
+    let written = aside(folder, bytes)?.persist(file).map_err(|error| error.error)?;
     std::thread::spawn(move || written.sync_all());
     Ok(())
 }
 
 /// Writes a file whole or not at all. Another host may be doing the same: whoever
 /// renames last wins, with equal bytes.
-pub(super) fn write_whole(folder: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
-    create_private(folder)?;
-    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
-    aside.write_all(bytes)?;
+fn write_whole(folder: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let aside = aside(folder, bytes)?;
     aside.as_file().sync_all()?;
     aside.persist(file).map_err(|error| error.error)?;
     Ok(())
+}
+
+fn aside(folder: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    create_private(folder)?;
+    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
+    aside.write_all(bytes)?;
+    Ok(aside)
 }

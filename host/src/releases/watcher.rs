@@ -22,7 +22,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::shelf::may_be_plugin;
+use super::shelf::{self, may_be_plugin};
 
 /// How many events may wait; what does not fit is found by looking.
 const EVENTS: usize = 4096;
@@ -165,9 +165,8 @@ impl Watcher {
         if self.watching.as_ref().is_none_or(|(_, known)| *known != id) {
             self.watching = self.watch().map(|watcher| (watcher, id));
         }
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut places: Vec<PathBuf> = entries.filter(|path| may_be_plugin(path)).collect();
-        places.extend(self.seen.keys().filter(|place| !places.contains(place)).cloned().collect::<Vec<_>>());
+        let mut places = shelf::places(&self.folder);
+        places.extend(self.seen.keys().cloned());
         for place in places {
             let is_as_seen = self.seen.get(&place).copied().unwrap_or_default() == stamp(&place);
             if !is_as_seen && !self.due.contains_key(&place) {

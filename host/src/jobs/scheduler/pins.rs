@@ -71,8 +71,12 @@ impl Scheduler {
         }
     }
 
-    /// Lets jobs go on that waited for the task which tries a release.
+    /// Lets jobs go on that waited for the task which tries a release. Of one that is not tried
+    /// any more they have heard already.
     pub(super) fn release_is_free(&mut self, digest: &str) {
+        if self.state_of(digest) != Some(ReleaseState::Canary) {
+            return;
+        }
         let waiting = self.jobs.iter().filter(|(_, job)| job.waits && job.pin.digest == digest);
         let waiting: Vec<JobId> = waiting.map(|(id, _)| *id).collect();
         for id in waiting {
@@ -85,6 +89,13 @@ impl Scheduler {
     pub(super) fn drop_doubt(&mut self, id: JobId, task: usize) {
         let doubt = self.jobs.get_mut(&id).and_then(|job| job.doubts.remove(&task));
         doubt.iter().for_each(|doubt| self.releases.catalogue().doubted(&doubt.release, false));
+    }
+
+    /// Forgets all that a job made one suspect: nobody will know any more.
+    pub(super) fn drop_doubts(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let doubts = std::mem::take(&mut job.doubts).into_values().chain(job.plan_doubt.take());
+        doubts.for_each(|doubt| self.releases.catalogue().doubted(&doubt.release, false));
     }
 
     /// Moves a job's pin. A newer release gets the state that the one before has; an older
@@ -122,13 +133,12 @@ impl Scheduler {
         let (now, digest) = (now_ms(), pin.digest.as_str());
         let is_done = matches!(end, End::Outcome(Outcome::Done));
         // What was still under way when it was quarantined is not believed either.
-        let not_believed = [Some(ReleaseState::Canary), Some(ReleaseState::Quarantined)];
-        let on_trial = not_believed.contains(&self.state_of(digest));
+        let before = self.state_of(digest);
+        let on_trial = matches!(before, Some(ReleaseState::Canary | ReleaseState::Quarantined));
         let failure = blamed(end, on_trial);
         let is_own = failure.is_some_and(|error| error.blame() == Blame::Plugin);
         let Some(job) = self.jobs.get_mut(&id) else { return false };
         let sample = is_done.then_some(Sample { scene: job.scene, seconds: took.as_secs_f32(), memory });
-        let before = self.state_of(digest);
         self.releases.catalogue().ended(digest, sample, is_own, now);
         if before == Some(ReleaseState::Canary) && self.state_of(digest) != before {
             self.follow_releases();
@@ -137,7 +147,6 @@ impl Scheduler {
             self.stay_behind(id, pin, why);
         }
         let Some(job) = self.jobs.get_mut(&id) else { return false };
-        let label = format!("{} of job {id}", job.plan.task(task).row.name);
         let doubt = job.doubts.get(&task).filter(|doubt| doubt.release != digest).cloned();
         match (doubt, failure.or(failed(end))) {
             (Some(doubt), _) if is_done => {
@@ -152,8 +161,8 @@ impl Scheduler {
                 false
             }
             (None, Some(error)) if failure.is_some() && !job.cleared.contains(&task) => {
-                let what =
-                    format!("{label} failed: {}", error.to_string().lines().next().unwrap_or_default());
+                let (name, why) = (&job.plan.task(task).row.name, error.to_string());
+                let what = format!("{name} of job {id} failed: {}", why.lines().next().unwrap_or_default());
                 let doubted = self.doubt(id, pin, what);
                 let Some((job, doubt)) = self.jobs.get_mut(&id).zip(doubted) else { return false };
                 doubt.map(|doubt| job.doubts.insert(task, doubt));
@@ -241,8 +250,7 @@ impl Scheduler {
         let Some(before) = job.came_from.take() else {
             // It was there to do what another one must not: there is no way left.
             let message = format!("it may only run on {pin}, which does not take its settings: {first}");
-            job.doubts.clear();
-            job.plan_doubt = None;
+            self.drop_doubts(id);
             return self.pause(id, Pause { code: PauseCode::Release, message });
         };
         job.wish.iter_mut().for_each(|wish| wish.upgrade = Upgrade::Pinned);

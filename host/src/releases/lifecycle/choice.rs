@@ -105,9 +105,7 @@ impl Catalogue {
     /// of it yields: one that is proven.
     pub fn leads(&self, wish: &Wish, pin: &str) -> Option<&Standing> {
         let now = self.get(pin)?;
-        let is_fixed = wish.wanted.is_exact() || wish.upgrade == Upgrade::Pinned;
-        let newer = (!is_fixed).then(|| self.newer(wish, now)).flatten();
-        newer.filter(|newer| newer.row.state == ReleaseState::Active)
+        self.newer(wish, now).filter(|newer| newer.row.state == ReleaseState::Active)
     }
 
     /// Decides, before a job begins something, on which release that is to be.
@@ -125,9 +123,7 @@ impl Catalogue {
                 )),
             };
         }
-        let is_fixed = wish.wanted.is_exact() || wish.upgrade == Upgrade::Pinned;
-        let newer = (!is_fixed).then(|| self.newer(wish, now)).flatten();
-        if let Some(next) = newer {
+        if let Some(next) = self.newer(wish, now) {
             let (to, why) = (next.row.digest.clone(), format!("{} is newer", next.label()));
             self.note_first(&to, wish, false);
             return Follow::Move { to, why, way: Way::On };
@@ -160,7 +156,7 @@ impl Catalogue {
 
     /// Finds the release that does the work of one that must not.
     pub fn fallback(&self, wish: &Wish, bad: &str) -> Option<&Standing> {
-        if wish.wanted.is_exact() || wish.upgrade == Upgrade::Pinned {
+        if wish.is_fixed() {
             return None;
         }
         let bad = self.standings.get(bad)?;
@@ -182,9 +178,9 @@ impl Catalogue {
 
     /// Finds a canary for a job that nothing else is left for.
     fn last_resort(&self, wish: &Wish, bad: &str) -> Option<&Standing> {
-        let is_fixed = wish.wanted.is_exact() || wish.upgrade == Upgrade::Pinned;
-        let fits =
-            |s: &&Standing| s.serves() && s.row.digest != bad && wish.wanted.accepts_row(&s.row) && !is_fixed;
+        let fits = |s: &&Standing| {
+            s.serves() && s.row.digest != bad && wish.wanted.accepts_row(&s.row) && !wish.is_fixed()
+        };
         self.of_name(&wish.wanted.name).filter(fits).max_by_key(|standing| standing.rank())
     }
 }

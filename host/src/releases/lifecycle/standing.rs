@@ -127,10 +127,15 @@ impl Rules {
 }
 
 impl Wish {
+    /// Whether the job's pin never moves.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.wanted.is_exact() || self.upgrade == Upgrade::Pinned
+    }
+
     /// Whether the job's policy lets its pin move by itself from one version to another.
     pub(super) fn upgrades(&self, from: &Version, to: &Version) -> bool {
         match self.upgrade {
-            _ if self.wanted.is_exact() => false,
+            _ if self.is_fixed() => false,
             Upgrade::Pinned => false,
             Upgrade::Patch => (from.major, from.minor) == (to.major, to.minor) && from.pre == to.pre,
             Upgrade::Compatible => true,
@@ -183,8 +188,13 @@ pub(super) fn line(version: &Version) -> (u64, u64, u64, bool) {
 
 /// Names a release: `draft 1.2.0`, or `draft 1.2.0+dev.3` for its third other build.
 pub fn label(name: &str, version: &Version, build: u32) -> String {
+    format!("{name} {}", numbered(version, build))
+}
+
+/// Names a version, and which build of it.
+pub(super) fn numbered(version: &Version, build: u32) -> String {
     match build {
-        0 => format!("{name} {version}"),
-        build => format!("{name} {version}+dev.{build}"),
+        0 => version.to_string(),
+        build => format!("{version}+dev.{build}"),
     }
 }
