@@ -22,8 +22,8 @@ use crate::config::file::{Config, days, seconds};
 use crate::config::{DataDir, RunDir};
 use crate::events::EventKind;
 use crate::jobs::{Jobs, Policy};
-use crate::releases::Releases;
-use crate::releases::lifecycle;
+use crate::releases::watcher::Watcher;
+use crate::releases::{Releases, lifecycle};
 use crate::rpc;
 use crate::service::collect::Rules;
 use crate::service::types::Shutdown;
@@ -135,8 +135,13 @@ impl Host {
         if !alone {
             let deploying = deploy::Deploying::new(host.service.clone(), releases, &host.config);
             host.tasks.spawn(deploying.run(host.stop.clone()));
-            let tending = deploy::tend(host.service.clone(), config_file, dev, host.stop.clone());
-            host.tasks.spawn(tending);
+            host.tasks.spawn(deploy::tend(host.service.clone(), host.stop.clone()));
+            if let Some(file) = config_file {
+                let quiet = seconds(host.config.releases.quiet_seconds);
+                let watcher = Watcher::file(&file, quiet);
+                let (service, stop) = (host.service.clone(), host.stop.clone());
+                host.tasks.spawn(deploy::follow(service, watcher, file, dev, stop));
+            }
         }
         Ok(host)
     }

@@ -16,6 +16,8 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
+use semver::Version;
+
 use crate::capability::{Attempt, CapabilityError, Code, abridged};
 use crate::frames::FrameRange;
 use crate::terms::Blame;
@@ -199,6 +201,14 @@ pub enum Plugin {
 }
 
 impl Plugin {
+    /// Returns the version of the contract that it is built for.
+    pub fn api(&self) -> &Version {
+        match self {
+            Self::Component(component) => &component.api,
+            Self::Process(process) => &process.manifest.api,
+        }
+    }
+
     /// Asks the plugin what it is.
     pub async fn describe(&self) -> Result<Description, PluginError> {
         match self {

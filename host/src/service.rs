@@ -5,7 +5,7 @@
 
 pub mod check;
 pub mod collect;
-mod plugins;
+pub mod plugins;
 mod recover;
 pub mod types;
 

@@ -290,6 +290,34 @@ fn an_api_from_the_future_is_named() {
     assert!(why.contains("it is built for API 9.9.0, this host serves API 0.1.0"), "{why}");
 }
 
+/// The contract only grows within a minor version: who is built with more of it than the host
+/// has is served, as long as it uses none of that.
+#[test]
+fn a_newer_minor_api_is_served_if_it_uses_nothing_new() {
+    let farm = Farm::serving(AT_ONCE);
+    let built_with = |bytes: Vec<u8>| replaced(bytes, "@0.1.0", "@0.1.7");
+    farm.put("changeling.wasm", &built_with(release("1.0.1", "b well 0")));
+    farm.until("1.0.1", "active");
+    assert_eq!(farm.render("1-3")["release"]["version"], "1.0.1");
+    farm.put("newer.wasm", &replaced(built_with(release("1.0.2", "c well 0")), "wait-any", "wait-all"));
+    let why = rejected(&farm, "newer.wasm");
+    assert!(why.contains("it is built for API 0.1.7, this host serves API 0.1.0: "), "{why}");
+    assert!(why.contains("wait-all"), "{why}");
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.1");
+}
+
+/// Puts another word in the place of each one in some bytes.
+fn replaced(mut bytes: Vec<u8>, word: &str, other: &str) -> Vec<u8> {
+    assert_eq!(word.len(), other.len());
+    let places: Vec<usize> =
+        (0..bytes.len() - word.len()).filter(|at| bytes[*at..].starts_with(word.as_bytes())).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at..at + word.len()].copy_from_slice(other.as_bytes());
+    }
+    bytes
+}
+
 #[test]
 fn who_wants_more_is_held_until_the_operator_agrees() {
     let farm = Farm::serving("");

@@ -81,7 +81,7 @@ fn what_is_shipped_is_not_replaced() {
     fs::create_dir_all(&plugins).unwrap();
     fs::rename(&folder, plugins.join("mine")).unwrap();
     let shown = farm.run(&["plugin", "show", "direct"]).expect(0);
-    assert!(shown.stdout.contains("a component that uses"), "{}", shown.stdout);
+    assert!(shown.stdout.contains("a component for API 0.1.0 that uses"), "{}", shown.stdout);
     let listed = farm.run(&["plugin", "list"]).expect(0);
     assert!(listed.stdout.contains("comes with Hotshoe"), "{}", listed.stdout);
     let looked = farm.run(&["doctor"]);

@@ -345,16 +345,18 @@ fn what_does_not_yield_is_cut_and_made_again() {
 #[test]
 fn what_the_configuration_says_of_plugins_is_taken_up_as_it_changes() {
     let farm = Farm::serving("[rollout]\nfirst = 1\nshare = 0.0\ntasks = 9\n");
-    let config = |text: &str| {
-        // Its time tells it from the one before.
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        std::fs::write(farm.path("config.toml"), text).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(3500));
-    };
-    config("[rollout]\nfirst = \"none\"\n");
-    assert!(farm.log().contains("the configuration stays as it was"), "{}", farm.log());
-    config("[rollout]\nfirst = 0\ntasks = 0\n[plugin.changeling]\ncapabilities = []\n");
     farm.put("changeling.wasm", &release("1.0.1", "b counts 1000"));
+    farm.until("1.0.1", "canary");
+    // Written in place, and moved to its place.
+    std::fs::write(farm.path("config.toml"), "[rollout]\nfirst = \"none\"\n").unwrap();
+    let began = std::time::Instant::now();
+    while !farm.log().contains("the configuration stays as it was") {
+        assert!(began.elapsed().as_secs() < 30, "{}", farm.log());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let text = "[rollout]\nfirst = 0\ntasks = 0\n[plugin.changeling]\ncapabilities = []\n";
+    std::fs::write(farm.path("aside.toml"), text).unwrap();
+    std::fs::rename(farm.path("aside.toml"), farm.path("config.toml")).unwrap();
     farm.until("1.0.1", "active");
     let job = farm.submit_to("changeling", "1", json!({}));
     let job = farm.wait_for(job["id"].as_str().unwrap(), "failed");

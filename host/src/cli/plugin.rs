@@ -4,19 +4,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::HumanDuration;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::client::{Ask, Client};
 use super::{Failure, Result, table};
 use crate::config::DataDir;
 use crate::config::file::Config;
-use crate::plugin::Plugin as Code;
 use crate::plugin::settings::Schema;
 use crate::releases::shelf::is_path;
-use crate::releases::{Release, Releases, lifecycle};
+use crate::releases::{Releases, lifecycle};
+use crate::service::plugins::{unlisted, whole};
 use crate::service::types::{Plugin, Plugins, RolledBack, Why};
 use crate::store::now_ms;
 use crate::terms::{Capability, Presence, ReleaseState};
+
+/// Why a release stands where it stands when nobody serves it.
+const NO_HOST: &str = "no host is running";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -214,59 +217,36 @@ async fn found(releases: &Releases) -> Plugins {
             Err(error) => Err(error),
         };
         plugins.push(match loaded {
-            Ok(loaded) => Plugin {
-                summary: Some(loaded.description.summary.clone()),
-                ..plain(&loaded.release, ReleaseState::Active, "no host is running")
-            },
+            Ok(loaded) => {
+                let plugin = unlisted(&loaded.release, ReleaseState::Active, NO_HOST);
+                Plugin { summary: Some(loaded.description.summary.clone()), ..plugin }
+            }
             Err(error) => {
                 let stem = Path::new(&source).file_stem().unwrap_or_default().to_string_lossy();
-                let value = json!({
-                    "id": stem, "state": ReleaseState::Rejected, "why": error.to_string(), "since_ms": now_ms(),
-                    "source": source, "presence": Presence::Present, "share": 0.0, "tasks": 0, "failures": 0,
-                });
-                serde_json::from_value(value).expect("it is written here")
+                let plugin = Plugin::new(&stem, ReleaseState::Rejected, &error.to_string(), now_ms());
+                Plugin { source: Some(PathBuf::from(&source)), ..plugin }
             }
         });
     }
     Plugins { plugins }
 }
 
-fn plain(release: &Release, state: ReleaseState, why: &str) -> Plugin {
-    let value: Value = json!({
-        "id": release.name, "state": state, "why": why, "since_ms": now_ms(), "version": release.version,
-        "digest": release.digest, "source": release.place, "presence": Presence::Present, "share": 0.0,
-        "tasks": 0, "failures": 0,
-    });
-    serde_json::from_value(value).expect("it is written here")
-}
-
 async fn read(releases: &Releases, id: &str) -> Result<Plugin> {
     let found = tokio::task::block_in_place(|| releases.shelf.find(id)).map_err(Failure::bad_input)?;
     let loaded = releases.load(found).await.map_err(Failure::bad_input)?;
-    let kind = match loaded.plugin {
-        Code::Component(_) => "component",
-        Code::Process(_) => "process",
-    };
-    Ok(Plugin {
-        summary: Some(loaded.description.summary.clone()),
-        kind: Some(kind.to_owned()),
-        capabilities: loaded.grants.wanted.clone(),
-        denied: loaded.grants.denied().collect(),
-        settings: Some(loaded.schema.value().clone()),
-        ..plain(&loaded.release, ReleaseState::Active, "no host is running")
-    })
+    Ok(whole(unlisted(&loaded.release, ReleaseState::Active, NO_HOST), &loaded))
 }
 
 async fn install(releases: &Releases, path: &Path) -> Result<Plugin> {
     let (loaded, place) = releases.install(path).await.map_err(Failure::bad_input)?;
-    let installed = plain(&loaded.release, ReleaseState::Active, "the next host has it");
+    let installed = unlisted(&loaded.release, ReleaseState::Active, "the next host has it");
     Ok(Plugin { source: Some(place), ..installed })
 }
 
 fn remove(releases: &Releases, renderer: &str) -> Result<Plugin> {
     let remove = || releases.shelf.remove(renderer);
     let removed = tokio::task::block_in_place(remove).map_err(Failure::bad_input)?;
-    Ok(plain(&removed, ReleaseState::Retired, "the next host does not have it"))
+    Ok(unlisted(&removed, ReleaseState::Retired, "the next host does not have it"))
 }
 
 fn list(found: Plugins, all: bool, json: bool) -> Result {
@@ -329,7 +309,8 @@ fn show(plugin: &Plugin, json: bool) -> Result {
         if names.is_empty() { "nothing but 'host'".to_owned() } else { names.join(", ") }
     };
     let kind = plugin.kind.as_deref().unwrap_or_default();
-    show!("  a {kind} that uses {}", list(&plugin.capabilities));
+    let api = plugin.api.as_deref().unwrap_or_default();
+    show!("  a {kind} for API {api} that uses {}", list(&plugin.capabilities));
     if !plugin.denied.is_empty() {
         show!("  the operator does not grant it {}", list(&plugin.denied));
     }

@@ -1,11 +1,11 @@
 //! New releases: from the operator's folder to the catalogue, and what is done to them
-//! now and then.
+//! now and then; new words of the operator about them.
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
@@ -23,7 +23,7 @@ const LANES: usize = 4;
 const AGAIN: Duration = Duration::from_secs(5);
 /// How long those may wait who ask for a plugin by its name when the host comes up.
 const SETTLING: Duration = Duration::from_secs(20);
-/// How often releases are tended, and the configuration is looked at.
+/// How often releases are tended.
 const TEND: Duration = Duration::from_secs(1);
 
 /// Looks at what is new in the operator's folder, each place alone and several at a time.
@@ -44,7 +44,7 @@ impl Deploying {
     pub(super) fn new(service: Arc<Service>, releases: Arc<Releases>, config: &Config) -> Self {
         let known = releases.catalogue().places();
         let quiet = seconds(config.releases.quiet_seconds);
-        let watcher = Watcher::new(releases.shelf.plugins.clone(), quiet, known);
+        let watcher = Watcher::plugins(releases.shelf.plugins.clone(), quiet, known);
         let lanes = Arc::new(Semaphore::new(LANES));
         let (first, (running, busy, again)) = (Some(watcher.waiting()), Default::default());
         Self { service, releases, watcher, lanes, running, busy, again, first }
@@ -108,28 +108,29 @@ impl Deploying {
     }
 }
 
-/// Tends releases, and takes up what the configuration says of plugins when it changes.
-pub(super) async fn tend(service: Arc<Service>, file: Option<PathBuf>, dev: bool, stop: CancellationToken) {
-    let written = || file.as_ref().and_then(|file| file.metadata().ok()?.modified().ok());
-    let (mut known, mut seen): (Option<SystemTime>, Option<SystemTime>) = (written(), written());
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(TEND) => {}
-            () = stop.cancelled() => return,
-        }
+/// Tends releases.
+pub(super) async fn tend(service: Arc<Service>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(TEND)).await.is_some() {
         service.tend_releases().await;
-        let now = written();
-        // Two looks that see the same: it is not being written.
-        let is_settled = std::mem::replace(&mut seen, now) == now;
-        if let Some(file) = file.as_deref().filter(|_| is_settled && now.is_some() && now != known) {
-            known = now;
-            match Config::read(Some(file)) {
-                Ok((config, _)) => {
-                    service.reconfigure(&config, dev);
-                    tracing::info!(file = %file.display(), "took up what the configuration says of plugins");
-                }
-                Err(error) => tracing::error!(%error, "the configuration stays as it was"),
+    }
+}
+
+/// Takes up what the configuration says of plugins whenever it changes.
+pub(super) async fn follow(
+    service: Arc<Service>,
+    mut watcher: Watcher,
+    file: PathBuf,
+    dev: bool,
+    stop: CancellationToken,
+) {
+    while stop.run_until_cancelled(watcher.next()).await.is_some() {
+        match Config::read(Some(&file)) {
+            Ok((config, _)) => {
+                service.reconfigure(&config, dev);
+                let file = file.display();
+                tracing::info!(%file, "took up [plugin] and [rollout]; the rest counts from the next start");
             }
+            Err(error) => tracing::error!(%error, "the configuration stays as it was"),
         }
     }
 }

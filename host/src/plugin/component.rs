@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
+use semver::Version;
 use wasmtime::component::{self, InstancePre, Linker, ResourceTable};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
@@ -21,6 +22,8 @@ use super::{DESCRIBE_LIMIT, Description, Job, Outcome, Page, PlannedTask, Plugin
 use crate::capability::{Attempt, abridged};
 use crate::terms::Capability;
 
+/// The interface that makes a component a renderer plugin, but for its version.
+const RENDERER: &str = "hotshoe:plugin/renderer@";
 /// How many calls of components may be under way at a time.
 const CALLS: u32 = 512;
 
@@ -95,11 +98,17 @@ impl Components {
         // SAFETY: as the caller promises.
         let component = unsafe { component::Component::deserialize_file(&self.engine, compiled) };
         let component = component.map_err(failed)?;
-        self.check_exports(&component)?;
+        let api = self.api(&component)?;
         let pre = self.linker.instantiate_pre(&component).and_then(RendererPluginPre::new);
-        let pre = pre.map_err(|error| PluginError::Contract(format!("{error:#}")))?;
+        let pre = pre.map_err(|error| {
+            PluginError::Contract(match api > v0_1::API {
+                // It uses what came later.
+                true => format!("{}: {error:#}", other_api(&api)),
+                false => format!("{error:#}"),
+            })
+        })?;
         let wanted = self.imported(&component);
-        Ok(Component { components: self.clone(), pre, wanted })
+        Ok(Component { components: self.clone(), pre, api, wanted })
     }
 
     /// Compiles and links any component, of whatever world: for measurements.
@@ -112,17 +121,20 @@ impl Components {
         self.store(None)
     }
 
-    fn check_exports(&self, component: &component::Component) -> Result<(), PluginError> {
+    /// Returns the version of the contract that a component is built for. Within a minor
+    /// version the contract only grows, so what is older fits, and what is newer fits if it
+    /// uses nothing new: the linker knows.
+    fn api(&self, component: &component::Component) -> Result<Version, PluginError> {
         let kind = component.component_type();
-        let exports: Vec<String> = kind.exports(&self.engine).map(|(name, _)| name.to_owned()).collect();
-        if exports.iter().any(|name| name == v0_1::RENDERER) {
-            return Ok(());
+        let renderer = |(name, _): (&str, _)| name.strip_prefix(RENDERER).map(Version::parse);
+        match kind.exports(&self.engine).find_map(renderer) {
+            Some(Ok(api)) if (api.major, api.minor) == (v0_1::API.major, v0_1::API.minor) => Ok(api),
+            Some(Ok(api)) => Err(PluginError::Contract(other_api(&api))),
+            _ => {
+                let what = format!("it exports no {RENDERER}{}, so it is no renderer plugin", v0_1::API);
+                Err(PluginError::Contract(what))
+            }
         }
-        let renderer = exports.iter().find_map(|name| name.strip_prefix("hotshoe:plugin/renderer@"));
-        Err(PluginError::Contract(match renderer {
-            Some(version) => format!("it is built for API {version}, this host serves API 0.1.0"),
-            None => format!("it exports no {}, so it is no renderer plugin", v0_1::RENDERER),
-        }))
     }
 
     /// Returns the capabilities that a component imports.
@@ -154,6 +166,11 @@ impl Components {
         });
         store
     }
+}
+
+/// Says that a component is built for another version of the contract.
+fn other_api(api: &Version) -> String {
+    format!("it is built for API {api}, this host serves API {}", v0_1::API)
 }
 
 /// Compiles a component where nothing is run: in a process that does nothing else.
@@ -192,6 +209,8 @@ fn pool(limits: &Limits, calls: u32) -> PoolingAllocationConfig {
 pub struct Component {
     components: Components,
     pre: RendererPluginPre<Data>,
+    /// The version of the contract that it is built for.
+    pub(super) api: Version,
     wanted: Vec<Capability>,
 }
 

@@ -25,6 +25,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::bindings::v0_1::API;
 use crate::process::sandbox::RUNTIME;
 use crate::terms::Capability;
 
@@ -32,8 +33,6 @@ use crate::terms::Capability;
 pub const FILE: &str = "plugin.toml";
 /// Where a command without a path is looked for; also what the process is given.
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
-/// The contract that is served.
-const API: Version = Version::new(0, 1, 0);
 /// The largest manifest that is read, in bytes.
 const MAX_SIZE: u64 = 64 * 1024;
 /// How many tasks one process may take at a time.
@@ -52,6 +51,8 @@ pub struct Manifest {
     pub name: String,
     /// Its version.
     pub version: Version,
+    /// The version of the contract that it is written for.
+    pub api: Version,
     /// What is run, with its arguments.
     pub command: Vec<String>,
     /// What it wants of the host.
@@ -145,8 +146,8 @@ impl Manifest {
             let what = format!("version: '{}' is no version such as 1.2.0 or 2.0.0-rc.1", version.get_ref());
             at(version.span(), what)
         })?;
-        match Version::parse(api.get_ref()) {
-            Ok(wanted) if (wanted.major, wanted.minor) == (API.major, API.minor) && wanted <= API => {}
+        let api = match Version::parse(api.get_ref()) {
+            Ok(wanted) if (wanted.major, wanted.minor) == (API.major, API.minor) && wanted <= API => wanted,
             Ok(wanted) => {
                 let what = format!(
                     "api: it is written for API {wanted}, this host serves API {API}\n\
@@ -158,7 +159,7 @@ impl Manifest {
                 let what = format!("api: '{}' is no version such as {API}", api.get_ref());
                 return Err(at(api.span(), what));
             }
-        }
+        };
         if command.get_ref().iter().any(|part| part.contains('\0'))
             || command.get_ref().first().is_none_or(String::is_empty)
         {
@@ -180,6 +181,7 @@ impl Manifest {
         Ok(Self {
             name: name.into_inner(),
             version,
+            api,
             command: command.into_inner(),
             capabilities,
             tasks: tasks.map(Spanned::into_inner),

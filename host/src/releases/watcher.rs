@@ -1,4 +1,4 @@
-//! Watching a folder: file events in, the places to look at out.
+//! Watching the plugins of a folder, or one file: events in, the places to look at out.
 //!
 //! What is moved to its place, or is a link, counts as whole at once. What is written in
 //! place counts as whole after a quiet window, once nobody has it open to write; what is
@@ -31,10 +31,12 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How many files of a plugin's folder are looked at.
 const FILES: usize = 1000;
 
-/// Follows the plugins of a folder.
+/// Follows the plugins of a folder, or one file of it.
 #[derive(Debug)]
 pub struct Watcher {
     folder: PathBuf,
+    /// The file, if it is one alone.
+    only: Option<PathBuf>,
     quiet: Duration,
     /// Those whose kernel tells what happens, and which folder it was.
     watching: Option<(RecommendedWatcher, (u64, u64))>,
@@ -49,22 +51,36 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Begins to follow a folder; `known` are the places that had a plugin before.
-    pub fn new(folder: PathBuf, quiet: Duration, known: Vec<PathBuf>) -> Self {
+    /// Begins to follow the plugins of a folder; `known` are the places that had one before.
+    pub fn plugins(folder: PathBuf, quiet: Duration, known: Vec<PathBuf>) -> Self {
+        let now = Instant::now();
+        let mut watcher = Self::new(folder, None, quiet);
+        watcher.due = known.into_iter().map(|place| (place, now)).collect();
+        watcher.look(now);
+        // What is there when it begins is whole, unless somebody is writing it.
+        watcher.due.values_mut().for_each(|due| *due = now);
+        watcher
+    }
+
+    /// Begins to follow a file, which is known as it is now.
+    pub fn file(file: &Path, quiet: Duration) -> Self {
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        let folder = file.parent().unwrap_or(Path::new("/")).to_owned();
+        let mut watcher = Self::new(folder, Some(file.clone()), quiet);
+        watcher.seen.insert(file.clone(), stamp(&file));
+        watcher.look(Instant::now());
+        watcher
+    }
+
+    fn new(folder: PathBuf, only: Option<PathBuf>, quiet: Duration) -> Self {
         // Who opens a file while it is looked at whether anybody has it open makes the kernel
         // send this signal, which would end the host.
         // SAFETY: to ignore a signal runs nothing.
         let _ = unsafe { signal(Signal::SIGIO, SigHandler::SigIgn) };
         let (sender, events) = mpsc::channel(EVENTS);
-        let now = Instant::now();
-        let due = known.into_iter().map(|place| (place, now)).collect();
-        let (watching, seen) = Default::default();
-        let mut watcher =
-            Self { folder, quiet, watching, sender, events, due, seen, looked: now, is_lost: false };
-        watcher.look(now);
-        // What is there when it begins is whole, unless somebody is writing it.
-        watcher.due.values_mut().for_each(|due| *due = now);
-        watcher
+        let (watching, due, seen) = Default::default();
+        let looked = Instant::now();
+        Self { folder, only, quiet, watching, sender, events, due, seen, looked, is_lost: false }
     }
 
     /// Lists the places that are to be looked at.
@@ -129,7 +145,11 @@ impl Watcher {
                 continue;
             };
             let place = self.folder.join(first);
-            if !may_be_plugin(&place) && !self.seen.contains_key(&place) {
+            let is_followed = match &self.only {
+                Some(file) => *file == place,
+                None => may_be_plugin(&place) || self.seen.contains_key(&place),
+            };
+            if !is_followed {
                 continue;
             }
             let is_itself = *path == place;
@@ -156,7 +176,7 @@ impl Watcher {
             _ => {
                 // What serves goes on: a disk that is gone for a moment takes nothing away.
                 if !std::mem::replace(&mut self.is_lost, true) && self.watching.take().is_some() {
-                    tracing::warn!(folder = %self.folder.display(), "the folder of plugins is gone");
+                    tracing::warn!(folder = %self.folder.display(), "the folder is gone");
                 }
                 return;
             }
@@ -165,7 +185,10 @@ impl Watcher {
         if self.watching.as_ref().is_none_or(|(_, known)| *known != id) {
             self.watching = self.watch().map(|watcher| (watcher, id));
         }
-        let mut places = shelf::places(&self.folder);
+        let mut places = match &self.only {
+            Some(file) => [file.clone()].into(),
+            None => shelf::places(&self.folder),
+        };
         places.extend(self.seen.keys().cloned());
         for place in places {
             let is_as_seen = self.seen.get(&place).copied().unwrap_or_default() == stamp(&place);
@@ -186,7 +209,11 @@ impl Watcher {
         };
         let watch = || -> notify::Result<RecommendedWatcher> {
             let mut watcher = notify::recommended_watcher(tell)?;
-            watcher.watch(&self.folder, RecursiveMode::Recursive)?;
+            let mode = match self.only {
+                Some(_) => RecursiveMode::NonRecursive,
+                None => RecursiveMode::Recursive,
+            };
+            watcher.watch(&self.folder, mode)?;
             Ok(watcher)
         };
         let told = |error: &notify::Error| {

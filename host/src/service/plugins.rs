@@ -14,7 +14,7 @@ use crate::releases::shelf::is_path;
 use crate::releases::{Loaded, OpenJob, Release, ReleaseError, Requirement};
 use crate::store::jobs::JobRow;
 use crate::store::now_ms;
-use crate::terms::{Presence, ReleaseState};
+use crate::terms::ReleaseState;
 
 impl Service {
     /// Ends the processes of all plugins.
@@ -160,10 +160,11 @@ impl Service {
             let read =
                 tokio::task::block_in_place(|| releases.shelf.find(&id)).map_err(RequestError::from)?;
             let loaded = releases.load(read).await.map_err(RequestError::from)?;
-            return Ok(whole(unlisted(&loaded), &loaded));
+            let plugin = unlisted(&loaded.release, ReleaseState::Retired, "it is not installed");
+            return Ok(whole(plugin, &loaded));
         }
         releases.settled().await;
-        let wanted: Requirement = id.parse().map_err(ReleaseError::from).map_err(RequestError::from)?;
+        let wanted = requirement(&id)?;
         let found = {
             let catalogue = releases.catalogue();
             let best = catalogue.best(&wanted);
@@ -244,7 +245,7 @@ impl Service {
     /// Says what holds a release.
     pub async fn why(&self, OnePlugin { id }: OnePlugin) -> Result<Why> {
         self.parts.releases.settled().await;
-        let wanted: Requirement = id.parse().map_err(ReleaseError::from).map_err(RequestError::from)?;
+        let wanted = requirement(&id)?;
         let digest = self.parts.releases.catalogue().meant(&wanted).map_err(refusal)?.row.digest.clone();
         let pinned = self.parts.store.jobs_pinned_to(digest.clone()).await?;
         let now = now_ms();
@@ -270,7 +271,7 @@ impl Service {
     ) -> Result<Plugin> {
         self.whole(|service| async move {
             service.parts.releases.settled().await;
-            let wanted: Requirement = id.parse().map_err(ReleaseError::from).map_err(RequestError::from)?;
+            let wanted = requirement(&id)?;
             let digest = {
                 let mut catalogue = service.parts.releases.catalogue();
                 let digest = catalogue.meant(&wanted).map_err(refusal)?.row.digest.clone();
@@ -296,13 +297,13 @@ fn refusal(refused: Refused) -> ServiceError {
     RequestError::Release(ReleaseError::Refused(refused)).into()
 }
 
+pub(super) fn requirement(id: &str) -> Result<Requirement> {
+    Ok(id.parse().map_err(ReleaseError::from).map_err(RequestError::from)?)
+}
+
 fn shown(standing: &Standing, share: f64) -> Plugin {
     let (row, samples) = (&standing.row, &standing.samples);
     Plugin {
-        id: row.name.clone(),
-        state: row.state,
-        why: row.why.clone(),
-        since_ms: row.since_ms,
         version: Some(row.version.to_string()),
         build: row.build,
         digest: Some(row.digest.clone()),
@@ -310,71 +311,37 @@ fn shown(standing: &Standing, share: f64) -> Plugin {
         presence: row.presence,
         chosen: row.chosen,
         share,
-        is_loaded: false,
         tasks: row.counts.tasks,
         failures: row.counts.failures,
         p50: samples.seconds(0.5),
         p99: samples.seconds(0.99),
         memory: samples.memory(),
         capabilities: row.capabilities.clone(),
-        summary: None,
-        kind: None,
-        denied: Vec::new(),
-        settings: None,
-    }
-}
-
-/// Shows a release that was given by its path, and is not in the catalogue.
-fn unlisted(loaded: &Loaded) -> Plugin {
-    let release = &loaded.release;
-    Plugin {
-        version: Some(release.version.to_string()),
-        digest: Some(release.digest.clone()),
-        state: ReleaseState::Retired,
-        why: "it is not installed".to_owned(),
-        ..refused(
-            release.place.as_deref().unwrap_or(Path::new("")),
-            &Rejected {
-                name: release.name.clone(),
-                version: None,
-                digest: None,
-                why: String::new(),
-                since_ms: now_ms(),
-                may_pass: false,
-            },
-        )
+        ..Plugin::new(&row.name, row.state, &row.why, row.since_ms)
     }
 }
 
 fn refused(place: &Path, rejected: &Rejected) -> Plugin {
     Plugin {
-        id: rejected.name.clone(),
-        state: ReleaseState::Rejected,
-        why: rejected.why.clone(),
-        since_ms: rejected.since_ms,
         version: rejected.version.clone(),
-        build: 0,
         digest: rejected.digest.clone(),
         source: Some(place.to_owned()),
-        presence: Presence::Present,
-        chosen: false,
-        share: 0.0,
-        is_loaded: false,
-        tasks: 0,
-        failures: 0,
-        p50: None,
-        p99: None,
-        memory: None,
-        capabilities: Vec::new(),
-        summary: None,
-        kind: None,
-        denied: Vec::new(),
-        settings: None,
+        ..Plugin::new(&rejected.name, ReleaseState::Rejected, &rejected.why, rejected.since_ms)
+    }
+}
+
+/// Shows a release that is in no catalogue.
+pub fn unlisted(release: &Release, state: ReleaseState, why: &str) -> Plugin {
+    Plugin {
+        version: Some(release.version.to_string()),
+        digest: Some(release.digest.clone()),
+        source: release.place.clone(),
+        ..Plugin::new(&release.name, state, why, now_ms())
     }
 }
 
 /// Adds what only its code says.
-fn whole(plugin: Plugin, loaded: &Loaded) -> Plugin {
+pub fn whole(plugin: Plugin, loaded: &Loaded) -> Plugin {
     let kind = match loaded.plugin {
         Code::Component(_) => "component",
         Code::Process(_) => "process",
@@ -382,6 +349,7 @@ fn whole(plugin: Plugin, loaded: &Loaded) -> Plugin {
     Plugin {
         summary: Some(loaded.description.summary.clone()),
         kind: Some(kind.to_owned()),
+        api: Some(loaded.plugin.api().to_string()),
         capabilities: loaded.grants.wanted.clone(),
         denied: loaded.grants.denied().collect(),
         settings: Some(loaded.schema.value().clone()),

@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 
 use super::check::{blocking, in_time, open, wish};
+use super::plugins::requirement;
 use super::types::{Job, Release as ReleaseName, Submission};
 use super::{RequestError, Result, Service, ServiceError};
 use crate::blender::content::{Changed, Content};
@@ -10,7 +11,6 @@ use crate::capability::output;
 use crate::events::EventKind;
 use crate::frames::Frames;
 use crate::jobs::{Entry, Order, OrderError};
-use crate::releases::{ReleaseError, Requirement};
 use crate::store::jobs::{JobRow, TaskRow};
 use crate::store::{Writing, now_ms};
 use crate::terms::{JobId, JobState, Pause, PauseCode, TaskState};
@@ -83,8 +83,7 @@ impl Service {
 
     /// Begins a finished job anew: only what is not done.
     pub(super) async fn retry_now(&self, id: JobId, made_by: Option<String>) -> Result<Job> {
-        let wanted = made_by.map(|made_by| made_by.parse::<Requirement>()).transpose();
-        let wanted = wanted.map_err(ReleaseError::from).map_err(RequestError::from)?;
+        let wanted = made_by.as_deref().map(requirement).transpose()?;
         let _alone = self.finished.lock().await;
         let row = self.row(id).await?;
         let refused = |why| Err(OrderError::State { id, state: row.state, why }.into());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use semver::Version;
 use wasmtime::component::{HasSelf, Linker, Resource};
 
 use crate::capability::blender::{Render, Scene};
@@ -33,8 +34,8 @@ pub use exports::hotshoe::plugin::renderer;
 pub use generated::hotshoe::plugin::{blender, gpu, host, image, state, types};
 pub use generated::{RendererPlugin, RendererPluginPre, exports};
 
-/// The interface that makes a component a renderer plugin.
-pub const RENDERER: &str = "hotshoe:plugin/renderer@0.1.0";
+/// The version of the contract.
+pub const API: Version = Version::new(0, 1, 0);
 
 /// The outer error ends the instance, the inner one is the capability's answer.
 type Answer<T> = wasmtime::Result<Result<T, types::Error>>;

@@ -25,6 +25,7 @@ use super::{Limits, ProcessPlugin, Processes};
 use crate::capability::{Attempt, harmless};
 use crate::config::remove_whole;
 use crate::plugin::PluginError;
+use crate::plugin::bindings::v0_1::API;
 use crate::plugin::manifest::PATH;
 use crate::plugin::wire::Held;
 use crate::plugin::wire::buffers::PixelLine;
@@ -34,8 +35,6 @@ use crate::rpc::{self, CallError, Peer, Request};
 
 /// The version of the messages.
 const PROTOCOL: u32 = 1;
-/// The version of the contract.
-const API: &str = "0.1.0";
 /// How often a process is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How often a sign of life is asked for.
@@ -150,8 +149,7 @@ impl Instance {
 
     async fn hello(&self, plugin: &ProcessPlugin) -> Result<(), PluginError> {
         let limit = self.limits().hello;
-        let params =
-            json!({"protocol": PROTOCOL, "host": env!("CARGO_PKG_VERSION"), "api": API, "features": []});
+        let params = json!({"protocol": PROTOCOL, "host": env!("CARGO_PKG_VERSION"), "api": API.to_string(), "features": []});
         let said = tokio::time::timeout(limit, self.peer.call("hello", &params)).await;
         let broke = |what: String| PluginError::Contract(format!("{what}{}", self.process.log.tail()));
         let hello: Hello = match said {

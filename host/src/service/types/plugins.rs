@@ -72,12 +72,46 @@ pub struct Plugin {
     /// `component` or `process`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// The version of the contract that it is built for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
     /// The capabilities that it wants, and the operator does not grant it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub denied: Vec<Capability>,
     /// The JSON Schema of its settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Value>,
+}
+
+impl Plugin {
+    /// One of which nothing is known but where it stands.
+    pub fn new(id: &str, state: ReleaseState, why: &str, since_ms: u64) -> Self {
+        Self {
+            id: id.to_owned(),
+            state,
+            why: why.to_owned(),
+            since_ms,
+            version: None,
+            build: 0,
+            digest: None,
+            source: None,
+            presence: Presence::Present,
+            chosen: false,
+            share: 0.0,
+            is_loaded: false,
+            tasks: 0,
+            failures: 0,
+            p50: None,
+            p99: None,
+            memory: None,
+            capabilities: Vec::new(),
+            summary: None,
+            kind: None,
+            api: None,
+            denied: Vec::new(),
+            settings: None,
+        }
+    }
 }
 
 /// What to install.
