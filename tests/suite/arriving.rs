@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -117,15 +117,21 @@ fn a_folder_that_disappears_takes_nothing_away() {
     farm.render("1");
 }
 
-#[test]
-fn a_process_is_swapped_as_a_whole_folder() {
-    let mut farm = Farm::with_plugins(AT_ONCE);
-    let folder = farm.plugins().join("draft");
+/// The folder of a plugin that is a process, in a folder of plugins.
+fn process_in(plugins: &Path) -> PathBuf {
+    let folder = plugins.join("draft");
     fs::create_dir(&folder).unwrap();
     for file in ["plugin.toml", "main.py"] {
         fs::copy(root().join("examples/draft-python").join(file), folder.join(file)).unwrap();
     }
     with_package(&folder);
+    folder
+}
+
+#[test]
+fn a_process_is_swapped_as_a_whole_folder() {
+    let mut farm = Farm::with_plugins(AT_ONCE);
+    let folder = process_in(&farm.plugins());
     farm.serve();
     let version = |farm: &Farm| {
         let job = farm.submit_to("draft", "1", json!({}));
@@ -141,6 +147,30 @@ fn a_process_is_swapped_as_a_whole_folder() {
         assert!(began.elapsed().as_secs() < 30, "{:#?}", farm.events());
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+#[test]
+fn a_copy_that_is_damaged_is_made_anew() {
+    let mut farm = Farm::with_plugins(AT_ONCE);
+    process_in(&farm.plugins());
+    farm.put("changeling.wasm", &release("1.0.0", "a well 0"));
+    farm.serve();
+    let done = |farm: &Farm, renderer: &str| {
+        let job = farm.submit_to(renderer, "1", json!({}));
+        let job = farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
+        job["release"]["digest"].as_str().unwrap().to_owned()
+    };
+    let [component, process] = ["changeling", "draft"].map(|renderer| done(&farm, renderer));
+    farm.signal(nix::sys::signal::Signal::SIGTERM);
+    let copy = |digest: &str, file: &str| farm.path("data/releases").join(digest).join(file);
+    let copies = [copy(&component, "component.wasm"), copy(&process, "plugin/main.py")];
+    for file in &copies {
+        fs::write(file, "cut off").unwrap();
+    }
+    farm.serve();
+    assert_eq!(["changeling", "draft"].map(|renderer| done(&farm, renderer)), [component, process]);
+    assert_eq!(farm.log().matches("is damaged; it is copied anew").count(), 2, "{}", farm.log());
+    copies.iter().for_each(|file| assert!(fs::metadata(file).unwrap().len() > 100));
 }
 
 #[test]

@@ -168,11 +168,13 @@ impl Shelf {
         if !plugin.is_dir() {
             let file = folder.join(COMPONENT);
             let release = Release::read(&file)?;
-            if release.digest != digest {
-                let source = io::Error::other("it is damaged; remove it, and install the plugin again");
-                return Err(ReleaseError::Read { path: file, source });
-            }
-            return Ok(Release { place: None, ..release });
+            return match release.digest == digest {
+                true => Ok(Release { place: None, ..release }),
+                false => Err(damaged(file)),
+            };
+        }
+        if !is_whole(&plugin, digest) {
+            return Err(damaged(plugin));
         }
         let manifest = Manifest::read(&plugin)?;
         Ok(Release::folder(Folder::Path(plugin), manifest, digest.to_owned()))
@@ -198,17 +200,24 @@ impl Shelf {
         kept.map(|()| place).map_err(|source| ReleaseError::Cache { path: folder, source })
     }
 
-    /// Makes the copy of a component anew if it is there and not whole: after a loss of power,
+    /// Makes the copy of a release anew if it is there and not whole: after a loss of power,
     /// say. Blocks.
     pub(super) fn mend(&self, release: &Release) -> Result<(), ReleaseError> {
         let folder = self.folder(&release.digest);
-        let file = folder.join(COMPONENT);
-        let Some(bytes) = release.bytes().filter(|_| file.exists()) else { return Ok(()) };
-        if fs::read(&file).is_ok_and(|kept| kept == bytes) {
-            return Ok(());
-        }
-        tracing::warn!(file = %file.display(), "is damaged; it is copied anew");
-        write_whole(&folder, &file, bytes).map_err(|source| ReleaseError::Cache { path: folder, source })
+        let (file, plugin) = (folder.join(COMPONENT), folder.join(FOLDER));
+        let told = |copy: &Path| tracing::warn!(copy = %copy.display(), "is damaged; it is copied anew");
+        let mended = match &release.code {
+            Code::Component(bytes) if file.exists() && !fs::read(&file).is_ok_and(|kept| kept == **bytes) => {
+                told(&file);
+                write_whole(&folder, &file, bytes)
+            }
+            Code::Folder { files, .. } if plugin.is_dir() && !is_whole(&plugin, &release.digest) => {
+                told(&plugin);
+                files.replace(&plugin, &release.digest)
+            }
+            _ => Ok(()),
+        };
+        mended.map_err(|source| ReleaseError::Cache { path: folder, source })
     }
 
     /// Lists the digests of copies that nobody has used for long. Blocks.
@@ -225,6 +234,16 @@ impl Shelf {
     pub(super) fn folder(&self, digest: &str) -> PathBuf {
         self.data.release(digest)
     }
+}
+
+/// Whether the copy of a folder is as it was made. Blocks.
+fn is_whole(plugin: &Path, digest: &str) -> bool {
+    Folder::Path(plugin.to_owned()).digest().is_ok_and(|now| now == digest)
+}
+
+fn damaged(path: PathBuf) -> ReleaseError {
+    let source = io::Error::other("it is damaged; remove it, and install the plugin again");
+    ReleaseError::Read { path, source }
 }
 
 /// Whether a renderer is named by its path.
