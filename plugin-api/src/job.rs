@@ -118,7 +118,8 @@ impl PlannedTask {
         self
     }
 
-    /// Leaves something for `render`, at most 64 KiB as JSON.
+    /// Leaves something for `render`, at most 64 KiB as JSON. Another release of the plugin may
+    /// be the one that reads it: jobs move to a newer one, and back if that fails.
     pub fn payload(mut self, payload: &impl Serialize) -> Result<Self> {
         self.payload = Some(serde_json::to_string(payload)?);
         Ok(self)

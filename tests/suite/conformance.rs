@@ -221,6 +221,9 @@ fn a_contact_sheet_shows_every_frame() {
     render.run().expect(0);
     assert_eq!(render.files(), ["contact-sheet-0001.png"]);
     let sheet = Picture::read(&render.out().join("contact-sheet-0001.png"));
+    let file = std::fs::read(render.out().join("contact-sheet-0001.png")).unwrap();
+    let note = b"tEXtNote\0contact-sheet@0.1.0+";
+    assert!(file.windows(note.len()).any(|bytes| bytes == note), "who made it is not told");
     // Three columns and two rows of 64 by 36 pixels, each with its label and a gap of 4.
     assert_eq!(sheet.size, (3 * 68 + 4, 2 * (36 + 4 + 11) + 4));
     assert!(sheet.shows_something());

@@ -40,10 +40,13 @@ impl Bench {
     async fn write(&self, frame: i32, into: &str) -> PathBuf {
         let directory = self.folder.path().join(into);
         std::fs::create_dir_all(&directory).unwrap();
-        self.worker.write(&Write { frame, name: None, directory: &directory, maker: "test" }).await.unwrap();
+        self.worker.write(&Write { frame, name: None, directory: &directory, maker: MAKER }).await.unwrap();
         directory.join(format!("{frame:04}.png"))
     }
 }
+
+/// The release that has rendered, as its pictures tell.
+const MAKER: &str = "direct@9.8.7+0123456789ab";
 
 fn code<T: std::fmt::Debug>(result: Result<T, BlenderError>) -> String {
     match result {
@@ -103,8 +106,9 @@ async fn two_jobs_of_different_settings_share_a_worker_without_a_trace() {
         }
         let directory = &bench.folder.path().join("other");
         std::fs::create_dir(directory).unwrap();
-        worker.write(&Write { frame: 2, name: Some("other"), directory, maker: "test" }).await.unwrap();
-        assert!(directory.join("other0002.jpg").exists());
+        worker.write(&Write { frame: 2, name: Some("other"), directory, maker: MAKER }).await.unwrap();
+        let file = std::fs::read(directory.join("other0002.jpg")).unwrap();
+        assert!(file.windows(MAKER.len()).any(|bytes| bytes == MAKER.as_bytes()), "who made it is not told");
         assert!(worker.open(&scene, false, false).await.unwrap().warm);
         let after = worker.inspect().await.unwrap();
         assert_eq!(serde_json::to_value(&after).unwrap(), serde_json::to_value(&before).unwrap());
@@ -212,7 +216,7 @@ async fn a_developed_shot_looks_like_a_written_frame() {
         worker.open(&blender.scene("movie"), false, false).await.unwrap();
         assert_eq!(code(worker.develop(&develop).await), "unsupported");
         assert_eq!(
-            code(worker.write(&Write { frame: 1, name: None, directory, maker: "test" }).await),
+            code(worker.write(&Write { frame: 1, name: None, directory, maker: MAKER }).await),
             "unsupported"
         );
     }

@@ -609,7 +609,8 @@ pub mod exports {
                     pub frame: Option<i32>,
                     /// Names of tasks that stand before it in the plan and must be done first.
                     pub after: Vec<String>,
-                    /// Anything the plugin wants back in `render`, at most 64 KiB.
+                    /// Anything the plugin wants back in `render`, at most 64 KiB. Another release of the same
+                    /// plugin may be the one that gets it: jobs move to a newer one, and back if that fails.
                     pub payload: String,
                 }
 

@@ -54,7 +54,7 @@ class PlannedTask:
         name: Unique in the job; 1 to 128 characters of `A-Z a-z 0-9 . _ -`.
         frame: The frame it belongs to, if it belongs to one; for display and retry.
         after: Names of tasks that stand before it in the plan and must be done first.
-        payload: Anything the plugin wants back in `render`, at most 64 KiB.
+        payload: Anything the plugin wants back in `render`, at most 64 KiB. Another release of the same plugin may be the one that gets it: jobs move to a newer one, and back if that fails.
     """
 
     name: str
