@@ -24,8 +24,11 @@ use crate::process::{Process, guarded};
 pub const ARGUMENT: &str = "compile-component";
 /// The largest compiled form, in bytes.
 const MAX_CODE: u64 = 1024 * 1024 * 1024;
-/// How much less urgent compiling is than all else; what serves goes first.
+/// How much less urgent compiling is than all else: what serves goes first, and the new release
+/// does not wait for ever (docs/BENCHMARKS.md, swap).
 const NICE: libc::c_int = 10;
+/// How long its turns on a processor are: the shortest that there are.
+const TURN: Duration = Duration::from_micros(100);
 
 /// What compiling one component may take.
 #[derive(Debug, Clone, Copy)]
@@ -41,8 +44,7 @@ pub struct Limits {
 /// Is the child: `COMPONENT CODE`. What is wrong with the component goes to standard error.
 pub fn run(arguments: &[OsString]) -> ExitCode {
     let [component, code] = arguments else { return ExitCode::FAILURE };
-    // SAFETY: a bare call of the kernel.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    step_back();
     let compiled = || -> Result<(), String> {
         let bytes = fs::read(component).map_err(|error| error.to_string())?;
         let made = component::compile(&CallLimits::default(), &bytes).map_err(|error| match error {
@@ -58,6 +60,23 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Lets what serves go first: this is less urgent, and takes its turns on a processor in small
+/// pieces (as of Linux 6.12; before that they are as long as everybody's).
+fn step_back() {
+    let attributes = libc::sched_attr {
+        size: size_of::<libc::sched_attr>() as u32,
+        sched_policy: libc::SCHED_OTHER as u32,
+        sched_flags: 0,
+        sched_nice: NICE,
+        sched_priority: 0,
+        sched_runtime: TURN.as_nanos() as u64,
+        sched_deadline: 0,
+        sched_period: 0,
+    };
+    // SAFETY: the kernel reads a structure that is whole, and writes nothing.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
 }
 
 /// Compiles a component into a file of a folder that is this call's alone.

@@ -68,8 +68,8 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
         let mut swapping = Swapping::start(args).await?;
         let (times, quiet, during, lost) = swapping.busy().await?;
         busy.extend(times);
-        quiet_p99.push(quiet);
-        swap_p99.push(during);
+        quiet_p99.extend(quiet);
+        swap_p99.extend(during);
         failed += lost;
         step("stop, then load");
         let (time, lost) = swapping.stop_and_load().await?;
@@ -239,9 +239,9 @@ impl Swapping {
     }
 
     /// Swaps under the tasks of several clients. Returns milliseconds until the first task on
-    /// each new release, the 99th percentile of all tasks without and with swaps, and how many
-    /// failed.
-    async fn busy(&mut self) -> Result<(Vec<f64>, f64, f64, usize)> {
+    /// each new release, the 99th percentiles of the tasks in each window without and with a swap,
+    /// and how many failed.
+    async fn busy(&mut self) -> Result<(Vec<f64>, Vec<f64>, Vec<f64>, usize)> {
         let mut client = self.farm.client().await?;
         let from = client.status().await?.last_event;
         client.subscribe(from, None, false).await?;
@@ -256,16 +256,16 @@ impl Swapping {
         self.hear(&mut client, "", WINDOW).await?;
         for _ in 0..BUSY {
             let heard = self.hear(&mut client, "", WINDOW).await?;
-            quiet.extend(heard.took);
+            quiet.push(percentile(heard.took, 0.99));
             let began = Instant::now();
             let version = self.replace()?;
             let heard = self.hear(&mut client, &version, WINDOW).await?;
             let swapped = heard.swapped.ok_or_else(|| Failure::failed("a release is not swapped in time"))?;
             times.push((swapped - began).as_secs_f64() * 1e3);
-            during.extend(heard.took);
+            during.push(percentile(heard.took, 0.99));
             failed += heard.failed;
         }
-        Ok((times, percentile(quiet, 0.99), percentile(during, 0.99), failed))
+        Ok((times, quiet, during, failed))
     }
 
     /// Listens for so long, and until a task has begun on a version if one is given.
