@@ -309,6 +309,14 @@ fn where_releases_stand_outlives_the_host() {
     farm.until("1.0.0", "active");
     farm.until("1.0.1", "quarantined");
     farm.until("1.0.2", "canary");
+    // What a release has done is counted in the end, too.
+    let done = farm.submit_to("changeling@=1.0.0", "1-3", json!({}));
+    farm.wait_for(done["id"].as_str().unwrap(), "succeeded");
+    let before = farm.until("1.0.0", "active")["tasks"].as_u64().unwrap();
+    assert!(before >= 3, "{before}");
+    farm.signal(nix::sys::signal::Signal::SIGTERM);
+    farm.serve();
+    assert_eq!(farm.until("1.0.0", "active")["tasks"], before);
 }
 
 /// Replaces a release under a job of one task that has no end.

@@ -34,6 +34,8 @@ pub struct Catalogue {
     by_name: HashMap<String, BTreeSet<String>>,
     rejected: BTreeMap<PathBuf, Rejected>,
     changed: BTreeSet<String>,
+    /// Those of which only the counts changed.
+    counted: BTreeSet<String>,
     events: Vec<EventKind>,
 }
 
@@ -133,6 +135,11 @@ impl Catalogue {
         let event =
             EventKind::ReleaseState { id, version: Some(version), digest, state, why: why.to_owned() };
         self.events.push(event);
+    }
+
+    /// Has what was only counted stored as well.
+    pub fn note_counts(&mut self) {
+        self.changed.append(&mut self.counted);
     }
 
     /// Takes what is new since the last time.
@@ -383,8 +390,10 @@ impl Catalogue {
             standing.row.counts.trial += u64::from(is_canary);
         }
         standing.row.counts.failures += u64::from(blamed);
-        if done.is_some() || blamed {
-            self.changed.insert(digest.to_owned());
+        // What a verdict follows from is stored with it; what is only counted can wait.
+        match is_canary || blamed {
+            true => drop(self.changed.insert(digest.to_owned())),
+            false => drop(self.counted.insert(digest.to_owned())),
         }
         if is_canary && done.is_some() {
             self.judge(digest, now_ms);

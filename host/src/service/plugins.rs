@@ -17,9 +17,11 @@ use crate::store::now_ms;
 use crate::terms::ReleaseState;
 
 impl Service {
-    /// Ends the processes of all plugins.
+    /// Ends the processes of all plugins, and stores what was counted.
     pub async fn stop_plugins(&self) {
         self.parts.releases.stop().await;
+        self.parts.releases.catalogue().note_counts();
+        self.note_releases().await;
     }
 
     /// Looks at places of the operator's folder, and takes what is new there.
@@ -84,9 +86,10 @@ impl Service {
         rows.into_iter().filter_map(open).collect()
     }
 
-    /// Stores and tells where releases stand now.
+    /// Stores and tells where releases stand now. True if one stands elsewhere than before.
     async fn note_releases(&self) -> bool {
         let Some(changes) = self.parts.releases.take_changes() else { return false };
+        let has_moved = !changes.events.is_empty();
         let changes = Arc::new(changes);
         let write = self.parts.store.write_patiently(move |writing| {
             changes.rows.iter().try_for_each(|row| writing.set_release(row))?;
@@ -95,7 +98,7 @@ impl Service {
         if let Err(error) = write.await {
             tracing::error!(%error, "where releases stand could not be stored");
         }
-        true
+        has_moved
     }
 
     /// Lets jobs follow where releases stand now.
@@ -111,6 +114,7 @@ impl Service {
             let (in_use, mut catalogue) = (releases.in_use(), releases.catalogue());
             catalogue.look_at_canaries(now_ms());
             catalogue.retire(&in_use, now_ms());
+            catalogue.note_counts();
         }
         if self.note_releases().await {
             self.told_releases().await;
