@@ -1,7 +1,8 @@
 #!/bin/sh
 # Two upgrades in the middle of an animation: one that goes well, and one that does not.
 #
-#   examples/upgrade.sh          takes a minute; `hotshoe` must be on the PATH
+#   examples/upgrade.sh          takes a minute; `hotshoe` must be on the PATH. It renders with the
+#                                Blender that `hotshoe blender list` names first, or installs one
 #
 # A host of its own, in a folder of its own, renders examples/scenes/orbit.blend with version
 # 1.0.0 of the renderer `draft`. While it does, 1.0.1 comes, is tried, and takes over; then
@@ -9,7 +10,8 @@
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-blender=$(hotshoe blender install)
+blender=$(hotshoe blender list --json 2> /dev/null | sed -n '1s/.*"id":"\([^"]*\)".*/\1/p')
+[ -n "$blender" ] || blender=$(hotshoe blender install)
 work=$(mktemp -d)
 export HOTSHOE_DATA="$work/data" HOTSHOE_SOCKET="$work/socket/host.sock"
 mkdir "$work/renderers"
@@ -37,7 +39,7 @@ hotshoe serve --plugins "$work/renderers" --config "$work/config.toml" --blender
 host=$!
 trap 'kill $host 2> /dev/null; wait $host 2> /dev/null; rm -rf "$work"' EXIT
 until hotshoe host status > /dev/null 2>&1; do sleep 0.1; done
-hotshoe events --from 0 | grep --line-buffered -E '"event":"(release_state|job_moved)"' | grep --line-buffered draft &
+hotshoe events --from 0 2> /dev/null | grep --line-buffered -E '"event":"(release_state|job_moved)"' | grep --line-buffered draft &
 
 hotshoe submit "$work/orbit.blend" --frames 1-24 --renderer draft --out "$work/out" > /dev/null
 frames 4

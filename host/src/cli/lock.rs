@@ -15,7 +15,7 @@ use crate::service::types::{Job, Submission};
 /// The name of the file, beside the scene.
 const FILE: &str = "hotshoe.lock";
 const HEAD: &str = "# Written by Hotshoe, for renders that can be repeated: which release of each renderer\n\
-                    # the scenes beside this file are rendered with. --no-lock leaves it out of account.\n\n";
+                    # the scenes beside this file are rendered with. --no-lock ignores it.\n\n";
 
 /// What to do with the lockfile.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
@@ -24,7 +24,7 @@ pub(super) struct Locking {
     /// is used again for as long as the file is there.
     #[arg(long)]
     lock: bool,
-    /// Leave a hotshoe.lock that is there out of account.
+    /// Ignore a hotshoe.lock that is there.
     #[arg(long, conflicts_with = "lock")]
     no_lock: bool,
 }
@@ -61,11 +61,12 @@ impl Locking {
         if !wanted.fits(&wanted.name, &version, &sha256) {
             return Err(Failure::bad_input(format!(
                 "{} holds {} {version}, which {wanted} does not accept\n\
-                 take its entry out of the file, or leave the file out of account with --no-lock",
+                 take its entry out of the file, or ignore the file with --no-lock",
                 file.display(),
                 wanted.name
             )));
         }
+        eprintln!("{} {version}, as {} says (--no-lock for the newest)", wanted.name, file.display());
         submission.renderer = format!("{}@sha256:{sha256}", wanted.name);
         Ok(())
     }
@@ -90,7 +91,9 @@ impl Locking {
             aside.persist(&file)?;
             Ok(())
         };
-        write().map_err(|error| failed(&error))
+        write().map_err(|error| failed(&error))?;
+        eprintln!("{} {} is written down in {}", job.release.name, job.release.version, file.display());
+        Ok(())
     }
 }
 
@@ -100,7 +103,7 @@ fn place(scene: &Path) -> PathBuf {
 
 fn read(file: &Path) -> Result<Lock> {
     let broken = |error: &dyn std::fmt::Display| {
-        let hint = "mend it, or leave it out of account with --no-lock";
+        let hint = "mend it, or ignore it with --no-lock";
         Failure::bad_input(format!("cannot read {}: {error}\n{hint}", file.display()))
     };
     let text = fs::read_to_string(file).map_err(|error| broken(&error))?;

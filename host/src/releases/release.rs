@@ -79,7 +79,7 @@ impl Release {
             let what = if bytes.is_empty() {
                 "it is empty"
             } else {
-                "it is neither a .wasm file nor the folder of a plugin"
+                "it is no WebAssembly, whatever it is called, nor the folder of a plugin"
             };
             return Err(failed(std::io::Error::other(what)));
         }

@@ -14,7 +14,7 @@ use super::{Args, Failure, Goal, Reference, Result, Row, Samples};
 use crate::cli::client::{Client, News};
 use crate::events::{Event, EventKind};
 use crate::releases::Release;
-use crate::service::types::Job;
+use crate::service::types::{Job, Plugin, RolledBack};
 use crate::terms::{ReleaseState, TaskState};
 
 /// The renderer that is replaced.
@@ -51,8 +51,8 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
     let style = ProgressStyle::with_template("{bar:28.green/dim} {pos}/{len} {msg} ({elapsed})");
     bar.set_style(style.expect("the template is well-formed"));
     bar.enable_steady_tick(Duration::from_secs(1));
-    let [mut compiled, mut cached, mut busy, mut quiet_p99, mut swap_p99, mut stopped] =
-        [const { Vec::new() }; 6];
+    let [mut compiled, mut cached, mut back, mut busy, mut quiet_p99, mut swap_p99, mut stopped] =
+        [const { Vec::new() }; 7];
     let (mut failed, mut cut) = (0, 0);
     for _ in 0..args.runs {
         let step = |what: &'static str| {
@@ -63,6 +63,7 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
         let mut idle = Swapping::start(args).await?;
         compiled.extend(idle.idle(false).await?);
         cached.extend(idle.idle(true).await?);
+        back.extend(idle.roll_back().await?);
         drop(idle);
         step("a busy host");
         let mut swapping = Swapping::start(args).await?;
@@ -77,25 +78,17 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
         cut += lost;
     }
     bar.finish_and_clear();
-    let limit = |median| Reference { name: "limit".to_owned(), median };
+    let within = |what: String, took: Vec<f64>, limit: f64| {
+        let reference = Reference { name: "limit".to_owned(), median: limit };
+        Row::new(what, "ms", &Samples::new(took), reference, Goal::MedianAtMost(limit))
+    };
     let others = Reference::new(format!("stop, then load: {cut} tasks cut"), &Samples::new(stopped));
     let size = component(args)?.len() / 1000;
     let swaps = usize::from(args.runs) * BUSY;
     Ok(vec![
-        Row::new(
-            format!("idle: mv to first task, {size} KB compiled"),
-            "ms",
-            &Samples::new(compiled),
-            limit(150.0),
-            Goal::MedianAtMost(150.0),
-        ),
-        Row::new(
-            "the same, compiled before",
-            "ms",
-            &Samples::new(cached),
-            limit(10.0),
-            Goal::MedianAtMost(10.0),
-        ),
+        within(format!("idle: mv to first task, {size} KB compiled"), compiled, 150.0),
+        within("the same, compiled before".to_owned(), cached, 10.0),
+        within("rolled back: order to first task on the release before".to_owned(), back, 100.0),
         Row::new(
             format!("8 clients: mv to first task, compiled; {failed} tasks failed in {swaps} swaps"),
             "ms",
@@ -234,6 +227,23 @@ impl Swapping {
             self.active(&mut client, &version).await?;
             let first = self.first_task(&mut client, 1).await?;
             took.push((first - began).as_secs_f64() * 1e3);
+        }
+        Ok(took)
+    }
+
+    /// Milliseconds from the order to go back to the first task on the release before.
+    async fn roll_back(&mut self) -> Result<Vec<f64>> {
+        let mut client = self.farm.client().await?;
+        let from = client.status().await?.last_event;
+        client.subscribe(from, None, false).await?;
+        let mut took = Vec::new();
+        for _ in 0..IDLE {
+            let began = Instant::now();
+            let done: RolledBack = client.call("plugins.rollback", &json!({"id": NAME})).await?;
+            let first = self.first_task(&mut client, 1).await?;
+            took.push((first - began).as_secs_f64() * 1e3);
+            let again = format!("{NAME}@={}", done.from.version.unwrap_or_default());
+            let _: Plugin = client.call("plugins.promote", &json!({"id": again})).await?;
         }
         Ok(took)
     }
