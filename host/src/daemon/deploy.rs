@@ -110,9 +110,11 @@ impl Deploying {
 
 /// Tends releases.
 pub(super) async fn tend(service: Arc<Service>, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(TEND)).await.is_some() {
+    let tend = async || {
+        tokio::time::sleep(TEND).await;
         service.tend_releases().await;
-    }
+    };
+    while stop.run_until_cancelled(tend()).await.is_some() {}
 }
 
 /// Takes up what the configuration says of plugins whenever it changes.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::types::{
     Favour, Holder, Install, OnePlugin, Plugin, Plugins, RolledBack, Settings, Submission, Why,
@@ -16,12 +17,16 @@ use crate::store::jobs::JobRow;
 use crate::store::now_ms;
 use crate::terms::ReleaseState;
 
+/// How long the end of a host waits for what was counted to be stored.
+const COUNTED: Duration = Duration::from_secs(1);
+
 impl Service {
     /// Ends the processes of all plugins, and stores what was counted.
     pub async fn stop_plugins(&self) {
         self.parts.releases.stop().await;
         self.parts.releases.catalogue().note_counts();
-        self.note_releases().await;
+        // A disk that is full does not keep the host from ending.
+        let _ = tokio::time::timeout(COUNTED, self.note_releases()).await;
     }
 
     /// Looks at places of the operator's folder, and takes what is new there.
