@@ -199,6 +199,10 @@ impl Releases {
 
     /// Pins to a release that a host has kept, and loads it.
     pub async fn pin_kept(&self, digest: &str) -> Result<Arc<Pin>, ReleaseError> {
+        // Of the many jobs of a host before, the first has it read.
+        if let Some(pin) = self.pinned(digest).filter(|pin| pin.loaded.initialized()) {
+            return Ok(pin);
+        }
         let release = tokio::task::block_in_place(|| self.shelf.kept(digest))?;
         self.pin(release).await
     }
@@ -208,6 +212,10 @@ impl Releases {
         let pin = self.shared(&release.name, &release.version, &release.digest);
         pin.loaded.get_or_try_init(|| self.load_anew(release)).await?;
         Ok(pin)
+    }
+
+    fn pinned(&self, digest: &str) -> Option<Arc<Pin>> {
+        self.pins.lock().expect("no code panics under this lock").get(digest).and_then(Weak::upgrade)
     }
 
     fn shared(&self, name: &str, version: &Version, digest: &str) -> Arc<Pin> {

@@ -128,7 +128,7 @@ impl Components {
         let kind = component.component_type();
         let renderer = |(name, _): (&str, _)| name.strip_prefix(RENDERER).map(Version::parse);
         match kind.exports(&self.engine).find_map(renderer) {
-            Some(Ok(api)) if (api.major, api.minor) == (v0_1::API.major, v0_1::API.minor) => Ok(api),
+            Some(Ok(api)) if v0_1::is_near(&api) => Ok(api),
             Some(Ok(api)) => Err(PluginError::Contract(other_api(&api))),
             _ => {
                 let what = format!("it exports no {RENDERER}{}, so it is no renderer plugin", v0_1::API);

@@ -25,7 +25,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::bindings::v0_1::API;
+use super::bindings::v0_1::{API, is_near};
 use crate::process::sandbox::RUNTIME;
 use crate::terms::Capability;
 
@@ -147,7 +147,7 @@ impl Manifest {
             at(version.span(), what)
         })?;
         let api = match Version::parse(api.get_ref()) {
-            Ok(wanted) if (wanted.major, wanted.minor) == (API.major, API.minor) && wanted <= API => wanted,
+            Ok(wanted) if is_near(&wanted) && wanted <= API => wanted,
             Ok(wanted) => {
                 let what = format!(
                     "api: it is written for API {wanted}, this host serves API {API}\n\

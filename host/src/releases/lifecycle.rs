@@ -390,10 +390,10 @@ impl Catalogue {
             standing.row.counts.trial += u64::from(is_canary);
         }
         standing.row.counts.failures += u64::from(blamed);
-        // What a verdict follows from is stored with it; what is only counted can wait.
-        match is_canary || blamed {
-            true => drop(self.changed.insert(digest.to_owned())),
-            false => drop(self.counted.insert(digest.to_owned())),
+        if done.is_some() || blamed {
+            // What a verdict follows from is stored with it; what is only counted can wait.
+            let noted = if is_canary || blamed { &mut self.changed } else { &mut self.counted };
+            noted.insert(digest.to_owned());
         }
         if is_canary && done.is_some() {
             self.judge(digest, now_ms);

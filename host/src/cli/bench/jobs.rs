@@ -134,6 +134,14 @@ impl Farm {
         client.ok_or_else(|| Failure::failed("the host is gone"))
     }
 
+    /// A client that hears of all that happens from now on.
+    pub(super) async fn listener(&self) -> Result<Client> {
+        let client = self.client().await?;
+        let from = client.status().await?.last_event;
+        client.subscribe(from, None, false).await?;
+        Ok(client)
+    }
+
     pub(super) fn job(&self, frames: usize) -> Value {
         let out = self.folder.path().join("out");
         json!({"scene": self.scene, "frames": format!("1-{frames}"), "out": out})

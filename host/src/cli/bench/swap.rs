@@ -122,9 +122,7 @@ impl Swapping {
         let farm = Farm::start(args, "files=no", CONFIG).await?;
         let mut swapping = Self { farm, component: component(args)?, next: 0 };
         fs::create_dir_all(swapping.plugins()).map_err(Failure::failed)?;
-        let mut client = swapping.farm.client().await?;
-        let from = client.status().await?.last_event;
-        client.subscribe(from, None, false).await?;
+        let mut client = swapping.farm.listener().await?;
         let version = swapping.replace()?;
         swapping.active(&mut client, &version).await?;
         // The workers come up first.
@@ -208,9 +206,7 @@ impl Swapping {
 
     /// Milliseconds from the moment that a file is moved to its place to the first task on it.
     async fn idle(&mut self, is_known: bool) -> Result<Vec<f64>> {
-        let mut client = self.farm.client().await?;
-        let from = client.status().await?.last_event;
-        client.subscribe(from, None, false).await?;
+        let mut client = self.farm.listener().await?;
         let mut took = Vec::new();
         for n in 0..IDLE {
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -233,9 +229,7 @@ impl Swapping {
 
     /// Milliseconds from the order to go back to the first task on the release before.
     async fn roll_back(&mut self) -> Result<Vec<f64>> {
-        let mut client = self.farm.client().await?;
-        let from = client.status().await?.last_event;
-        client.subscribe(from, None, false).await?;
+        let mut client = self.farm.listener().await?;
         let mut took = Vec::new();
         for _ in 0..IDLE {
             let began = Instant::now();
@@ -252,9 +246,7 @@ impl Swapping {
     /// each new release, the 99th percentiles of the tasks in each window without and with a swap,
     /// and how many failed.
     async fn busy(&mut self) -> Result<(Vec<f64>, Vec<f64>, Vec<f64>, usize)> {
-        let mut client = self.farm.client().await?;
-        let from = client.status().await?.last_event;
-        client.subscribe(from, None, false).await?;
+        let mut client = self.farm.listener().await?;
         let mut jobs = Vec::new();
         for _ in 0..CLIENTS {
             jobs.push(self.submit(&client, 1_000_000 / CLIENTS).await?.id);
@@ -319,9 +311,7 @@ impl Swapping {
         let began = Instant::now();
         let running = self.farm.client().await?.status().await?.running;
         self.farm.restart(|| fs::rename(aside, place).map_err(Failure::failed)).await?;
-        let mut client = self.farm.client().await?;
-        let from = client.status().await?.last_event;
-        client.subscribe(from, None, false).await?;
+        let mut client = self.farm.listener().await?;
         let heard = self.hear(&mut client, &version, Duration::ZERO).await?;
         let swapped = heard.swapped.ok_or_else(|| Failure::failed("a release is not loaded in time"))?;
         Ok(((swapped - began).as_secs_f64() * 1e3, running))

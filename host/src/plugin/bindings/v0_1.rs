@@ -37,6 +37,11 @@ pub use generated::{RendererPlugin, RendererPluginPre, exports};
 /// The version of the contract.
 pub const API: Version = Version::new(0, 1, 0);
 
+/// Whether what is built for a version of the contract may be run: of the same minor.
+pub fn is_near(api: &Version) -> bool {
+    (api.major, api.minor) == (API.major, API.minor)
+}
+
 /// The outer error ends the instance, the inner one is the capability's answer.
 type Answer<T> = wasmtime::Result<Result<T, types::Error>>;
 

@@ -149,7 +149,8 @@ impl Instance {
 
     async fn hello(&self, plugin: &ProcessPlugin) -> Result<(), PluginError> {
         let limit = self.limits().hello;
-        let params = json!({"protocol": PROTOCOL, "host": env!("CARGO_PKG_VERSION"), "api": API.to_string(), "features": []});
+        let params =
+            json!({"protocol": PROTOCOL, "host": env!("CARGO_PKG_VERSION"), "api": API, "features": []});
         let said = tokio::time::timeout(limit, self.peer.call("hello", &params)).await;
         let broke = |what: String| PluginError::Contract(format!("{what}{}", self.process.log.tail()));
         let hello: Hello = match said {

@@ -135,7 +135,7 @@ impl Wish {
     /// Whether the job's policy lets its pin move by itself from one version to another.
     pub(super) fn upgrades(&self, from: &Version, to: &Version) -> bool {
         match self.upgrade {
-            _ if self.is_fixed() => false,
+            _ if self.wanted.is_exact() => false,
             Upgrade::Pinned => false,
             Upgrade::Patch => (from.major, from.minor) == (to.major, to.minor) && from.pre == to.pre,
             Upgrade::Compatible => true,
