@@ -16,7 +16,10 @@ fn a_release_that_does_well_takes_over() {
     farm.render("1");
     farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
     let canary = farm.until("1.0.1", "canary");
-    assert_eq!(canary["why"], "changeling 1.0.0 serves beside it");
+    assert_eq!(
+        canary["why"],
+        "changeling 1.0.0 serves while a first task and then 100 % of new jobs, for 3 tasks, try it"
+    );
     let job = farm.render("1-2");
     assert_eq!(job["release"]["version"], "1.0.1");
     assert_eq!(farm.until("1.0.1", "canary")["tasks"], 2);
@@ -226,7 +229,7 @@ fn how_far_a_pin_moves_is_the_jobs_policy() {
     let farm = Farm::serving("[rollout]\nfirst = 0\ntasks = 0\n");
     let submit = |upgrade: &str| {
         let more = json!({"upgrade": upgrade, "settings": {"pace": 30}});
-        farm.submit_to("changeling", "1-100", more)["id"].as_str().unwrap().to_owned()
+        farm.submit_to("changeling", "1-2000", more)["id"].as_str().unwrap().to_owned()
     };
     let ids = ["pinned", "patch", "compatible"].map(submit);
     let version = |id: &str| farm.state(id)["release"]["version"].as_str().unwrap().to_owned();
@@ -285,13 +288,19 @@ fn one_command_goes_back() {
     assert_eq!(told.stdout.trim(), "rolled back from changeling 1.0.1 to changeling 1.0.0");
     let job = farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
     assert_eq!(job["release"]["version"], "1.0.0", "{:#?}", farm.events());
+    assert_eq!(farm.until("1.0.0", "active")["why"], "changeling 1.0.1 is quarantined");
     let refused = farm.run(&["plugin", "rollback", "changeling"]).expect(2);
     assert!(refused.stderr.contains("there is no release before changeling 1.0.0"), "{}", refused.stderr);
     farm.run(&["plugin", "promote", "changeling@=1.0.1"]).expect(0);
     assert_eq!(farm.render("1")["release"]["version"], "1.0.1");
     farm.run(&["plugin", "pin", "changeling@=1.0.0"]).expect(0);
     assert_eq!(farm.render("1")["release"]["version"], "1.0.0");
-    farm.run(&["plugin", "pin", "--off", "changeling@=1.0.0"]).expect(0);
+    assert_eq!(farm.until("1.0.0", "active")["why"], "the operator pinned to it");
+    let refused = farm.run(&["plugin", "pin", "--off", "changeling@=1.0.1"]).expect(2);
+    assert!(refused.stderr.contains("it is changeling 1.0.0 that"), "{}", refused.stderr);
+    farm.run(&["plugin", "pin", "--off", "changeling"]).expect(0);
+    let refused = farm.run(&["plugin", "pin", "--off", "changeling"]).expect(2);
+    assert!(refused.stderr.contains("changeling is not pinned"), "{}", refused.stderr);
     assert_eq!(farm.render("1")["release"]["version"], "1.0.1");
 }
 
@@ -445,11 +454,11 @@ fn a_release_on_trial_is_not_believed_that_it_was_somebody_elses_fault() {
 #[test]
 fn nothing_goes_back_to_a_release_that_is_newer() {
     let farm = Farm::serving(QUICK);
-    let job = farm.submit_to("changeling@^1", "1-60", json!({"settings": {"pace": 30}}));
+    let job = farm.submit_to("changeling@^1", "1-300", json!({"settings": {"pace": 30}}));
     farm.put("changeling-2.wasm", &release("2.0.0", "z well 0"));
     farm.until("2.0.0", "canary");
     farm.run(&["plugin", "promote", "changeling@=2.0.0"]).expect(0);
-    let bare = farm.submit_to("changeling@<2", "1-60", json!({"settings": {"pace": 30}}));
+    let bare = farm.submit_to("changeling@<2", "1-300", json!({"settings": {"pace": 30}}));
     farm.put("changeling.wasm", &release("1.0.1", "b fails 1"));
     farm.until("1.0.1", "quarantined");
     for id in [&job, &bare].map(|job| job["id"].as_str().unwrap().to_owned()) {
@@ -496,7 +505,10 @@ fn what_a_bad_release_has_made_can_be_made_again() {
     let refused = farm.run(&["job", "retry", id]).expect(2);
     assert!(refused.stderr.contains("or name a release"), "{}", refused.stderr);
     let before = farm.tags(id).len();
-    farm.run(&["job", "retry", id, "--made-by", "changeling@=1.0.1"]).expect(0);
+    let refused = farm.run(&["job", "retry", id, "--made-by", "changeling"]).expect(2);
+    assert!(refused.stderr.contains("'changeling' is not one release"), "{}", refused.stderr);
+    let told = farm.run(&["job", "retry", id, "--made-by", "changeling@=1.0.1"]).expect(0);
+    assert!(told.stdout.contains(&format!("{bad} of 8 tasks to do")), "{}", told.stdout);
     farm.wait_for(id, "succeeded");
     assert_eq!((by("1.0.1"), by("1.0.0")), (0, 8));
     assert_eq!(farm.tags(id).len() - before, bad, "and nothing else");

@@ -364,6 +364,9 @@ async fn order(this: This, data: Option<&Path>, method: &str, mut params: serde_
         true => show!("{}", json!(job)),
         // What runs of it is being cut.
         false if method == "jobs.cancel" && !job.state.is_final() => show!("{}  is being canceled", job.id),
+        false if method == "jobs.retry" && job.tasks > job.done => {
+            show!("{}  {}: {} of {} tasks to do", job.id, job.state, job.tasks - job.done, job.tasks);
+        }
         false => show!("{}  {}", job.id, job.state),
     }
     Ok(())

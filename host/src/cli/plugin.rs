@@ -78,7 +78,7 @@ enum Command {
     Pin {
         #[command(flatten)]
         one: One,
-        /// Let the newest serve again.
+        /// Let the newest serve again; a name is enough.
         #[arg(long)]
         off: bool,
     },
@@ -246,7 +246,7 @@ async fn install(releases: &Releases, path: &Path) -> Result<Plugin> {
 fn remove(releases: &Releases, renderer: &str) -> Result<Plugin> {
     let remove = || releases.shelf.remove(renderer);
     let removed = tokio::task::block_in_place(remove).map_err(Failure::bad_input)?;
-    Ok(unlisted(&removed, ReleaseState::Retired, "the next host does not have it"))
+    Ok(unlisted(&removed[0], ReleaseState::Retired, "the next host does not have it"))
 }
 
 fn list(found: Plugins, all: bool, json: bool) -> Result {

@@ -156,6 +156,16 @@ async fn by_host(mut client: Client, args: &Args, submission: &Submission) -> Re
     args.wish.locking.note(&job)?;
     client.subscribe(status.last_event, Some(job.id), true).await?;
     let mut view = View::choose(args.json, status.slots);
+    if status.running >= status.slots && !args.json {
+        let jobs = if status.open_jobs == 1 {
+            "another job".to_owned()
+        } else {
+            format!("{} jobs", status.open_jobs)
+        };
+        view.note(&format!(
+            "The running host is busy with {jobs}; `hotshoe job list` shows what this one waits for."
+        ));
+    }
     follow(&mut client, job.id, &mut view, Leaving::Cancels, &mut stopping, false).await
 }
 

@@ -1,6 +1,7 @@
 //! The configuration file: what an operator decides, read and checked once.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -129,6 +130,22 @@ impl Rollout {
     /// Returns the rules by which a new release serves at once.
     pub fn at_once() -> Self {
         Self { first: 0, share: 1.0, tasks: 0, ..Self::default() }
+    }
+}
+
+/// Who tries a new release.
+impl fmt::Display for Rollout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = match self.first {
+            0 | 1 => "a first task".to_owned(),
+            first => format!("the first {first} tasks"),
+        };
+        let share = format!("{:.0} % of new jobs, for {} tasks,", self.share * 100.0, self.tasks);
+        match (self.first, self.tasks) {
+            (0, _) => f.write_str(&share),
+            (_, 0) => f.write_str(&first),
+            _ => write!(f, "{first} and then {share}"),
+        }
     }
 }
 

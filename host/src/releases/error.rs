@@ -1,5 +1,6 @@
 //! Why there is no such release.
 
+use std::io;
 use std::path::PathBuf;
 
 use super::RequirementError;
@@ -20,12 +21,12 @@ pub enum ReleaseError {
         hint: String,
     },
     /// The file cannot be read.
-    #[error("cannot read the plugin {}: {source}\ncheck the path; a name without / and .wasm means a renderer that is shipped or installed", path.display())]
+    #[error("cannot read the plugin {}: {source}{}", path.display(), look(source))]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// What has its name is part of this program.
     #[error("'{name}' is a renderer that comes with Hotshoe\ngive yours another name")]
@@ -45,7 +46,7 @@ pub enum ReleaseError {
         why: String,
     },
     /// It could be several, or none.
-    #[error("'{name}' is not one release that can be removed\n{hint}")]
+    #[error("'{name}' is not one release\n{hint}")]
     NotOne {
         /// What was asked for.
         name: String,
@@ -72,7 +73,7 @@ pub enum ReleaseError {
         /// The folder.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -81,6 +82,15 @@ impl ReleaseError {
     pub fn may_pass(&self) -> bool {
         let is_ours = matches!(self, Self::Load { source: PluginError::Host(_), .. });
         is_ours || matches!(self, Self::Cache { .. } | Self::Settings { .. })
+    }
+}
+
+fn look(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => {
+            "\ncheck the path; a name without / and .wasm means a renderer that is shipped or installed"
+        }
+        _ => "",
     }
 }
 

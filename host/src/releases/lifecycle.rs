@@ -255,7 +255,7 @@ impl Catalogue {
                 self.become_(digest, ReleaseState::Held, &why, now_ms);
             }
             Some(before) if rules.first + rules.tasks > 0 => {
-                let why = format!("{} serves beside it", before.label());
+                let why = format!("{} serves while {rules} try it", before.label());
                 self.become_(digest, ReleaseState::Canary, &why, now_ms);
             }
             Some(_) => self.prove(digest, "new releases serve at once", now_ms),
@@ -283,12 +283,16 @@ impl Catalogue {
         }
         let best: HashMap<_, (String, String)> =
             best.into_iter().map(|(line, s)| (line, (s.row.digest.clone(), s.label()))).collect();
+        let again: HashMap<String, String> = best
+            .values()
+            .map(|(digest, _)| (digest.clone(), self.why_again(&self.standings[digest])))
+            .collect();
         let all: Vec<_> = self.of_name(name).map(|s| (s.row.digest.clone(), s.row.state, s.line())).collect();
         for (digest, state, line) in all {
             let is_best = best.get(&line).is_some_and(|(best, _)| *best == digest);
             match state {
                 ReleaseState::Draining | ReleaseState::Retired if is_best => {
-                    self.become_(&digest, ReleaseState::Active, "it is the newest that serves", now_ms);
+                    self.become_(&digest, ReleaseState::Active, &again[&digest], now_ms);
                 }
                 ReleaseState::Active if !is_best => {
                     let why = best
@@ -298,6 +302,19 @@ impl Catalogue {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Says why a release serves again.
+    fn why_again(&self, standing: &Standing) -> String {
+        let is_bad = |other: &&Standing| {
+            let is_newer = other.line() == standing.line() && other.row.version >= standing.row.version;
+            is_newer && other.row.state == ReleaseState::Quarantined
+        };
+        match self.of_name(&standing.row.name).filter(is_bad).max_by_key(|other| other.rank()) {
+            _ if standing.row.chosen => "the operator pinned to it".to_owned(),
+            Some(bad) => format!("{} is quarantined", bad.label()),
+            None => "it is the newest that serves".to_owned(),
         }
     }
 

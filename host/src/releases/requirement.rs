@@ -64,6 +64,11 @@ impl Requirement {
             }
     }
 
+    /// Whether it names only the plugin.
+    pub fn is_any(&self) -> bool {
+        self.wanted == Wanted::Range(VersionReq::STAR)
+    }
+
     /// Whether it names one version, or one release: what it stands for never moves.
     pub fn is_exact(&self) -> bool {
         match &self.wanted {
@@ -107,7 +112,7 @@ impl FromStr for Requirement {
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.wanted {
-            Wanted::Range(range) if *range == VersionReq::STAR => f.write_str(&self.name),
+            _ if self.is_any() => f.write_str(&self.name),
             Wanted::Range(range) => write!(f, "{}@{range}", self.name),
             Wanted::Digest(digits) => write!(f, "{}@sha256:{digits}", self.name),
         }

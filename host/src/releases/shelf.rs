@@ -3,11 +3,13 @@
 //! What was copied once is never changed: removing a file breaks no job that is pinned
 //! to what it held.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use semver::Version;
 
 use super::folder::Folder;
 use super::release::Code;
@@ -109,9 +111,13 @@ impl Shelf {
     }
 
     /// Puts a release that was proven into the operator's folder, beside its other
-    /// versions. Returns where. Blocks.
+    /// versions, unless it is there. Returns where. Blocks.
     pub(super) fn install(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
         let Release { name, version, digest, code, .. } = release;
+        let there = self.named(name).releases.into_iter().filter(|there| there.digest == *digest);
+        if let Some(place) = there.filter_map(|there| there.place).next() {
+            return Ok(place);
+        }
         let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };
         create_private(&self.plugins).map_err(failed)?;
         let (place, placed) = match code {
@@ -132,30 +138,37 @@ impl Shelf {
         Ok(place)
     }
 
-    /// Takes a release out of the operator's folder; jobs that are pinned to it keep it. Blocks.
-    pub fn remove(&self, renderer: &str) -> Result<Release, ReleaseError> {
+    /// Takes a release out of the operator's folder; jobs that are pinned to it keep it. Returns
+    /// its copies that were there: one at least. Blocks.
+    pub fn remove(&self, renderer: &str) -> Result<Vec<Release>, ReleaseError> {
         let wanted: Requirement = renderer.parse()?;
         let Named { mut releases, .. } = self.named(&wanted.name);
         releases.retain(|release| release.place.is_some());
-        let first = releases.first().map(|release| release.version.clone());
-        let installed = versions(&releases);
+        let installed: BTreeMap<&str, &Version> =
+            releases.iter().map(|release| (release.digest.as_str(), &release.version)).collect();
+        let named = |(digest, version): (&&str, &&Version)| {
+            let is_one = installed.values().filter(|other| *other == version).count() == 1;
+            match is_one {
+                true => format!("{}@={version}", wanted.name),
+                false => format!("{}@sha256:{}", wanted.name, &digest[..12]),
+            }
+        };
+        let names: Vec<String> = installed.iter().map(named).collect();
         releases.retain(|release| wanted.accepts(release));
-        let (1, Some(release)) = (releases.len(), releases.pop()) else {
-            let name = &wanted.name;
-            let hint = match first {
-                None => "nothing of that name was installed".to_owned(),
-                Some(first) => {
-                    format!("installed are: {installed}; name one of them, such as {name}@={first}")
-                }
+        if releases.is_empty() || releases.iter().any(|release| release.digest != releases[0].digest) {
+            let hint = match names.is_empty() {
+                true => "nothing of that name was installed".to_owned(),
+                false => format!("installed are: {}; name one of them", names.join(", ")),
             };
             return Err(ReleaseError::NotOne { name: renderer.to_owned(), hint });
-        };
+        }
         let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };
         // What is hidden is not read: it is gone at once, however long it takes.
         let aside = tempfile::Builder::new().prefix(".remove-").tempdir_in(&self.plugins).map_err(failed)?;
-        let place = release.place.as_ref().expect("those without were left out");
-        fs::rename(place, aside.path().join("old")).map_err(failed)?;
-        Ok(release)
+        for (n, place) in releases.iter().filter_map(|release| release.place.as_ref()).enumerate() {
+            fs::rename(place, aside.path().join(n.to_string())).map_err(failed)?;
+        }
+        Ok(releases)
     }
 
     /// Reads the host's own copy of a release. Blocks.

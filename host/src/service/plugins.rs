@@ -9,8 +9,9 @@ use super::types::{
 };
 use super::{RequestError, Result, Service, ServiceError};
 use crate::config::file::Config;
+use crate::events::EventKind;
 use crate::plugin::Plugin as Code;
-use crate::releases::lifecycle::{Refused, Rejected, Standing};
+use crate::releases::lifecycle::{Catalogue, Refused, Rejected, Standing};
 use crate::releases::shelf::is_path;
 use crate::releases::{Loaded, OpenJob, Release, ReleaseError, Requirement};
 use crate::store::jobs::JobRow;
@@ -95,6 +96,7 @@ impl Service {
     async fn note_releases(&self) -> bool {
         let Some(changes) = self.parts.releases.take_changes() else { return false };
         let has_moved = !changes.events.is_empty();
+        changes.events.iter().for_each(log);
         let changes = Arc::new(changes);
         let write = self.parts.store.write_patiently(move |writing| {
             changes.rows.iter().try_for_each(|row| writing.set_release(row))?;
@@ -208,25 +210,26 @@ impl Service {
             releases.settled().await;
             let remove = || releases.shelf.remove(&id);
             let removed = tokio::task::block_in_place(remove).map_err(RequestError::from)?;
-            service.look_at(removed.place.into_iter().collect()).await;
-            service.known(&removed.digest)
+            let digest = removed[0].digest.clone();
+            service.look_at(removed.into_iter().filter_map(|copy| copy.place).collect()).await;
+            service.known(&digest)
         })
         .await
     }
 
     /// Lets a release be tried that wants more than the one before it.
     pub async fn approve(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
-        self.change(id, |releases, digest| releases.approve(digest, now_ms())).await
+        self.change(id, Catalogue::meant, |releases, digest| releases.approve(digest, now_ms())).await
     }
 
     /// Lets a release serve at once.
     pub async fn promote(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
-        self.change(id, |releases, digest| releases.promote(digest, now_ms())).await
+        self.change(id, Catalogue::meant, |releases, digest| releases.promote(digest, now_ms())).await
     }
 
     /// Takes a release out of service.
     pub async fn quarantine(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
-        self.change(id, |releases, digest| {
+        self.change(id, Catalogue::meant, |releases, digest| {
             releases.quarantine(digest, "the operator quarantined it", now_ms());
             Ok(())
         })
@@ -235,7 +238,8 @@ impl Service {
 
     /// Makes a release serve whatever is newer, or lets the newest serve again.
     pub async fn favour(self: &Arc<Self>, Favour { id, off }: Favour) -> Result<Plugin> {
-        self.change(id, move |releases, digest| releases.favour(digest, !off, now_ms())).await
+        let find = if off { Catalogue::favoured } else { Catalogue::meant };
+        self.change(id, find, move |releases, digest| releases.favour(digest, !off, now_ms())).await
     }
 
     /// Goes back from the release that serves to the one before it.
@@ -274,16 +278,15 @@ impl Service {
     async fn change(
         self: &Arc<Self>,
         id: String,
-        change: impl FnOnce(&mut crate::releases::lifecycle::Catalogue, &str) -> Result<(), Refused>
-        + Send
-        + 'static,
+        find: for<'a> fn(&'a Catalogue, &Requirement) -> Result<&'a Standing, Refused>,
+        change: impl FnOnce(&mut Catalogue, &str) -> Result<(), Refused> + Send + 'static,
     ) -> Result<Plugin> {
         self.whole(|service| async move {
             service.parts.releases.settled().await;
             let wanted = requirement(&id)?;
             let digest = {
                 let mut catalogue = service.parts.releases.catalogue();
-                let digest = catalogue.meant(&wanted).map_err(refusal)?.row.digest.clone();
+                let digest = find(&catalogue, &wanted).map_err(refusal)?.row.digest.clone();
                 change(&mut catalogue, &digest).map_err(refusal)?;
                 digest
             };
@@ -299,6 +302,17 @@ impl Service {
         let unknown = || ServiceError::Unknown { what: "release", id: digest.to_owned() };
         let standing = catalogue.get(digest).ok_or_else(unknown)?;
         Ok(shown(standing, catalogue.share(standing)))
+    }
+}
+
+/// Tells the operator where a release stands now. What was rejected is told with its place.
+fn log(event: &EventKind) {
+    let EventKind::ReleaseState { id, version, state, why, .. } = event else { return };
+    let version = version.as_deref().unwrap_or_default();
+    match state {
+        ReleaseState::Quarantined | ReleaseState::Held => tracing::warn!("{id} {version} is {state}: {why}"),
+        ReleaseState::Rejected => {}
+        _ => tracing::info!("{id} {version} is {state}: {why}"),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Jobs of earlier hosts: taken up after a start, and when one is retried.
 
+use std::collections::BTreeSet;
+
 use futures_util::future::join_all;
 
 use super::check::{blocking, in_time, open, wish};
@@ -11,6 +13,7 @@ use crate::capability::output;
 use crate::events::EventKind;
 use crate::frames::Frames;
 use crate::jobs::{Entry, Order, OrderError};
+use crate::releases::ReleaseError;
 use crate::store::jobs::{JobRow, TaskRow};
 use crate::store::{Writing, now_ms};
 use crate::terms::{JobId, JobState, Pause, PauseCode, TaskState};
@@ -96,11 +99,19 @@ impl Service {
         }
         let mut entry = self.entry(row.clone()).await?;
         if let Some(wanted) = wanted {
-            let is_wanted = |task: &&TaskRow| {
+            let made = |task: &&TaskRow| {
                 let by = task.release.as_deref().is_some_and(|release| wanted.is_named(release));
                 by && task.state == TaskState::Done
             };
-            entry.again = entry.tasks.iter().filter(is_wanted).map(|task| task.name.clone()).collect();
+            let made = || entry.tasks.iter().filter(made);
+            let releases: BTreeSet<&str> = made().filter_map(|task| task.release.as_deref()).collect();
+            if releases.len() > 1 {
+                let releases = releases.into_iter().collect::<Vec<_>>().join(", ");
+                let hint = format!("its tasks were done by {releases}; name one, as NAME@=VERSION");
+                let not_one = ReleaseError::NotOne { name: wanted.to_string(), hint };
+                return Err(RequestError::from(not_one).into());
+            }
+            entry.again = made().map(|task| task.name.clone()).collect();
             if entry.again.is_empty() && row.state == JobState::Succeeded {
                 return refused("none of its tasks was done by that release");
             }

@@ -237,7 +237,6 @@ impl Scheduler {
         let serves = [Some(ReleaseState::Canary), Some(ReleaseState::Active)];
         if serves.contains(&self.state_of(&doubt.release)) {
             let why = format!("{}; {} {} did it", doubt.what, by.name, by.version);
-            tracing::warn!(release = doubt.release, why, "is quarantined");
             self.releases.catalogue().quarantine(&doubt.release, &why, now_ms());
             self.follow_releases();
         }

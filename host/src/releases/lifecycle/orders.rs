@@ -31,6 +31,19 @@ impl Catalogue {
         }
     }
 
+    /// Finds the release that an operator wants no more to serve whatever is newer; its name is
+    /// enough.
+    pub fn favoured(&self, wanted: &Requirement) -> Result<&Standing, Refused> {
+        let name = &wanted.name;
+        let Some(chosen) = self.of_name(name).find(|standing| standing.row.chosen) else {
+            return Err(Refused(format!("{name} is not pinned to a release")));
+        };
+        match wanted.is_any() || wanted.accepts_row(&chosen.row) {
+            true => Ok(chosen),
+            false => Err(Refused(format!("it is {} that {name} is pinned to", chosen.label()))),
+        }
+    }
+
     /// Lets a release be tried though it wants more than the one before.
     pub fn approve(&mut self, digest: &str, now_ms: u64) -> Result<(), Refused> {
         let standing = self.get(digest).ok_or_else(|| Refused("it is gone".to_owned()))?;
