@@ -26,7 +26,7 @@ pub const ARGUMENT: &str = "compile-component";
 const MAX_CODE: u64 = 1024 * 1024 * 1024;
 /// How much less urgent compiling is than all else: what serves goes first, and the new release
 /// does not wait for ever (docs/BENCHMARKS.md, swap).
-const NICE: libc::c_int = 10;
+const NICE: libc::c_int = 6;
 /// How long its turns on a processor are: the shortest that there are.
 const TURN: Duration = Duration::from_micros(100);
 
