@@ -24,7 +24,7 @@ use super::rollout::{self, Sample};
 use crate::events::EventKind;
 use crate::store::releases::{Counts, ReleaseRow};
 use crate::terms::{Capability, JobId, Presence, ReleaseState};
-use standing::{line, numbered};
+use standing::numbered;
 
 /// All releases of a host.
 #[derive(Debug, Default)]
@@ -316,22 +316,6 @@ impl Catalogue {
             Some(bad) => format!("{} is quarantined", bad.label()),
             None => "it is the newest that serves".to_owned(),
         }
-    }
-
-    /// Returns the release that serves those who want any of a plugin.
-    fn serving(&self, name: &str) -> Option<&Standing> {
-        let proven = self.of_name(name).filter(|standing| standing.serves() && standing.row.proven);
-        proven.max_by_key(|standing| standing.rank())
-    }
-
-    /// Returns the release that is to do what a new one fails at: of the same line if there is
-    /// one, else the newest that is older.
-    fn before(&self, release: &Release) -> Option<&Standing> {
-        let proven = |s: &&Standing| s.serves() && s.row.proven && s.row.digest != release.digest;
-        let rank =
-            |s: &Standing| (line(&s.row.version) == line(&release.version), s.row.version <= release.version);
-        let all = self.of_name(&release.name).filter(proven);
-        all.max_by(|a, b| (rank(a), a.rank()).cmp(&(rank(b), b.rank())))
     }
 
     /// Notes that what was in a place is not there any more: another release is, or nothing.

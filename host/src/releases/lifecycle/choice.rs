@@ -2,9 +2,10 @@
 
 use semver::Version;
 
+use super::standing::line;
 use super::{Catalogue, Follow, Standing, Way, Wish};
 use crate::releases::requirement::Requirement;
-use crate::releases::rollout;
+use crate::releases::{Release, rollout};
 use crate::terms::{Presence, ReleaseState, Upgrade};
 
 impl Catalogue {
@@ -31,6 +32,22 @@ impl Catalogue {
             let plain = |s: &Standing| (s.serves(), is_exact || s.row.state != ReleaseState::Canary);
             (plain(a), a.rank()).cmp(&(plain(b), b.rank()))
         })
+    }
+
+    /// Returns the release that serves those who want any of a plugin.
+    pub(super) fn serving(&self, name: &str) -> Option<&Standing> {
+        let proven = self.of_name(name).filter(|standing| standing.serves() && standing.row.proven);
+        proven.max_by_key(|standing| standing.rank())
+    }
+
+    /// Returns the release that is to do what a new one fails at: of the same line if there is
+    /// one, else the newest that is older.
+    pub(super) fn before(&self, release: &Release) -> Option<&Standing> {
+        let proven = |s: &&Standing| s.serves() && s.row.proven && s.row.digest != release.digest;
+        let rank =
+            |s: &Standing| (line(&s.row.version) == line(&release.version), s.row.version <= release.version);
+        let all = self.of_name(&release.name).filter(proven);
+        all.max_by(|a, b| (rank(a), a.rank()).cmp(&(rank(b), b.rank())))
     }
 
     /// Returns the part of new jobs that ask for no version and get a release: 0 to 1.
