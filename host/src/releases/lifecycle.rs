@@ -283,16 +283,13 @@ impl Catalogue {
         }
         let best: HashMap<_, (String, String)> =
             best.into_iter().map(|(line, s)| (line, (s.row.digest.clone(), s.label()))).collect();
-        let again: HashMap<String, String> = best
-            .values()
-            .map(|(digest, _)| (digest.clone(), self.why_again(&self.standings[digest])))
-            .collect();
         let all: Vec<_> = self.of_name(name).map(|s| (s.row.digest.clone(), s.row.state, s.line())).collect();
         for (digest, state, line) in all {
             let is_best = best.get(&line).is_some_and(|(best, _)| *best == digest);
             match state {
                 ReleaseState::Draining | ReleaseState::Retired if is_best => {
-                    self.become_(&digest, ReleaseState::Active, &again[&digest], now_ms);
+                    let why = self.why_again(&self.standings[&digest]);
+                    self.become_(&digest, ReleaseState::Active, &why, now_ms);
                 }
                 ReleaseState::Active if !is_best => {
                     let why = best

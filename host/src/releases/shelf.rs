@@ -114,8 +114,8 @@ impl Shelf {
     /// versions, unless it is there. Returns where. Blocks.
     pub(super) fn install(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
         let Release { name, version, digest, code, .. } = release;
-        let there = self.named(name).releases.into_iter().filter(|there| there.digest == *digest);
-        if let Some(place) = there.filter_map(|there| there.place).next() {
+        let mut there = self.named(name).releases.into_iter().filter(|there| there.digest == *digest);
+        if let Some(place) = there.find_map(|there| there.place) {
             return Ok(place);
         }
         let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };

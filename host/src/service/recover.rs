@@ -99,19 +99,19 @@ impl Service {
         }
         let mut entry = self.entry(row.clone()).await?;
         if let Some(wanted) = wanted {
-            let made = |task: &&TaskRow| {
+            let is_wanted = |task: &&TaskRow| {
                 let by = task.release.as_deref().is_some_and(|release| wanted.is_named(release));
                 by && task.state == TaskState::Done
             };
-            let made = || entry.tasks.iter().filter(made);
-            let releases: BTreeSet<&str> = made().filter_map(|task| task.release.as_deref()).collect();
+            let made: Vec<&TaskRow> = entry.tasks.iter().filter(is_wanted).collect();
+            let releases: BTreeSet<&str> = made.iter().filter_map(|task| task.release.as_deref()).collect();
             if releases.len() > 1 {
                 let releases = releases.into_iter().collect::<Vec<_>>().join(", ");
                 let hint = format!("its tasks were done by {releases}; name one, as NAME@=VERSION");
                 let not_one = ReleaseError::NotOne { name: wanted.to_string(), hint };
                 return Err(RequestError::from(not_one).into());
             }
-            entry.again = made().map(|task| task.name.clone()).collect();
+            entry.again = made.iter().map(|task| task.name.clone()).collect();
             if entry.again.is_empty() && row.state == JobState::Succeeded {
                 return refused("none of its tasks was done by that release");
             }

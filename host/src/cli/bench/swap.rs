@@ -276,7 +276,8 @@ impl Swapping {
             .event(&mut client, |event| matches!(event.kind, EventKind::TaskStarted { .. }).then_some(()));
         began.await?;
         self.hear(&mut client, "", WINDOW).await?;
-        let mut left = BUSY;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+        let enough = busy.swapped.len() + BUSY;
         for _ in 0..TRIES {
             let (pair, before) = (Instant::now(), stolen());
             let quiet = self.hear(&mut client, "", WINDOW).await?;
@@ -287,15 +288,13 @@ impl Swapping {
                 during.swapped.ok_or_else(|| Failure::failed("a release is not swapped in time"))?;
             busy.swaps += 1;
             busy.failed += during.failed;
-            let processors = std::thread::available_parallelism().map_or(1, usize::from) as f64;
             if stolen() - before > STOLEN * processors * pair.elapsed().as_secs_f64() {
                 continue;
             }
             busy.swapped.push((swapped - began).as_secs_f64() * 1e3);
             busy.quiet.push(percentile(quiet.took, 0.99));
             busy.during.push(percentile(during.took, 0.99));
-            left -= 1;
-            if left == 0 {
+            if busy.swapped.len() == enough {
                 break;
             }
         }

@@ -126,7 +126,7 @@ pub struct Install {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Favour {
-    /// The release: `name@=1.2.3` or `name@sha256:...`; for the newest, `name` is enough.
+    /// The release: `name@=1.2.3` or `name@sha256:...`; with `off`, `name` is enough.
     pub id: String,
     /// Whether the newest is to serve again.
     #[serde(default)]
