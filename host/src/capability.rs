@@ -11,19 +11,23 @@ pub mod grants;
 pub mod image;
 pub mod output;
 pub mod state;
+pub mod usage;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::blender::BlenderError;
 use crate::blender::pool::{Pool, Wanted};
 use crate::blender::wire::Progress;
+use crate::config::limits::{Limits, bytes};
 use crate::store::{Store, StoreError};
 use crate::terms::JobId;
+use usage::{Hit, Usage};
 
 /// What went wrong, in the contract's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -62,6 +66,12 @@ impl CapabilityError {
     /// Makes an error of the host's own I/O.
     pub fn io(doing: &str) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |error| Self::new(Code::Host, format!("cannot {doing}: {error}"))
+    }
+}
+
+impl From<Hit> for CapabilityError {
+    fn from(hit: Hit) -> Self {
+        Self::new(Code::Limit, format!("beyond the limit of {hit}"))
     }
 }
 
@@ -189,8 +199,10 @@ pub struct By {
     pub name: String,
     /// Its digest.
     pub digest: String,
-    /// What it may use.
+    /// What it may call.
     pub grants: grants::Grants,
+    /// How much it may use.
+    pub limits: Limits,
 }
 
 /// One call of a plugin, and what it may touch.
@@ -206,8 +218,8 @@ pub struct Attempt {
     pub directive: watch::Receiver<Directive>,
     /// Where its reports go.
     pub reports: mpsc::Sender<Report>,
-    /// Bytes of pixels it keeps.
-    pub pixels: Arc<AtomicU64>,
+    /// What it has used.
+    pub used: Usage,
     /// The most memory that the plugin was seen to have, in bytes.
     pub memory: AtomicU64,
     /// Whether it holds a scene: a second could wait for ever for a worker.
@@ -223,13 +235,15 @@ impl Attempt {
         directive: watch::Receiver<Directive>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
-        let (pixels, memory) = Default::default();
-        Self { job, by, of, directive, reports, pixels, memory, has_scene: AtomicBool::new(false) }
+        let (memory, has_scene) = (AtomicU64::new(0), AtomicBool::new(false));
+        let used = Usage::new(by.limits);
+        Self { job, by, of, directive, reports, used, memory, has_scene }
     }
 
     /// Returns the state that its release has of the job.
     pub fn state(&self) -> state::State {
-        state::State::new(self.job.store.clone(), self.job.id, self.by.digest.clone())
+        let most = bytes(self.by.limits.state_mib);
+        state::State::new(self.job.store.clone(), self.job.id, self.by.digest.clone(), most)
     }
 
     /// Notes how much memory the plugin was seen to have, in bytes.
@@ -238,16 +252,20 @@ impl Attempt {
     }
 
     /// Writes to the job's log.
-    pub async fn log(&self, level: &'static str, message: String) {
+    pub async fn log(&self, level: &'static str, message: String) -> Result<(), Hit> {
         let message = harmless(message, LOG_LINE);
+        self.used.log(&message)?;
         self.report(Report::Log { level, message }).await;
+        Ok(())
     }
 
     /// Says how far the task is.
     pub async fn progress(&self, fraction: f32, message: String) {
         let fraction = if fraction.is_nan() { 0.0 } else { fraction.clamp(0.0, 1.0) };
-        let message = harmless(message, PROGRESS);
-        self.report(Report::Progress { fraction, message }).await;
+        if self.used.progress(fraction) {
+            let message = harmless(message, PROGRESS);
+            self.report(Report::Progress { fraction, message }).await;
+        }
     }
 
     /// Says how to go on.
@@ -320,6 +338,22 @@ pub fn abridged(text: String, limit: usize) -> String {
     [&text[..head], GAP, &text[text.ceil_char_boundary(tail)..]].concat()
 }
 
+/// Reads JSON of at most so many levels; fails with what is wrong with it.
+pub fn read_json(text: &str, most: usize) -> Result<Value, String> {
+    fn levels(value: &Value) -> usize {
+        match value {
+            Value::Array(values) => 1 + values.iter().map(levels).max().unwrap_or_default(),
+            Value::Object(fields) => 1 + fields.values().map(levels).max().unwrap_or_default(),
+            _ => 0,
+        }
+    }
+    let value = serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))?;
+    match levels(&value) > most {
+        true => Err(format!("goes beyond the limit of {most} levels (limits.json_depth)")),
+        false => Ok(value),
+    }
+}
+
 /// Does what blocks where it holds up nobody.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let panicked = |_| CapabilityError::new(Code::Host, "the host failed while it worked on a file");
@@ -347,6 +381,19 @@ mod tests {
     fn what_a_terminal_would_obey_is_taken_out() {
         assert_eq!(harmless("a\x1b[31mb\nc\r".to_owned(), 100), "a\u{fffd}[31mb\nc\u{fffd}");
         assert_eq!(harmless("\u{e9}\u{e9}".to_owned(), 3), "\u{e9}");
+    }
+
+    #[test]
+    fn json_has_so_many_levels_and_no_more() {
+        let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        assert!(read_json(&deep(64), 64).is_ok());
+        let check = |levels, expected: &str| {
+            let error = read_json(&deep(levels), 64).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(65, "beyond the limit of 64 levels (limits.json_depth)");
+        check(100_000, "is no JSON: recursion limit exceeded");
+        assert!(read_json("{\"a\": [1, {}]}", 3).is_ok() && read_json("{\"a\": [1, {}]}", 2).is_err());
     }
 
     #[test]

@@ -47,7 +47,6 @@ use tracing_subscriber::EnvFilter;
 use crate::config::DataDir;
 use crate::config::file::Config;
 use crate::plugin::component::Components;
-use crate::plugin::limits::Limits;
 use crate::releases::Releases;
 
 /// The hot shoe for Blender rendering: renderer plugins, hot-swappable and isolated.
@@ -136,7 +135,7 @@ impl Failure {
 
 /// Makes the releases of this program, with an engine to run them.
 fn releases(data: &DataDir, config: &Config) -> Result<Releases> {
-    let components = Components::new(Limits::default()).map_err(Failure::failed)?;
+    let components = Components::new().map_err(Failure::failed)?;
     Ok(Releases::new(components, data.clone(), config))
 }
 

@@ -4,6 +4,7 @@
 //! lives as long as one host process. Knows nothing of what is kept there.
 
 pub mod file;
+pub mod limits;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};

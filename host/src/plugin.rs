@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use semver::Version;
 
-use crate::capability::{Attempt, CapabilityError, Code, abridged};
+use crate::capability::{Attempt, CapabilityError, Code, abridged, read_json};
+use crate::config::limits::Limits;
 use crate::frames::FrameRange;
 use crate::terms::Blame;
 use component::Component;
@@ -41,9 +42,9 @@ pub struct Description {
 }
 
 impl Description {
-    fn read(summary: &str, settings_schema: &str) -> Result<Self, PluginError> {
-        let settings_schema = serde_json::from_str(settings_schema)
-            .map_err(|error| PluginError::Contract(format!("its settings schema is no JSON: {error}")))?;
+    fn read(summary: &str, settings_schema: &str, limits: &Limits) -> Result<Self, PluginError> {
+        let settings_schema = read_json(settings_schema, limits.json_depth)
+            .map_err(|what| PluginError::Contract(format!("its settings schema {what}")))?;
         let summary = summary.chars().filter(|c| !c.is_control()).take(200).collect();
         Ok(Self { summary, settings_schema })
     }
@@ -210,10 +211,10 @@ impl Plugin {
     }
 
     /// Asks the plugin what it is.
-    pub async fn describe(&self) -> Result<Description, PluginError> {
+    pub async fn describe(&self, limits: &Limits) -> Result<Description, PluginError> {
         match self {
-            Self::Component(component) => component.describe().await,
-            Self::Process(process) => process.describe().await,
+            Self::Component(component) => component.describe(limits).await,
+            Self::Process(process) => process.describe(limits).await,
         }
     }
 

@@ -16,9 +16,9 @@ pub mod rollout;
 pub mod shelf;
 pub mod watcher;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 use semver::Version;
@@ -26,11 +26,11 @@ use tokio::sync::{OnceCell, watch};
 
 use crate::capability::grants::Grants;
 use crate::config::file::{Config, Grant, seconds};
+use crate::config::limits::Limits;
 use crate::config::{DataDir, create_private};
 use crate::plugin::component::{Component, Components};
-use crate::plugin::limits;
 use crate::plugin::manifest::{Manifest, Needs};
-use crate::plugin::process::{self, Processes};
+use crate::plugin::process::Processes;
 use crate::plugin::settings::Schema;
 use crate::plugin::{Description, Plugin, PluginError};
 use crate::store::now_ms;
@@ -81,7 +81,7 @@ pub struct Releases {
     processes: Processes,
     /// Their files.
     pub shelf: Shelf,
-    grants: RwLock<BTreeMap<String, Grant>>,
+    config: RwLock<Config>,
     compiling: compile::Limits,
     /// How many components stay in memory though nobody uses them.
     spare: usize,
@@ -97,7 +97,7 @@ pub struct Releases {
 impl Releases {
     /// Makes the releases of a host; none is loaded yet.
     pub fn new(components: Components, data: DataDir, config: &Config) -> Self {
-        let processes = Processes::new(data.clone(), process_limits(config));
+        let processes = Processes::new(data.clone());
         let plugins = config.plugins.clone().unwrap_or_else(|| data.plugins());
         let compiling = compile::Limits {
             time: seconds(config.releases.compile_seconds),
@@ -108,7 +108,7 @@ impl Releases {
             components,
             processes,
             shelf: Shelf::new(data, plugins),
-            grants: RwLock::new(config.plugin.clone()),
+            config: RwLock::new(config.clone()),
             compiling,
             spare: config.releases.loaded,
             pins: Mutex::default(),
@@ -149,7 +149,7 @@ impl Releases {
 
     /// Takes what has changed in the configuration.
     pub fn reconfigure(&self, config: &Config, dev: bool) {
-        *self.grants.write().expect("no code panics under this lock") = config.plugin.clone();
+        *self.config.write().expect("no code panics under this lock") = config.clone();
         self.catalogue().set_rules(Rules::of(config, dev));
     }
 
@@ -186,8 +186,16 @@ impl Releases {
 
     /// Returns the capabilities that the operator allows a plugin; none: all.
     pub fn allowed(&self, name: &str) -> Option<Vec<Capability>> {
-        let grants = self.grants.read().expect("no code panics under this lock");
-        grants.get(name).and_then(|grant| grant.capabilities.clone())
+        self.config().plugin.get(name).and_then(|grant| grant.capabilities.clone())
+    }
+
+    /// Returns what a plugin may use.
+    pub fn limits_of(&self, name: &str) -> Limits {
+        self.config().limits_of(name)
+    }
+
+    fn config(&self) -> RwLockReadGuard<'_, Config> {
+        self.config.read().expect("no code panics under this lock")
     }
 
     /// Pins to a release that is in the catalogue.
@@ -387,7 +395,7 @@ impl Releases {
     async fn load_anew(&self, release: Release) -> Result<Arc<Loaded>, ReleaseError> {
         let name = release.name.clone();
         let failed = |source| ReleaseError::Load { name: name.clone(), source };
-        let grant = self.grants.read().expect("no code panics under this lock").get(&name).cloned();
+        let grant = self.config().plugin.get(&name).cloned();
         let (plugin, wanted) = match &release.code {
             Code::Component(_) => {
                 let component = self.load_component(&release).await?;
@@ -400,11 +408,13 @@ impl Releases {
                 let manifest = Manifest::clone(manifest);
                 let wanted = manifest.capabilities.clone();
                 let digest = release.digest.clone();
-                let process = self.processes.plugin(manifest, &granted, place, digest).map_err(failed)?;
+                let limits = self.config().processes_of(&name).into();
+                let process = self.processes.plugin(manifest, &granted, limits, place, digest);
+                let process = process.map_err(failed)?;
                 (Plugin::Process(process), wanted)
             }
         };
-        let description = plugin.describe().await.map_err(failed)?;
+        let description = plugin.describe(&self.limits_of(&name)).await.map_err(failed)?;
         let schema = Schema::new(description.settings_schema.clone())
             .map_err(|what| failed(PluginError::Contract(what)))?;
         let grants =
@@ -465,21 +475,4 @@ impl Releases {
 
 fn needs(grant: &Grant) -> Needs {
     Needs { network: grant.network, devices: grant.devices.clone(), read: grant.read.clone() }
-}
-
-fn process_limits(config: &Config) -> process::Limits {
-    let rules = config.processes;
-    let bytes = |mib: u64| mib.saturating_mul(1024 * 1024);
-    process::Limits {
-        memory: bytes(rules.memory_mib),
-        work: bytes(rules.work_mib),
-        processes: rules.count,
-        handles: limits::Limits::default().handles,
-        cpu: seconds(rules.cpu_seconds),
-        hello: seconds(rules.hello_seconds),
-        silence: seconds(rules.silent_seconds),
-        failures: rules.failures,
-        tasks: rules.replace_after_tasks,
-        growth: bytes(rules.replace_after_growth_mib),
-    }
 }

@@ -168,7 +168,7 @@ fn limits_are_named_for_every_kind() {
     farm.serve();
     let cases = [
         ("loop", "s of processor time between two host calls"),
-        ("eat_handles", "at most 1000 handles open"),
+        ("eat_handles", "the limit of 1000 handles open at a time"),
         ("yield_for_ever", "its limit of 1000 attempts at one task"),
     ];
     for kind in Kind::ALL {

@@ -15,6 +15,7 @@ mod direct;
 mod doctor;
 mod farm;
 mod harness;
+mod hostile;
 mod plugins;
 mod protocol;
 mod releases;

@@ -109,7 +109,7 @@ fn every_harm_is_cut_short_and_named() {
     check("loop", "its limit of 10 s of processor time between two host calls");
     check("recurse", "the plugin trapped: ");
     check("eat_memory", "its limit of 268435456 bytes of memory");
-    check("eat_handles", "at most 1000 handles open");
+    check("eat_handles", "the limit of 1000 handles open at a time");
 }
 
 #[test]

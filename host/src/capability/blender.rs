@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::image::{self, Image};
 use super::output::{self, File, Known};
-use super::{Attempt, CapabilityError, Code, Report, Result, SCENE, blocking};
+use super::{Attempt, CapabilityError, Code, Report, Result, SCENE, blocking, read_json};
 use crate::blender::BlenderError;
 use crate::blender::pool::Held;
 use crate::blender::wire::{self, Region, Samples};
@@ -117,8 +117,8 @@ impl Scene {
 
     /// Sets a property until the scene is dropped.
     pub async fn set(&self, path: String, value: &str) -> Result<()> {
-        let value: Value = serde_json::from_str(value).map_err(|error| {
-            CapabilityError::new(Code::InvalidArgument, format!("the value of {path} is no JSON: {error}"))
+        let value = read_json(value, self.attempt.by.limits.json_depth).map_err(|what| {
+            CapabilityError::new(Code::InvalidArgument, format!("the value of {path} {what}"))
         })?;
         self.or_canceled(async {
             let mut inner = self.inner.lock().await;
@@ -179,6 +179,7 @@ impl Scene {
     /// Starts to render a shot; the image comes through [`Waiting::image`].
     pub fn start(&self, shot: Shot) -> Result<Render> {
         check(shot.frame, None)?;
+        let under_way = self.attempt.used.shoots()?;
         let scene = self.clone();
         let (done, finished) = watch::channel(false);
         // Its place in the line is taken now: what the plugin sets from here on comes after it.
@@ -193,6 +194,7 @@ impl Scene {
                 scene.shoot(inner, shot).await
             };
             let image = scene.or_canceled(shoot).await;
+            drop(under_way);
             done.send_replace(true);
             image
         });
@@ -261,6 +263,7 @@ impl Scene {
     }
 
     async fn or_canceled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let _working = self.attempt.used.working();
         let error = tokio::select! {
             biased;
             error = self.attempt.canceled() => error,

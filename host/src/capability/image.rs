@@ -6,8 +6,10 @@ use std::sync::{Arc, RwLock};
 
 use exr::prelude::*;
 
+use super::usage::Hit;
 use super::{Attempt, CapabilityError, Code, JobContext, Result, check_key};
 use crate::blender::wire::Region;
+use crate::config::limits;
 
 /// Fails if one of the OpenEXR files cannot be decoded whole. Keeps no pixels.
 pub fn check_all(files: Vec<PathBuf>) -> Result<()> {
@@ -39,8 +41,6 @@ fn check_exr(file: &Path) -> exr::error::UnitResult {
 pub const MAX_SIDE: u32 = 65_536;
 /// The largest region that is read or written at once, in pixels.
 pub const MAX_AREA: u64 = 4_194_304;
-/// How many bytes of pixels an attempt may keep.
-pub const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 const CHANNELS: usize = 4;
 /// The samples of an image that nothing was placed in yet.
 const NOTHING: u32 = u32::MAX;
@@ -78,13 +78,12 @@ impl Budget {
 
     /// Counts bytes of pixels, if the attempt may keep so many more.
     pub fn take_bytes(attempt: &Attempt, bytes: u64) -> Result<Self> {
-        let used = attempt.pixels.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let budget = Self { used: attempt.pixels.clone(), bytes };
-        if used > MAX_BYTES {
-            let message = format!("an attempt keeps at most {MAX_BYTES} bytes of pixels, not {used}");
-            return Err(CapabilityError::new(Code::Limit, message));
+        let (pixels, most) = (&attempt.used.pixels, limits::bytes(attempt.by.limits.pixels_mib));
+        let budget = Self { used: pixels.clone(), bytes };
+        match pixels.fetch_add(bytes, Ordering::Relaxed) + bytes > most {
+            true => Err(Hit::new("pixels_mib", format!("{most} bytes of pixels kept")).into()),
+            false => Ok(budget),
         }
-        Ok(budget)
     }
 }
 

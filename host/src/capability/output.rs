@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::sys::stat::{Mode, mkdirat};
 use tempfile::TempDir;
 
 use super::{Attempt, CapabilityError, Code, JobContext, Result};
@@ -220,6 +222,7 @@ impl Staging {
             unchanged().map(|()| prepared)
         };
         let (staging, recorded) = super::blocking(prepare).await?;
+        attempt.used.leaves(recorded.iter().map(|file| file.size))?;
         // What is recorded is put in its place, even if the attempt is cut meanwhile.
         let finishing = tokio::spawn(async move {
             record(&job, recorded.clone()).await?;
@@ -293,11 +296,39 @@ fn record_of(path: PathBuf, aside: PathBuf, step: &str, task: Option<String>) ->
 /// Renames a recorded file to its place.
 fn put(recorded: &Recorded) -> io::Result<()> {
     let Some(aside) = &recorded.aside else { return Ok(()) };
-    let folder = recorded.path.parent().ok_or_else(|| io::Error::other("it has no folder"))?;
-    fs::create_dir_all(folder)?;
-    fs::rename(aside, &recorded.path)?;
+    let parts = recorded.path.parent().zip(recorded.path.file_name());
+    let (folder, name) = parts.ok_or_else(|| io::Error::other("it has no folder"))?;
+    let folder = folder_without_links(folder)?;
+    renameat(AT_FDCWD, aside, &folder, name)?;
     // A name that is only in memory would be gone with the power.
-    fs::File::open(folder)?.sync_all()
+    folder.sync_all()
+}
+
+/// Opens a folder, and makes what is missing of it, part by part: a link that somebody has put
+/// in the way is not followed.
+fn folder_without_links(path: &Path) -> io::Result<fs::File> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut folder = open("/", flags | OFlag::O_PATH, Mode::empty())?;
+    for part in path.strip_prefix("/").map_err(io::Error::other)?.components() {
+        let part = part.as_os_str();
+        let next = match openat(&folder, part, flags | OFlag::O_PATH, Mode::empty()) {
+            Err(Errno::ENOENT) => {
+                match mkdirat(&folder, part, Mode::from_bits_truncate(0o777)) {
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                openat(&folder, part, flags | OFlag::O_PATH, Mode::empty())
+            }
+            opened => opened,
+        };
+        folder = next.map_err(|error| match error {
+            Errno::ENOTDIR | Errno::ELOOP => {
+                io::Error::other(format!("'{}' is a link, or no folder", part.display()))
+            }
+            error => error.into(),
+        })?;
+    }
+    Ok(openat(&folder, ".", flags, Mode::empty())?.into())
 }
 
 async fn record(job: &JobContext, files: Vec<Recorded>) -> Result<()> {
@@ -422,14 +453,27 @@ fn files_below(root: &Path, below: &Path, names: &mut Vec<PathBuf>) -> io::Resul
 /// Fails unless `name` can be the name of a picture: one part of a path.
 pub fn check_name(name: &str) -> Result<()> {
     let odd = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|');
-    if (1..=128).contains(&name.len()) && !name.contains(odd) && !name.starts_with('.') {
-        return Ok(());
+    let ends_well = !name.ends_with(['.', ' ']);
+    if (1..=128).contains(&name.len()) && !name.contains(odd) && !name.starts_with('.') && ends_well {
+        // Windows takes these for devices, whatever their ending; pictures are shared with it.
+        let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
+        let is_numbered = |kind| {
+            stem.strip_prefix(kind)
+                .is_some_and(|n: &str| n.len() == 1 && n != "0" && n.as_bytes()[0].is_ascii_digit())
+        };
+        if !["CON", "PRN", "AUX", "NUL"].contains(&stem.as_str())
+            && !is_numbered("COM")
+            && !is_numbered("LPT")
+        {
+            return Ok(());
+        }
     }
     let start: String = name.chars().take(40).collect();
     Err(CapabilityError::new(
         Code::InvalidArgument,
         format!(
-            "'{start}' is no file name: 1 to 128 bytes without / \\ : * ? \" < > |, not beginning with a dot"
+            "'{start}' is no file name: 1 to 128 bytes without / \\ : * ? \" < > |, not beginning with a dot, \
+             nor ending with one or a space, and none that Windows keeps for devices"
         ),
     ))
 }
@@ -558,12 +602,35 @@ mod tests {
     }
 
     #[test]
+    fn a_link_that_was_put_in_the_way_is_not_followed() {
+        let (temp, output) = output(false);
+        let elsewhere = temp.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, output.folder().join("passes")).unwrap();
+        let staging = output.stage().unwrap();
+        fs::create_dir(staging.folder().join("passes")).unwrap();
+        fs::write(staging.folder().join("passes/z.exr"), "depth").unwrap();
+        let error = publish(staging, &[]).unwrap_err();
+        assert!(error.message.contains("'passes' is a link, or no folder"), "{error}");
+        // A file that is a link is replaced, and what it points to stays.
+        fs::write(elsewhere.join("kept"), "kept").unwrap();
+        std::os::unix::fs::symlink(elsewhere.join("kept"), output.folder().join("a.tga")).unwrap();
+        let staging = output.stage().unwrap();
+        fs::write(staging.folder().join("a.tga"), "pixels").unwrap();
+        publish(staging, &["a.tga".into()]).unwrap();
+        assert_eq!(fs::read_to_string(elsewhere.join("kept")).unwrap(), "kept");
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1);
+    }
+
+    #[test]
     fn names_are_names() {
         let long = "x".repeat(129);
-        for name in ["", "..", "a/b", "a\\b", "/a", "C:a", "a\0", ".a", "a\nb", &long] {
+        let windows = ["CON", "nul.png", "Com1", "lpt9.a.b", "aux .x", "a.", "a "];
+        for name in ["", "..", "a/b", "a\\b", "/a", "C:a", "a\0", ".a", "a\nb", &long].iter().chain(&windows)
+        {
             assert!(check_name(name).is_err(), "{name}");
         }
-        for name in ["shot_####", "größe 1", "a.b"] {
+        for name in ["shot_####", "größe 1", "a.b", "console", "com", "com0", "com10", "auxiliary.1"] {
             assert!(check_name(name).is_ok(), "{name}");
         }
     }

@@ -1,13 +1,12 @@
 //! `state`: a few bytes that outlive an attempt, and the host.
 
+use super::usage::Hit;
 use super::{CapabilityError, Code, Result, check_key};
 use crate::store::Store;
 use crate::terms::JobId;
 
 /// The largest value, in bytes.
 pub const MAX_VALUE: usize = 1024 * 1024;
-/// The largest sum of all values of a job, in bytes.
-pub const MAX_TOTAL: usize = 64 * 1024 * 1024;
 
 /// The values of one release in one job.
 #[derive(Debug, Clone)]
@@ -16,12 +15,14 @@ pub struct State {
     job: JobId,
     /// The digest of the release.
     release: String,
+    /// The largest sum of all values, in bytes.
+    most: u64,
 }
 
 impl State {
     /// Makes the state that the release with a digest has of a job.
-    pub fn new(store: Store, job: JobId, release: String) -> Self {
-        Self { store, job, release }
+    pub fn new(store: Store, job: JobId, release: String, most: u64) -> Self {
+        Self { store, job, release, most }
     }
 
     /// Returns what was set under a key.
@@ -33,24 +34,22 @@ impl State {
     /// Keeps a value under a key.
     pub async fn set(&self, key: String, value: Vec<u8>) -> Result<()> {
         check_key(&key)?;
-        let limit = |what, limit, size| {
-            let message = format!("{what} takes at most {limit} bytes of state, not {size}");
-            Err(CapabilityError::new(Code::Limit, message))
-        };
         if value.len() > MAX_VALUE {
-            return limit("a key", MAX_VALUE, value.len());
+            let message = format!("a key takes at most {MAX_VALUE} bytes of state, not {}", value.len());
+            return Err(CapabilityError::new(Code::Limit, message));
         }
-        let (job, release) = (self.job, self.release.clone());
-        let sum = self.store.write_patiently(move |writing| {
+        let (job, release, most) = (self.job, self.release.clone(), self.most);
+        let has_room = self.store.write_patiently(move |writing| {
             let sum = writing.state_beside(job, &release, &key)? + value.len();
-            if sum <= MAX_TOTAL {
+            let has_room = sum as u64 <= most;
+            if has_room {
                 writing.set_state(job, &release, &key, &value)?;
             }
-            Ok(sum)
+            Ok(has_room)
         });
-        match sum.await? {
-            sum if sum > MAX_TOTAL => limit("a job", MAX_TOTAL, sum),
-            _ => Ok(()),
+        match has_room.await? {
+            true => Ok(()),
+            false => Err(Hit::new("state_mib", format!("{most} bytes of state")).into()),
         }
     }
 
@@ -73,7 +72,7 @@ mod tests {
         let job = row();
         let id = job.id;
         store.write(move |writing| writing.insert_job(&job, &[])).await.unwrap();
-        (temp, State::new(store, id, "a".to_owned()))
+        (temp, State::new(store, id, "a".to_owned(), 4 * MAX_VALUE as u64))
     }
 
     #[tokio::test]
@@ -116,10 +115,11 @@ mod tests {
         let error = set(&state, "a", vec![0; MAX_VALUE + 1]).await.unwrap_err();
         assert_eq!(error.code, Code::Limit);
         assert!(error.message.contains("1048576"), "{error}");
-        for n in 0..MAX_TOTAL / MAX_VALUE {
+        for n in 0..4 {
             set(&state, &format!("k{n}"), vec![0; MAX_VALUE]).await.unwrap();
         }
-        assert_eq!(set(&state, "more", vec![0]).await.unwrap_err().code, Code::Limit);
+        let error = set(&state, "more", vec![0]).await.unwrap_err();
+        assert_eq!(error.message, "beyond the limit of 4194304 bytes of state (limits.state_mib)");
         set(&state, "k0", vec![0; MAX_VALUE]).await.unwrap();
     }
 

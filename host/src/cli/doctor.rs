@@ -11,7 +11,6 @@ use crate::blender::{Blender, BlenderError, find, install};
 use crate::config::file::Config;
 use crate::config::{DataDir, RunDir};
 use crate::plugin::component::Components;
-use crate::plugin::limits::Limits;
 use crate::releases::Releases;
 use crate::store::rescue::{self, Saved};
 use crate::store::{Store, StoreError};
@@ -145,7 +144,7 @@ fn save(data: &DataDir, file: &Path) -> Result {
 async fn renderers(data: &DataDir) -> Finding {
     let finding = |state, found, hint| Finding { id: "renderers", state, found, hint };
     let config = Config::read(None).map_err(|error| error.to_string());
-    let components = Components::new(Limits::default()).map_err(|error| error.to_string());
+    let components = Components::new().map_err(|error| error.to_string());
     let releases = match config.and_then(|(config, _)| Ok(Releases::new(components?, data.clone(), &config)))
     {
         Ok(releases) => releases,

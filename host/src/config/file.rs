@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::limits::Limits;
 use crate::terms::Capability;
 
 /// The configuration with every key, its meaning and its default.
@@ -25,6 +28,7 @@ pub struct Config {
     pub jobs: JobRules,
     pub keep: Keep,
     pub clients: Clients,
+    pub limits: Limits,
     pub processes: Processes,
     pub releases: Releases,
     pub rollout: Rollout,
@@ -160,6 +164,12 @@ pub struct Grant {
     pub read: Vec<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// What differs from `[limits]`.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub limits: toml::Table,
+    /// What differs from `[processes]`.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub processes: toml::Table,
 }
 
 impl Default for Workers {
@@ -292,14 +302,11 @@ impl Config {
 
     /// Fails on a value that cannot be meant.
     fn check(&self) -> Result<(), String> {
-        let Self { workers, jobs, keep, clients, processes, releases, .. } = self;
+        let Self { workers, jobs, keep, clients, releases, .. } = self;
         let positive = [
             ("workers.frozen_seconds", workers.frozen_seconds),
             ("workers.stalled_seconds", workers.stalled_seconds),
             ("clients.patience_seconds", clients.patience_seconds),
-            ("processes.cpu_seconds", processes.cpu_seconds),
-            ("processes.hello_seconds", processes.hello_seconds),
-            ("processes.silent_seconds", processes.silent_seconds),
             ("releases.quiet_seconds", releases.quiet_seconds),
             ("releases.compile_seconds", releases.compile_seconds),
         ];
@@ -324,29 +331,64 @@ impl Config {
             ("clients.connections", clients.connections, 1..=100_000),
             ("clients.requests", clients.requests, 1..=10_000),
             ("clients.message_bytes", clients.message_bytes, 1024..=64 * 1024 * 1024),
-            ("processes.memory_mib", processes.memory_mib as usize, 16..=usize::MAX >> 20),
-            ("processes.work_mib", processes.work_mib as usize, 1..=usize::MAX >> 20),
-            ("processes.count", processes.count, 1..=10_000),
-            ("processes.failures", processes.failures as usize, 1..=1000),
-            ("processes.replace_after_tasks", processes.replace_after_tasks as usize, 1..=u32::MAX as usize),
             ("releases.loaded", releases.loaded, 1..=10_000),
             ("releases.kept", releases.kept, 0..=1_000_000),
             ("releases.compile_cpu_seconds", releases.compile_cpu_seconds as usize, 1..=86_400),
             ("releases.compile_memory_mib", releases.compile_memory_mib as usize, 128..=usize::MAX >> 20),
         ];
         for (key, value, range) in counts {
-            if !range.contains(&value) {
-                return Err(format!("{key} takes {} to {}, not {value}", range.start(), range.end()));
-            }
+            count(key, value, range)?;
         }
         self.rollout.check("rollout")?;
-        let own = self.plugin.iter().filter_map(|(name, grant)| Some((name, grant.rollout.as_ref()?)));
-        own.into_iter().try_for_each(|(name, rollout)| rollout.check(&format!("plugin.{name}.rollout")))
+        self.limits.check("limits")?;
+        self.processes.check("processes")?;
+        for (name, grant) in &self.plugin {
+            if let Some(rollout) = &grant.rollout {
+                rollout.check(&format!("plugin.{name}.rollout"))?;
+            }
+            let (limits, processes) = (format!("plugin.{name}.limits"), format!("plugin.{name}.processes"));
+            changed(&self.limits, &grant.limits, &limits)?.check(&limits)?;
+            changed(&self.processes, &grant.processes, &processes)?.check(&processes)?;
+        }
+        Ok(())
+    }
+
+    /// Returns what a plugin may use.
+    pub fn limits_of(&self, plugin: &str) -> Limits {
+        let own = self.plugin.get(plugin).map(|grant| &grant.limits).filter(|own| !own.is_empty());
+        own.and_then(|own| changed(&self.limits, own, plugin).ok()).unwrap_or(self.limits)
+    }
+
+    /// Returns what the processes of a plugin may use.
+    pub fn processes_of(&self, plugin: &str) -> Processes {
+        let own = self.plugin.get(plugin).map(|grant| &grant.processes);
+        own.and_then(|own| changed(&self.processes, own, plugin).ok()).unwrap_or(self.processes)
     }
 
     /// Returns how new releases of a plugin are tried.
     pub fn rollout_of(&self, plugin: &str) -> &Rollout {
         self.plugin.get(plugin).and_then(|grant| grant.rollout.as_ref()).unwrap_or(&self.rollout)
+    }
+}
+
+impl Processes {
+    fn check(&self, table: &str) -> Result<(), String> {
+        let positive = [
+            ("cpu_seconds", self.cpu_seconds),
+            ("hello_seconds", self.hello_seconds),
+            ("silent_seconds", self.silent_seconds),
+        ];
+        for (key, value) in positive {
+            within(&format!("{table}.{key}"), value, f64::MIN_POSITIVE)?;
+        }
+        let counts = [
+            ("memory_mib", self.memory_mib as usize, 16..=usize::MAX >> 20),
+            ("work_mib", self.work_mib as usize, 1..=usize::MAX >> 20),
+            ("count", self.count, 1..=10_000),
+            ("failures", self.failures as usize, 1..=1000),
+            ("replace_after_tasks", self.replace_after_tasks as usize, 1..=u32::MAX as usize),
+        ];
+        counts.into_iter().try_for_each(|(key, value, range)| count(&format!("{table}.{key}"), value, range))
     }
 }
 
@@ -364,7 +406,21 @@ impl Rollout {
 /// The longest time that can be configured, in seconds or days.
 const LONGEST: f64 = 1e9;
 
-fn within(key: &str, value: f64, least: f64) -> Result<(), String> {
+/// Returns a table of the configuration with what differs from it for one plugin.
+fn changed<T: Serialize + DeserializeOwned>(all: &T, own: &toml::Table, table: &str) -> Result<T, String> {
+    let mut merged = toml::Table::try_from(all).map_err(|error| error.to_string())?;
+    merged.extend(own.clone());
+    merged.try_into().map_err(|error| format!("{table}: {}", error.to_string().trim_end()))
+}
+
+fn count(key: &str, value: usize, range: RangeInclusive<usize>) -> Result<(), String> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(format!("{key} takes {} to {}, not {value}", range.start(), range.end()))
+}
+
+pub(super) fn within(key: &str, value: f64, least: f64) -> Result<(), String> {
     if (least..=LONGEST).contains(&value) {
         return Ok(());
     }
@@ -414,5 +470,22 @@ mod tests {
         check("[workers]\nfrozen_seconds = 0", "workers.frozen_seconds takes a number above 0");
         check("[jobs]\nbackoff_seconds = nan", "jobs.backoff_seconds");
         check("[clients]\nmessage_bytes = 10", "clients.message_bytes takes 1024 to");
+        check("[limits]\nmemory_mib = 5000", "limits.memory_mib takes at most 4096");
+        check("[limits]\njson_depth = 1000", "limits.json_depth takes 1 to 128");
+        check("[plugin.a.limits]\nmemroy_mib = 1", "plugin.a.limits: unknown field `memroy_mib`");
+        check("[plugin.a.limits]\nshots = 0", "plugin.a.limits.shots takes 1 to");
+        check("[plugin.a.processes]\ncount = 0", "plugin.a.processes.count takes 1 to");
+    }
+
+    #[test]
+    fn a_plugin_has_its_own_limits_where_they_are_said_and_those_of_all_elsewhere() {
+        let text = "[limits]\nshots = 3\nhandles = 7\n[plugin.a.limits]\nshots = 1\n\
+                    [plugin.a.processes]\ncount = 2";
+        let config = Config::parse(text).unwrap();
+        let (own, others) = (config.limits_of("a"), config.limits_of("b"));
+        assert_eq!((own.shots, own.handles, others.shots, others.handles), (1, 7, 3, 7));
+        assert_eq!(own.log_mib, Limits::default().log_mib);
+        let (own, others) = (config.processes_of("a"), config.processes_of("b"));
+        assert_eq!((own.count, own.work_mib, others.count), (2, others.work_mib, 64));
     }
 }

@@ -201,7 +201,8 @@ impl Job {
     /// Returns where the next thing is to be done.
     pub(super) fn on(&self, releases: &Arc<Releases>) -> On {
         let has_moved = self.pin.digest != self.checked;
-        On { releases: releases.clone(), pin: self.pin.clone(), has_moved }
+        let began_ms = self.row.started_ms.unwrap_or_else(now_ms);
+        On { releases: releases.clone(), pin: self.pin.clone(), has_moved, began_ms }
     }
 
     /// Changes its state; returns the event that tells of it.

@@ -16,12 +16,13 @@ use crate::blender::content::Changed;
 use crate::blender::wire::SceneInfo;
 use crate::capability::blender::heard;
 use crate::capability::grants::Grants;
+use crate::capability::usage::Hit;
 use crate::capability::{Attempt, By, CapabilityError, Code, Directive, Report, SCENE, output};
 use crate::events::EventKind;
 use crate::plugin::{self, Outcome, PlannedTask, PluginError};
 use crate::releases::{Loaded, Pin, ReleaseError, Releases};
 use crate::store::outputs::Output as Recorded;
-use crate::store::{Store, Writing};
+use crate::store::{Store, Writing, now_ms};
 use crate::terms::{Blame, JobId, Pause, PauseCode};
 
 /// How long a canceled plugin may take to return by itself.
@@ -36,6 +37,8 @@ pub(super) struct On {
     pub pin: Arc<Pin>,
     /// Whether it is another one than the job was checked with.
     pub has_moved: bool,
+    /// When the job began.
+    pub began_ms: u64,
 }
 
 /// Which attempt to make.
@@ -93,7 +96,7 @@ pub(super) async fn plan(
         let planning = async {
             check(&spec, &mailbox).await?;
             look(&spec, &attempt, &mailbox).await?;
-            Ok(pages(&spec, &loaded, &attempt, &mailbox).await?)
+            limited(&attempt, on.began_ms, pages(&spec, &loaded, &attempt, &mailbox)).await
         };
         until_canceled(&attempt, planning).await
     };
@@ -120,7 +123,8 @@ async fn loaded(on: &On, spec: &JobSpec) -> Result<Arc<Loaded>, End> {
 fn by(on: &On, loaded: &Loaded) -> By {
     // As the operator allows it now.
     let grants = Grants { allowed: on.releases.allowed(&on.pin.name), ..loaded.grants.clone() };
-    By { name: on.pin.to_string(), digest: on.pin.digest.clone(), grants }
+    let limits = on.releases.limits_of(&on.pin.name);
+    By { name: on.pin.to_string(), digest: on.pin.digest.clone(), grants, limits }
 }
 
 /// Makes an attempt at a task.
@@ -149,12 +153,13 @@ pub(super) async fn attempt(
                 // It was accepted that files have changed: it may be others now that it needs.
                 look(&spec, &attempt, &mailbox).await?;
             }
-            let ended = loaded.plugin.render(attempt.clone(), &described, &planned, number).await;
+            let call = loaded.plugin.render(attempt.clone(), &described, &planned, number);
+            let ended = limited(&attempt, on.began_ms, call).await;
             if ended.is_err() {
                 // That a file has changed meanwhile explains it better.
                 check(&spec, &mailbox).await?;
             }
-            Ok(ended?)
+            ended
         };
         let ended = until_canceled(&attempt, work).await;
         memory = attempt.memory.load(Ordering::Relaxed);
@@ -193,6 +198,36 @@ async fn until_canceled<T>(attempt: &Attempt, work: impl Future<Output = Result<
     tokio::select! {
         result = work => result.unwrap_or_else(|_| Err(host("it panicked; see the log"))),
         () = cut => Err(PluginError::Answer(CapabilityError::new(Code::Canceled, "the job was canceled")).into()),
+    }
+}
+
+/// Cuts a plugin's work that makes no progress, or takes longer than it may.
+async fn limited<T>(
+    attempt: &Attempt,
+    began_ms: u64,
+    work: impl Future<Output = Result<T, PluginError>>,
+) -> Result<T, End> {
+    let limits = &attempt.by.limits;
+    let after = async |limit: Option<Duration>, gone: Duration| match limit {
+        Some(limit) => tokio::time::sleep(limit.saturating_sub(gone)).await,
+        None => std::future::pending().await,
+    };
+    let task = after(limits.task(), Duration::ZERO);
+    let job = after(limits.job(), Duration::from_millis(now_ms().saturating_sub(began_ms)));
+    attempt.used.touch();
+    let beyond = |hit: Hit| PluginError::Limit(hit.to_string());
+    tokio::select! {
+        biased;
+        done = work => Ok(done?),
+        hit = attempt.used.idle() => Err(beyond(hit).into()),
+        () = task => {
+            let what = format!("{} s for a task", limits.task_seconds);
+            Err(beyond(Hit::new("task_seconds", what)).into())
+        }
+        () = job => {
+            let what = format!("{} s for a job", limits.job_seconds);
+            Err(End::Hopeless(beyond(Hit::new("job_seconds", what))))
+        }
     }
 }
 

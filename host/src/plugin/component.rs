@@ -10,20 +10,33 @@ use std::sync::Arc;
 use semver::Version;
 use wasmtime::component::{self, InstancePre, Linker, ResourceTable};
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
+    Config, Engine, FrameInfo, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap,
+    UpdateDeadline, WasmBacktrace,
 };
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::v0_1::{self, RendererPlugin, RendererPluginPre, exports::hotshoe::plugin::renderer};
 use super::handles::Handles;
-use super::limits::{Limits, TICK, Watch};
+use super::limits::{TICK, Watch};
 use super::printed::Printed;
 use super::{DESCRIBE_LIMIT, Description, Job, Outcome, Page, PlannedTask, PluginError, TOLD, too_slow};
+use crate::capability::usage::Hit;
 use crate::capability::{Attempt, abridged};
+use crate::config::limits::{Limits, MOST_ELEMENTS, bytes};
 use crate::terms::Capability;
 
 /// The interface that makes a component a renderer plugin, but for its version.
 const RENDERER: &str = "hotshoe:plugin/renderer@";
+/// What is said of a recursion without an end.
+const TOO_DEEP: &str = "stack overflow: its functions call each other too deep";
+/// How many functions are told of a trap, and how much of their names.
+const FUNCTIONS: usize = 8;
+const FUNCTION_NAME: usize = 120;
+/// Parts of the names of the functions by which Rust panics.
+const PANICKING: [&str; 7] =
+    ["panic", "abort", "rust_begin_unwind", "std::sys::", "std::process", "backtrace", "__rust_"];
+/// Where addresses begin that a stack comes to when it is full, and the next frame has at most 64 MiB.
+const LARGEST_FRAME: u64 = (1 << 32) - 64 * 1024 * 1024;
 /// How many calls of components may be under way at a time.
 const CALLS: u32 = 512;
 
@@ -32,12 +45,11 @@ const CALLS: u32 = 512;
 pub struct Components {
     engine: Engine,
     linker: Arc<Linker<Data>>,
-    limits: Limits,
 }
 
 impl std::fmt::Debug for Components {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Components").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Components").finish_non_exhaustive()
     }
 }
 
@@ -60,8 +72,8 @@ impl WasiView for Data {
 
 impl Components {
     /// Makes an engine whose epoch advances by itself as long as it lives.
-    pub fn new(limits: Limits) -> wasmtime::Result<Self> {
-        let engine = engine(&limits, CALLS)?;
+    pub fn new() -> wasmtime::Result<Self> {
+        let engine = engine(CALLS)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         v0_1::add_to_linker(&mut linker)?;
@@ -73,7 +85,7 @@ impl Components {
                 std::thread::sleep(TICK);
             }
         })?;
-        Ok(Self { engine, linker: Arc::new(linker), limits })
+        Ok(Self { engine, linker: Arc::new(linker) })
     }
 
     /// Names what compiled code depends on besides its source.
@@ -118,7 +130,7 @@ impl Components {
 
     /// Makes the store that any call gets, without an attempt: for measurements.
     pub fn bare_store(&self) -> Store<Data> {
-        self.store(None)
+        self.store(None, &Limits::default())
     }
 
     /// Returns the version of the contract that a component is built for. Within a minor
@@ -148,16 +160,16 @@ impl Components {
         imports.iter().filter_map(capability).collect()
     }
 
-    fn store(&self, attempt: Option<Arc<Attempt>>) -> Store<Data> {
+    fn store(&self, attempt: Option<Arc<Attempt>>, limits: &Limits) -> Store<Data> {
         let stderr = Printed::default();
         let wasi = WasiCtx::builder().stderr(stderr.clone()).build();
-        let (handles, watch) = (Handles::new(attempt, self.limits.handles), Watch::new(self.limits));
+        let (handles, watch) = (Handles::new(attempt, limits), Watch::new(*limits));
         let mut wasi_table = ResourceTable::new();
-        wasi_table.set_max_capacity(self.limits.handles);
+        wasi_table.set_max_capacity(limits.handles);
         let data = Data { handles, watch, wasi, wasi_table, stderr };
         let mut store = Store::new(&self.engine, data);
         store.limiter(|data| &mut data.watch);
-        store.set_hostcall_fuel(self.limits.copied);
+        store.set_hostcall_fuel(bytes(limits.copied_mib) as usize);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {
             let data = store.data_mut();
@@ -174,16 +186,16 @@ fn other_api(api: &Version) -> String {
 }
 
 /// Compiles a component where nothing is run: in a process that does nothing else.
-pub fn compile(limits: &Limits, bytes: &[u8]) -> Result<Vec<u8>, PluginError> {
+pub fn compile(bytes: &[u8]) -> Result<Vec<u8>, PluginError> {
     let failed = |error: wasmtime::Error| PluginError::Host(format!("{error:#}"));
-    precompile(&engine(limits, 1).map_err(failed)?, bytes)
+    precompile(&engine(1).map_err(failed)?, bytes)
 }
 
 /// Makes an engine with room for so many calls at a time; the code is the same for any number.
-fn engine(limits: &Limits, calls: u32) -> wasmtime::Result<Engine> {
+fn engine(calls: u32) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config.epoch_interruption(true).consume_fuel(false).concurrency_support(false);
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits, calls)));
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(calls)));
     Engine::new(&config)
 }
 
@@ -194,9 +206,10 @@ fn precompile(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, PluginError> {
 
 /// Reserves room for instances, so that making one needs no call of the kernel.
 /// What a small instance dirties is zeroed and kept (docs/decisions/004).
-fn pool(limits: &Limits, calls: u32) -> PoolingAllocationConfig {
+fn pool(calls: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
-    pool.max_memory_size(limits.memory).table_elements(limits.table_elements);
+    // What a plugin may use of it is its own limit.
+    pool.table_elements(MOST_ELEMENTS);
     pool.total_component_instances(calls).total_stacks(calls).total_memories(calls * 2);
     pool.total_core_instances(calls * 10).total_tables(calls * 10).max_component_instance_size(1024 * 1024);
     pool.linear_memory_keep_resident(128 * 1024)
@@ -227,11 +240,12 @@ impl Component {
     }
 
     /// See [`Plugin::describe`](super::Plugin::describe).
-    pub async fn describe(&self) -> Result<Description, PluginError> {
-        let call = self
-            .call(None, async |store, plugin| plugin.hotshoe_plugin_renderer().call_describe(store).await);
+    pub async fn describe(&self, limits: &Limits) -> Result<Description, PluginError> {
+        let call = self.call(None, limits, async |store, plugin| {
+            plugin.hotshoe_plugin_renderer().call_describe(store).await
+        });
         let description = tokio::time::timeout(DESCRIBE_LIMIT, call).await.map_err(|_| too_slow())??;
-        Description::read(&description.summary, &description.settings_schema)
+        Description::read(&description.summary, &description.settings_schema, limits)
     }
 
     /// See [`Plugin::plan`](super::Plugin::plan). Without an attempt every
@@ -243,7 +257,8 @@ impl Component {
         cursor: Option<&str>,
     ) -> Result<Page, PluginError> {
         let job = renderer::Job::from(job);
-        let page = self.call(attempt, async |store, plugin| {
+        let limits = attempt.as_ref().map(|attempt| attempt.by.limits).unwrap_or_default();
+        let page = self.call(attempt, &limits, async |store, plugin| {
             plugin.hotshoe_plugin_renderer().call_plan(store, &job, cursor).await
         });
         let page = Page::from(page.await?.map_err(|error| PluginError::Answer(error.into()))?);
@@ -260,7 +275,8 @@ impl Component {
         number: u32,
     ) -> Result<Outcome, PluginError> {
         let task = renderer::Task::new(job, task, number);
-        let outcome = self.call(Some(attempt), async |store, plugin| {
+        let limits = attempt.by.limits;
+        let outcome = self.call(Some(attempt), &limits, async |store, plugin| {
             plugin.hotshoe_plugin_renderer().call_render(store, &task).await
         });
         let outcome = outcome.await?.map_err(|error| PluginError::Answer(error.into()))?;
@@ -271,9 +287,10 @@ impl Component {
     async fn call<T>(
         &self,
         attempt: Option<Arc<Attempt>>,
+        limits: &Limits,
         call: impl AsyncFnOnce(&mut Store<Data>, &RendererPlugin) -> wasmtime::Result<T>,
     ) -> Result<T, PluginError> {
-        let mut store = self.components.store(attempt.clone());
+        let mut store = self.components.store(attempt.clone(), limits);
         let result = match self.pre.instantiate_async(&mut store).await {
             Ok(plugin) => call(&mut store, &plugin).await,
             Err(error) => Err(error),
@@ -281,27 +298,66 @@ impl Component {
         if let Some(attempt) = attempt {
             attempt.had_memory(store.data().watch.memory() as u64);
         }
-        result.map_err(|error| explain(&error, store.data_mut()))
+        result.map_err(|error| explain(&error, store.data_mut(), limits))
     }
 }
 
 /// Says in words what ended an instance.
-fn explain(error: &wasmtime::Error, data: &mut Data) -> PluginError {
-    if let Some(limit) = data.watch.tripped() {
-        return PluginError::Limit(limit);
+fn explain(error: &wasmtime::Error, data: &mut Data, limits: &Limits) -> PluginError {
+    let hit = error.downcast_ref::<Hit>().cloned().or_else(|| data.watch.tripped());
+    if let Some(hit) = hit.or_else(|| own_limit(&error.root_cause().to_string(), limits)) {
+        return PluginError::Limit(hit.to_string());
     }
     let printed = data.stderr.text();
+    let trapped = |what: &str| PluginError::Trap(format!("{what}{}", calls_of(error)));
     if error.downcast_ref::<I32Exit>().is_some() {
         let printed = abridged(printed, TOLD);
         return PluginError::Trap(format!("it called exit\n{printed}").trim().to_owned());
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::UnreachableCodeReached) if !printed.is_empty() => {
-            PluginError::Panic(abridged(panic_text(&printed), TOLD))
+            PluginError::Panic(format!("{}{}", abridged(panic_text(&printed), TOLD), calls_of(error)))
         }
-        Some(trap) => PluginError::Trap(trap.to_string()),
-        None => PluginError::Trap(error.root_cause().to_string()),
+        Some(Trap::StackOverflow) => trapped(TOO_DEEP),
+        Some(Trap::MemoryOutOfBounds) if is_below_memory(&format!("{error:#}")) => trapped(TOO_DEEP),
+        Some(trap) => trapped(trap.to_string().trim_start_matches("wasm trap: ")),
+        // It was given a handle, a text or an answer that is none.
+        None => PluginError::Contract(format!("{}{}", error.root_cause(), calls_of(error))),
     }
+}
+
+/// Lists the functions that called each other when it happened, the last one first.
+fn calls_of(error: &wasmtime::Error) -> String {
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
+    let name = |frame: &FrameInfo| match frame.func_name() {
+        Some(name) => name.chars().filter(|c| !c.is_control()).take(FUNCTION_NAME).collect(),
+        None => format!("function {}", frame.func_index()),
+    };
+    let names = backtrace.frames().iter().map(name);
+    // How Rust panics is of no use to anybody.
+    let names = names.skip_while(|name| PANICKING.iter().any(|part| name.contains(part)));
+    let mut names: Vec<String> = names.collect();
+    names.dedup();
+    names.iter().take(FUNCTIONS).map(|name| format!("\n  in {name}")).collect()
+}
+
+/// What wasmtime limits by itself, it tells as text.
+fn own_limit(text: &str, limits: &Limits) -> Option<Hit> {
+    if text.contains("fuel allocated for hostcalls") {
+        let most = bytes(limits.copied_mib);
+        return Some(Hit::new("copied_mib", format!("{most} bytes that one call of the host copies")));
+    }
+    let counted =
+        ["instance", "memory", "table"].iter().find(|kind| text.contains(&format!("{kind} count too high")));
+    counted.map(|kind| Hit::new("instances", format!("{} of each of its parts ({kind})", limits.instances)))
+}
+
+/// Whether a program has left its memory at its lower end: there is the stack that compilers
+/// make, and it grows down.
+fn is_below_memory(error: &str) -> bool {
+    let address = error.split("wasm address 0x").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let address = address.and_then(|address| u64::from_str_radix(address, 16).ok());
+    address.is_some_and(|address| (LARGEST_FRAME..1 << 32).contains(&address))
 }
 
 /// Finds the panic among what the plugin printed: Rust's first line names the

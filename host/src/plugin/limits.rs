@@ -1,51 +1,24 @@
-//! The limits of one instance: memory, tables, instances and processor time.
+//! Watching over one instance: memory, tables, instances and processor time.
 
 use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 
+use crate::capability::usage::Hit;
+use crate::config::limits::{Limits, bytes};
+
 /// How often the engine's epoch advances.
 pub const TICK: Duration = Duration::from_millis(10);
-
-/// What one call of a component may use.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Linear memory, in bytes.
-    pub memory: usize,
-    /// Elements of its tables.
-    pub table_elements: usize,
-    /// Core instances, memories and tables each.
-    pub instances: usize,
-    /// Handles open at a time.
-    pub handles: usize,
-    /// Bytes that one host call copies.
-    pub copied: usize,
-    /// Processor time between two host calls.
-    pub cpu: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            memory: 256 * 1024 * 1024,
-            table_elements: 20_000,
-            instances: 100,
-            handles: 1_000,
-            copied: 128 * 1024 * 1024,
-            cpu: Duration::from_secs(10),
-        }
-    }
-}
 
 /// Watches over one store, and remembers which limit was hit.
 #[derive(Debug)]
 pub struct Watch {
     limits: Limits,
-    ticks: u128,
+    ticks: u64,
     /// How many host calls there were when a tick was last counted.
     calls: u64,
     memory: usize,
-    tripped: Option<String>,
+    tripped: Option<Hit>,
 }
 
 impl Watch {
@@ -59,15 +32,16 @@ impl Watch {
     pub fn tick(&mut self, calls: u64) -> wasmtime::Result<()> {
         self.ticks = if calls == self.calls { self.ticks + 1 } else { 1 };
         self.calls = calls;
-        if self.ticks * TICK.as_millis() > self.limits.cpu.as_millis() {
-            let seconds = self.limits.cpu.as_secs_f64();
-            return Err(self.trip(format!("{seconds} s of processor time between two host calls")));
+        let seconds = self.limits.cpu_seconds;
+        if self.ticks as f64 * TICK.as_secs_f64() > seconds {
+            let what = format!("{seconds} s of processor time between two host calls");
+            return Err(self.trip(Hit::new("cpu_seconds", what)));
         }
         Ok(())
     }
 
     /// Returns the limit that was hit, if one was.
-    pub fn tripped(&mut self) -> Option<String> {
+    pub fn tripped(&mut self) -> Option<Hit> {
         self.tripped.take()
     }
 
@@ -76,10 +50,10 @@ impl Watch {
         self.memory
     }
 
-    fn trip(&mut self, limit: String) -> wasmtime::Error {
-        let error = wasmtime::Error::msg(limit.clone());
-        self.tripped = Some(limit);
-        error
+    /// The errors of some limits reach the host as text only.
+    fn trip(&mut self, hit: Hit) -> wasmtime::Error {
+        self.tripped = Some(hit.clone());
+        hit.into()
     }
 }
 
@@ -92,9 +66,10 @@ impl ResourceLimiter for Watch {
     ) -> wasmtime::Result<bool> {
         // The sum over all memories of the store.
         let sum = (self.memory - current.min(self.memory)).saturating_add(desired);
-        if sum > self.limits.memory {
-            let limit = self.limits.memory;
-            return Err(self.trip(format!("{limit} bytes of memory (it asked for {sum})")));
+        let most = bytes(self.limits.memory_mib);
+        if sum as u64 > most {
+            let what = format!("{most} bytes of memory, and asked for {sum}");
+            return Err(self.trip(Hit::new("memory_mib", what)));
         }
         self.memory = sum;
         Ok(true)
@@ -106,9 +81,10 @@ impl ResourceLimiter for Watch {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired > self.limits.table_elements {
-            let limit = self.limits.table_elements;
-            return Err(self.trip(format!("{limit} table elements (it asked for {desired})")));
+        let most = self.limits.table_elements;
+        if desired > most {
+            let what = format!("{most} elements of a table, and asked for {desired}");
+            return Err(self.trip(Hit::new("table_elements", what)));
         }
         Ok(true)
     }
@@ -131,7 +107,8 @@ mod tests {
     use super::*;
 
     fn watch() -> Watch {
-        Watch::new(Limits { memory: 1000, table_elements: 10, cpu: TICK * 3, ..Limits::default() })
+        let memory_mib = 1000.0 / 1024.0 / 1024.0;
+        Watch::new(Limits { memory_mib, table_elements: 10, cpu_seconds: 0.03, ..Limits::default() })
     }
 
     #[test]
@@ -140,7 +117,8 @@ mod tests {
         assert!(watch.memory_growing(0, 600, None).unwrap());
         assert!(watch.memory_growing(600, 700, None).unwrap());
         assert!(watch.memory_growing(0, 301, None).is_err());
-        assert_eq!(watch.tripped().unwrap(), "1000 bytes of memory (it asked for 1001)");
+        let hit = watch.tripped().unwrap().to_string();
+        assert_eq!(hit, "1000 bytes of memory, and asked for 1001 (limits.memory_mib)");
     }
 
     #[test]
@@ -155,6 +133,6 @@ mod tests {
         (0..3).for_each(|_| watch.tick(0).unwrap());
         (0..3).for_each(|_| watch.tick(1).unwrap());
         assert!(watch.tick(1).is_err());
-        assert!(watch.tripped().unwrap().starts_with("0.03 s of processor time"));
+        assert!(watch.tripped().unwrap().to_string().starts_with("0.03 s of processor time"));
     }
 }

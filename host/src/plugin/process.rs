@@ -24,7 +24,8 @@ use super::manifest::{Manifest, Needs};
 use super::wire::{Held, Wire};
 use super::{Description, Job, Outcome, Page, PlannedTask, PluginError};
 use crate::capability::Attempt;
-use crate::config::{DataDir, RunDir};
+use crate::config::file::{self, seconds};
+use crate::config::{self, DataDir, RunDir};
 use calls::Seat;
 use history::History;
 use instance::Instance;
@@ -41,8 +42,6 @@ pub struct Limits {
     pub work: u64,
     /// Processes that it starts.
     pub processes: usize,
-    /// Handles that an attempt has open.
-    pub handles: usize,
     /// Processor time between two calls of the host.
     pub cpu: Duration,
     /// How long the first message may take.
@@ -57,6 +56,23 @@ pub struct Limits {
     pub growth: u64,
 }
 
+impl From<file::Processes> for Limits {
+    fn from(rules: file::Processes) -> Self {
+        let bytes = |mib: u64| mib.saturating_mul(1024 * 1024);
+        Self {
+            memory: bytes(rules.memory_mib),
+            work: bytes(rules.work_mib),
+            processes: rules.count,
+            cpu: seconds(rules.cpu_seconds),
+            hello: seconds(rules.hello_seconds),
+            silence: seconds(rules.silent_seconds),
+            failures: rules.failures,
+            tasks: rules.replace_after_tasks,
+            growth: bytes(rules.replace_after_growth_mib),
+        }
+    }
+}
+
 /// The processes of all plugins of a host; clones share them.
 #[derive(Debug, Clone)]
 pub struct Processes(Arc<Shared>);
@@ -64,7 +80,6 @@ pub struct Processes(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     data: DataDir,
-    limits: Limits,
     /// Where their work folders are, once there is one.
     run: OnceLock<RunDir>,
     /// Follows every process until its end, whoever has dropped it.
@@ -82,6 +97,7 @@ pub struct ProcessPlugin {
     processes: Processes,
     /// What it is.
     pub manifest: Manifest,
+    limits: Limits,
     folder: PathBuf,
     history: Arc<Mutex<History>>,
     running: Mutex<Vec<Arc<Instance>>>,
@@ -91,10 +107,9 @@ pub struct ProcessPlugin {
 
 impl Processes {
     /// Makes the processes of a host; none is started yet.
-    pub fn new(data: DataDir, limits: Limits) -> Self {
+    pub fn new(data: DataDir) -> Self {
         Self(Arc::new(Shared {
             data,
-            limits,
             run: OnceLock::new(),
             tracker: TaskTracker::new(),
             histories: Mutex::default(),
@@ -109,6 +124,7 @@ impl Processes {
         &self,
         manifest: Manifest,
         granted: &Needs,
+        limits: Limits,
         folder: PathBuf,
         digest: String,
     ) -> Result<ProcessPlugin, PluginError> {
@@ -117,7 +133,7 @@ impl Processes {
         let (running, starting) = Default::default();
         let mut histories = self.0.histories.lock().expect("no code panics under this lock");
         let history = histories.entry(digest).or_default().clone();
-        Ok(ProcessPlugin { processes: self.clone(), manifest, folder, history, running, starting })
+        Ok(ProcessPlugin { processes: self.clone(), manifest, limits, folder, history, running, starting })
     }
 
     /// Ends all processes and waits until they are gone.
@@ -173,14 +189,14 @@ fn check_needs(manifest: &Manifest, granted: &Needs) -> Result<(), String> {
 
 impl ProcessPlugin {
     /// See [`Plugin::describe`](super::Plugin::describe).
-    pub async fn describe(&self) -> Result<Description, PluginError> {
+    pub async fn describe(&self, limits: &config::limits::Limits) -> Result<Description, PluginError> {
         // A start that takes long has limits of its own.
         let seat = self.seat().await?;
         let described = seat.call(None, "renderer.describe", |_| Ok(Map::new()));
         let described = tokio::time::timeout(super::DESCRIBE_LIMIT, described).await;
         let described = self.judged(&seat, described.unwrap_or_else(|_| Err(super::too_slow())));
         let described: renderer::Description = described?;
-        Description::read(&described.summary, &described.settings_schema)
+        Description::read(&described.summary, &described.settings_schema, limits)
     }
 
     /// See [`Plugin::plan`](super::Plugin::plan).
@@ -337,7 +353,7 @@ impl ProcessPlugin {
     }
 
     fn failed(&self, error: &PluginError) {
-        let (reason, most) = (error.to_string(), self.processes.0.limits.failures);
+        let (reason, most) = (error.to_string(), self.limits.failures);
         let first = reason.lines().next().unwrap_or_default().to_owned();
         let plugin = format!("{}@{}", self.manifest.name, self.manifest.version);
         tracing::info!(plugin, "{reason}");

@@ -18,7 +18,9 @@ use wasmtime::component::Resource;
 
 use super::bindings::v0_1::types;
 use super::handles::Handles;
+use crate::capability::usage::Hit;
 use crate::capability::{Attempt, CapabilityError};
+use crate::config::limits::Limits;
 use crate::rpc::{ErrorObject, INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND};
 use crate::terms::Capability;
 use buffers::{Buffer, PixelLine};
@@ -61,6 +63,8 @@ pub enum Refusal {
     Misfit(String),
     /// The contract's own error.
     Answer(types::Error),
+    /// The plugin has hit a limit, and is ended.
+    Hit(Hit),
     /// The host failed.
     Host(String),
 }
@@ -136,6 +140,7 @@ impl From<Refusal> for ErrorObject {
             Refusal::NoMethod => Self::new(METHOD_NOT_FOUND, "the contract has no such function"),
             Refusal::Misfit(what) => Self::new(INVALID_PARAMS, what),
             Refusal::Host(what) => Self::new(INTERNAL_ERROR, what),
+            Refusal::Hit(hit) => Self::new(INTERNAL_ERROR, hit.to_string()),
             Refusal::Answer(types::Error { code, message }) => {
                 let data = json!({"code": code.name(), "message": message});
                 Self { code: CONTRACT_ERROR, message, data }
@@ -170,13 +175,13 @@ impl Held {
     /// it stays so.
     pub fn new(
         attempt: Option<Arc<Attempt>>,
-        most: usize,
+        limits: &Limits,
         next: Arc<AtomicU32>,
         pixels: Arc<PixelLine>,
     ) -> Self {
-        let handles = Handles::new(attempt, most);
+        let handles = Handles::new(attempt, limits);
         let (known, buffers) = (HashMap::new(), HashMap::new());
-        let names = Names { next, known, buffers, pixels, most };
+        let names = Names { next, known, buffers, pixels, most: limits.handles };
         Self { handles, names }
     }
 
@@ -186,13 +191,14 @@ impl Held {
             "buffer.create" => {
                 let length: u32 = self.take(&mut arguments, "length")?;
                 arguments.end()?;
+                self.handles.called().map_err(Refusal::Hit)?;
                 let attempt = self.handles.attempt(Capability::Image)?;
                 self.names.make_buffer(length, &attempt).map(Value::from)
             }
             "buffer.drop" => {
                 let number: u32 = self.take(&mut arguments, "buffer")?;
                 arguments.end()?;
-                self.handles.called();
+                self.handles.called().map_err(Refusal::Hit)?;
                 let dropped = self.names.buffers.remove(&number);
                 dropped.map(|_| Value::Null).ok_or_else(|| unknown("buffer", number).below("buffer").into())
             }
@@ -222,7 +228,7 @@ impl Held {
         match done {
             Ok(Ok(value)) => self.told(Ok(value)),
             Ok(Err(error)) => Err(Refusal::Answer(error)),
-            Err(error) => Err(Refusal::Host(error.to_string())),
+            Err(error) => self.told::<T>(Err(error)),
         }
     }
 
@@ -230,7 +236,10 @@ impl Held {
     fn told<T: Wire>(&mut self, done: wasmtime::Result<T>) -> Reply {
         match done {
             Ok(value) => Ok(value.write(&mut self.names)?),
-            Err(error) => Err(Refusal::Host(error.to_string())),
+            Err(error) => Err(match error.downcast::<Hit>() {
+                Ok(hit) => Refusal::Hit(hit),
+                Err(error) => Refusal::Host(error.to_string()),
+            }),
         }
     }
 

@@ -16,7 +16,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::plugin::PluginError;
 use crate::plugin::component;
-use crate::plugin::limits::Limits as CallLimits;
 use crate::process::sandbox::{Bounds, Sandbox};
 use crate::process::{Process, guarded};
 
@@ -47,7 +46,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     step_back();
     let compiled = || -> Result<(), String> {
         let bytes = fs::read(component).map_err(|error| error.to_string())?;
-        let made = component::compile(&CallLimits::default(), &bytes).map_err(|error| match error {
+        let made = component::compile(&bytes).map_err(|error| match error {
             PluginError::Contract(what) => what,
             other => other.to_string(),
         })?;

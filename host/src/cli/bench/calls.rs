@@ -11,7 +11,6 @@ use crate::config::DataDir;
 use crate::config::file::Config;
 use crate::frames::FrameRange;
 use crate::plugin::component::Components;
-use crate::plugin::limits::Limits;
 use crate::plugin::{Job, Plugin};
 use crate::releases::{Release, Releases};
 
@@ -19,7 +18,7 @@ const ROUNDS: usize = 101;
 const BATCH: u32 = 1_000;
 
 pub(super) async fn run(data: &DataDir) -> wasmtime::Result<Vec<Row>> {
-    let components = Components::new(Limits::default())?;
+    let components = Components::new()?;
     Ok(vec![call(&components).await?, instance(&components, data).await?, load(&components, data).await?])
 }
 

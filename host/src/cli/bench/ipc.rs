@@ -24,7 +24,6 @@ use crate::config::DataDir;
 use crate::events::EventKind;
 use crate::plugin::Plugin;
 use crate::plugin::component::Components;
-use crate::plugin::limits::Limits;
 use crate::releases::{Loaded, Release, Releases};
 use crate::service::types;
 
@@ -69,7 +68,7 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
     let folder = tempfile::tempdir().map_err(Failure::failed)?;
     let config = toml::from_str(&config()?).map_err(Failure::failed)?;
     let data = DataDir::open(Some(folder.path().join("data"))).map_err(Failure::failed)?;
-    let components = Components::new(Limits::default()).map_err(Failure::failed)?;
+    let components = Components::new().map_err(Failure::failed)?;
     let component = calls::component(&components).await.map_err(Failure::failed)?;
     let releases = Releases::new(components, data, &config);
     let accessory = accessory(folder.path())?;

@@ -52,12 +52,13 @@ pub fn add_to_linker(linker: &mut Linker<Data>) -> wasmtime::Result<()> {
 
 /// Returns early with the contract's error.
 macro_rules! attempt {
-    ($handles:expr, $capability:ident) => {
+    ($handles:expr, $capability:ident) => {{
+        $handles.called()?;
         match $handles.attempt(Capability::$capability) {
             Ok(attempt) => attempt,
             Err(error) => return Ok(Err(error.into())),
         }
-    };
+    }};
 }
 
 fn answer<T, U: From<T>>(result: capability::Result<T>) -> Answer<U> {
@@ -177,23 +178,25 @@ impl image::HostImage for Handles {
     }
 
     async fn size(&mut self, image: Resource<Image>) -> wasmtime::Result<(u32, u32)> {
-        self.called();
+        self.called()?;
         Ok(self.table.get(&image)?.size())
     }
 
     async fn samples(&mut self, image: Resource<Image>) -> wasmtime::Result<u32> {
-        self.called();
+        self.called()?;
         Ok(self.table.get(&image)?.samples())
     }
 
     async fn read(&mut self, image: Resource<Image>, region: types::Region) -> Answer<Vec<f32>> {
-        attempt!(self, Image);
-        answer(self.table.get(&image)?.read(region.into()))
+        let attempt = attempt!(self, Image);
+        let pixels = self.table.get(&image)?.read(region.into());
+        answer(pixels.and_then(|pixels| Ok(attempt.used.moves(pixels.len()).map(|()| pixels)?)))
     }
 
     async fn write(&mut self, image: Resource<Image>, region: types::Region, pixels: Vec<f32>) -> Answer<()> {
-        attempt!(self, Image);
-        answer(self.table.get(&image)?.write(region.into(), &pixels))
+        let attempt = attempt!(self, Image);
+        let image = self.table.get(&image)?;
+        answer(image.write(region.into(), &pixels).and_then(|()| Ok(attempt.used.moves(pixels.len())?)))
     }
 
     async fn save(&mut self, image: Resource<Image>, key: String) -> Answer<()> {
@@ -209,12 +212,15 @@ impl image::HostImage for Handles {
 
 impl gpu::Host for Handles {
     async fn devices(&mut self) -> wasmtime::Result<Vec<types::Device>> {
+        self.called()?;
         let Ok(attempt) = self.attempt(Capability::Gpu) else { return Ok(Vec::new()) };
         Ok(attempt.job.devices.list().into_iter().map(types::Device::from).collect())
     }
 
     async fn acquire(&mut self, request: gpu::Request) -> Answer<Resource<Lease>> {
         let attempt = attempt!(self, Gpu);
+        // That it waits for its turn is no fault of its own.
+        let _working = attempt.used.working();
         let lease = attempt.job.devices.acquire(request.into(), &attempt).await;
         answer(self.keep(lease))
     }
@@ -243,13 +249,15 @@ impl host::Host for Handles {
             host::Level::Warn => "warn",
             host::Level::Error => "error",
         };
+        self.called()?;
         if let Ok(attempt) = self.attempt(Capability::Host) {
-            attempt.log(level, message).await;
+            attempt.log(level, message).await?;
         }
         Ok(())
     }
 
     async fn progress(&mut self, fraction: f32, message: String) -> wasmtime::Result<()> {
+        self.called()?;
         if let Ok(attempt) = self.attempt(Capability::Host) {
             attempt.progress(fraction, message).await;
         }
@@ -257,6 +265,7 @@ impl host::Host for Handles {
     }
 
     async fn turn(&mut self) -> wasmtime::Result<types::Directive> {
+        self.called()?;
         Ok(self.attempt(Capability::Host).map_or(Directive::Proceed, |attempt| attempt.turn()).into())
     }
 
@@ -265,6 +274,7 @@ impl host::Host for Handles {
         renders: Vec<Resource<Render>>,
         timeout_ms: Option<u32>,
     ) -> wasmtime::Result<host::Wake> {
+        self.called()?;
         let Ok(attempt) = self.attempt(Capability::Host) else { return Ok(host::Wake::Timeout) };
         let renders = renders.iter().map(|render| Ok(self.table.get(render)?.finished()));
         let renders = renders.collect::<wasmtime::Result<Vec<_>>>()?;

@@ -62,7 +62,7 @@ impl Seat {
             let (queue, calls) = mpsc::channel(rpc::Limits::of_a_child().requests);
             instance.attempts().insert(id, queue);
             let (registered, over) = (Registered { instance, id }, CancellationToken::new());
-            let attending = tokio::spawn(attend(held, calls, over.clone()));
+            let attending = tokio::spawn(attend(held, calls, over.clone(), Arc::downgrade(instance)));
             serving = Some((registered, over.drop_guard(), attending));
         }
         let answer = self.answer(method, params).await;
@@ -101,7 +101,7 @@ impl Drop for Seat {
         let instance = &self.instance;
         let served = instance.served.fetch_add(1, Ordering::Relaxed) + 1;
         let is_last = instance.busy.fetch_sub(1, Ordering::Relaxed) == 1;
-        if served >= instance.limits().tasks {
+        if served >= instance.limits.tasks {
             instance.retire_quietly("it has served its time");
         }
         if is_last && (instance.is_retired() || instance.alone) {
@@ -187,7 +187,12 @@ pub(super) async fn serve(mut incoming: mpsc::Receiver<Incoming>, instance: Weak
 }
 
 /// Carries out the calls of one attempt, one after another as they came, until it is over.
-async fn attend(mut held: Held, mut calls: mpsc::Receiver<Request>, over: CancellationToken) {
+async fn attend(
+    mut held: Held,
+    mut calls: mpsc::Receiver<Request>,
+    over: CancellationToken,
+    instance: Weak<Instance>,
+) {
     let late = || ErrorObject::new(NO_ATTEMPT, "the attempt is over");
     loop {
         let request = tokio::select! {
@@ -199,7 +204,12 @@ async fn attend(mut held: Held, mut calls: mpsc::Receiver<Request>, over: Cancel
         let (method, params) = (std::mem::take(&mut request.method), std::mem::take(&mut request.params));
         let canceled = request.canceled.clone();
         let reply = tokio::select! {
-            reply = carry_out(&mut held, &method, params) => reply,
+            reply = carry_out(&mut held, &method, params) => reply.map_err(|refusal| {
+                if let (Refusal::Hit(hit), Some(instance)) = (&refusal, instance.upgrade()) {
+                    instance.break_off(Fault::Limit(hit.to_string()));
+                }
+                refusal.into()
+            }),
             () = canceled.cancelled() => Err(ErrorObject::new(rpc::CANCELED, "canceled")),
             () = over.cancelled() => Err(late()),
         };
@@ -213,8 +223,8 @@ async fn attend(mut held: Held, mut calls: mpsc::Receiver<Request>, over: Cancel
     }
 }
 
-async fn carry_out(held: &mut Held, method: &str, params: Value) -> Result<Value, ErrorObject> {
-    Ok(held.call(method, Arguments::new(params)?).await?)
+async fn carry_out(held: &mut Held, method: &str, params: Value) -> Result<Value, Refusal> {
+    held.call(method, Arguments::new(params)?).await
 }
 
 /// Says what an error of a process means: the contract's own, else that it panicked.

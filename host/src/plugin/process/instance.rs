@@ -54,6 +54,7 @@ pub(super) struct Instance {
     /// Its number in this host.
     id: u32,
     name: String,
+    pub(super) limits: Limits,
     pub(super) processes: Processes,
     process: Process,
     pub(super) peer: Peer,
@@ -104,7 +105,7 @@ impl Instance {
     pub(super) async fn start(plugin: &ProcessPlugin, id: u32) -> Result<Arc<Self>, PluginError> {
         let host = |error: std::io::Error| PluginError::Host(format!("cannot start a process: {error}"));
         let processes = plugin.processes.clone();
-        let limits = processes.0.limits;
+        let limits = plugin.limits;
         let home = processes.work_folder(id).map_err(host)?;
         let (ours, theirs) = StdUnixStream::pair().map_err(host)?;
         let (pixels, their_pixels) = PixelLine::pair().map_err(host)?;
@@ -117,11 +118,12 @@ impl Instance {
         drop((theirs, their_pixels));
         ours.set_nonblocking(true).map_err(host)?;
         let (reading, writing) = UnixStream::from_std(ours).map_err(host)?.into_split();
-        let limits = rpc::Limits { patience: limits.silence, ..rpc::Limits::of_a_child() };
-        let (peer, incoming) = Peer::start(reading, writing, limits);
+        let patient = rpc::Limits { patience: limits.silence, ..rpc::Limits::of_a_child() };
+        let (peer, incoming) = Peer::start(reading, writing, patient);
         let instance = Self {
             id,
             name,
+            limits,
             processes,
             process,
             peer,
@@ -148,7 +150,7 @@ impl Instance {
     }
 
     async fn hello(&self, plugin: &ProcessPlugin) -> Result<(), PluginError> {
-        let limit = self.limits().hello;
+        let limit = self.limits.hello;
         let params =
             json!({"protocol": PROTOCOL, "host": env!("CARGO_PKG_VERSION"), "api": API, "features": []});
         let said = tokio::time::timeout(limit, self.peer.call("hello", &params)).await;
@@ -181,11 +183,8 @@ impl Instance {
 
     /// Makes what an attempt holds of the host, at first nothing.
     pub(super) fn held(&self, attempt: Option<Arc<Attempt>>) -> Held {
-        Held::new(attempt, self.limits().handles, self.numbers.clone(), self.pixels.clone())
-    }
-
-    pub(super) fn limits(&self) -> &Limits {
-        &self.processes.0.limits
+        let limits = attempt.as_ref().map(|attempt| attempt.by.limits).unwrap_or_default();
+        Held::new(attempt, &limits, self.numbers.clone(), self.pixels.clone())
     }
 
     /// Looks after the process for as long as anybody holds it.
@@ -204,7 +203,7 @@ impl Instance {
                     return instance.break_off(Fault::Limit(limit));
                 }
                 let is_up = instance.served.load(Ordering::Relaxed) > 0 || !instance.is_idle();
-                if is_up && pinged.elapsed() > PING.min(instance.limits().silence) {
+                if is_up && pinged.elapsed() > PING.min(instance.limits.silence) {
                     pinged = Instant::now();
                     tokio::spawn(instance.ping());
                 }
@@ -214,12 +213,12 @@ impl Instance {
 
     /// Fails with the limit that it is beyond. Blocks.
     fn look(&self) -> Result<(), String> {
-        let Limits { memory: most, work, processes, .. } = *self.limits();
+        let Limits { memory: most, work, processes, .. } = self.limits;
         let tree = self.process.tree();
         // The guard and the first process of the namespace are the host's.
         let count = tree.len().saturating_sub(2);
         if count > processes {
-            return Err(format!("{processes} processes (it had {count})"));
+            return Err(format!("{processes} processes (it had {count}; processes.count)"));
         }
         let used = memory(&tree);
         self.memory.store(used, Ordering::Relaxed);
@@ -227,12 +226,13 @@ impl Instance {
         let has_served = self.served.load(Ordering::Relaxed) > 0;
         let first = if has_served { *self.first_memory.get_or_init(|| used) } else { used };
         if used > most {
-            return Err(format!("{most} bytes of memory (it had {used})"));
+            return Err(format!("{most} bytes of memory (it had {used}; processes.memory_mib)"));
         }
         if let Some(seconds) = self.spun(processor_time(&tree)) {
-            return Err(format!("{seconds} s of processor time between two host calls"));
+            let what = "of processor time between two host calls (processes.cpu_seconds)";
+            return Err(format!("{seconds} s {what}"));
         }
-        if used.saturating_sub(first) > self.limits().growth {
+        if used.saturating_sub(first) > self.limits.growth {
             self.retire_quietly("it has grown");
         }
         folder_size(&self.home, work)
@@ -241,7 +241,7 @@ impl Instance {
     /// Returns the limit of processor time if it has used more since it last called the
     /// host, given what it has used in all.
     fn spun(&self, ticks: u64) -> Option<f64> {
-        let (limit, calls) = (self.limits().cpu, self.calls.load(Ordering::Relaxed));
+        let (limit, calls) = (self.limits.cpu, self.calls.load(Ordering::Relaxed));
         let mut called = self.called.lock().expect("no code panics under this lock");
         if self.is_idle() || calls != called.0 {
             *called = (calls, ticks);
@@ -251,7 +251,7 @@ impl Instance {
     }
 
     async fn ping(self: Arc<Self>) {
-        let limit = self.limits().silence;
+        let limit = self.limits.silence;
         let ping = async { self.peer.call::<Value>("ping", &json!({})).await };
         match tokio::time::timeout(limit, ping).await {
             Ok(Ok(_) | Err(CallError::Closed)) => {}
@@ -432,7 +432,7 @@ fn folder_size(folder: &Path, most: u64) -> Result<(), String> {
         }
     }
     if size > most {
-        return Err(format!("{most} bytes in its work folder (it had {size})"));
+        return Err(format!("{most} bytes in its work folder (it had {size}; processes.work_mib)"));
     }
     Ok(())
 }

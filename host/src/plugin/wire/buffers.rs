@@ -160,6 +160,7 @@ impl Held {
         let into = self.take(&mut arguments, "into")?;
         arguments.end()?;
         let length = image.floats(region)?;
+        attempt.used.moves(length).map_err(CapabilityError::from)?;
         let number = self.names.room(into, length as u32, &attempt)?;
         let buffer = &self.names.buffers[&number];
         let mut at = 0;
@@ -175,9 +176,10 @@ impl Held {
 
     /// `image.write`: the pixels go from the buffer to the image and nowhere else.
     pub(super) fn image_write(&mut self, mut arguments: Arguments) -> Reply {
-        let (_, image, region) = self.image_and_region(&mut arguments)?;
+        let (attempt, image, region) = self.image_and_region(&mut arguments)?;
         let Pixels { buffer, length } = self.take(&mut arguments, "pixels")?;
         arguments.end()?;
+        attempt.used.moves(length as usize).map_err(CapabilityError::from)?;
         let buffer =
             self.names.buffers.get(&buffer).ok_or_else(|| unknown("buffer", buffer).below("pixels"))?;
         fits(buffer, length)?;
@@ -196,6 +198,7 @@ impl Held {
         &mut self,
         arguments: &mut Arguments,
     ) -> Result<(Arc<Attempt>, Image, Region), Refusal> {
+        self.handles.called().map_err(Refusal::Hit)?;
         let image: Resource<Image> = self.take(arguments, "image")?;
         let region: types::Region = self.take(arguments, "region")?;
         let attempt = self.handles.attempt(Capability::Image)?;
