@@ -5,6 +5,7 @@
 
 pub mod bindings;
 pub mod component;
+pub mod guests;
 pub mod handles;
 pub mod limits;
 pub mod manifest;

@@ -428,7 +428,7 @@ impl Releases {
         let compiled = self.compiled(release).await?;
         // SAFETY: `compiled` wrote the file, into a folder that is private to this user, and has
         // seen that it is as it was written.
-        let load = |compiled: &Path| unsafe { self.components.load(compiled) };
+        let load = |compiled: &Path| unsafe { self.components.load(compiled, &release.name) };
         let component = match load(&compiled) {
             Err(PluginError::Host(reason)) => {
                 tracing::warn!(reason, file = %compiled.display(), "compiling anew what was compiled before");

@@ -14,8 +14,9 @@ use crate::harness::{below, is_alive, root};
 fn farm() -> Farm {
     let mut farm = Farm::new();
     farm.workers = 2;
-    farm.config = "[jobs]\nbackoff_seconds = 0.01\n[processes]\nmemory_mib = 200\nwork_mib = 8\ncount = 20\n\
-                   hello_seconds = 1.0\nsilent_seconds = 2.0\ncpu_seconds = 30.0\nfailures = 100\n"
+    farm.config = "[jobs]\nbackoff_seconds = 0.01\n[limits]\nhandles = 50\nidle_seconds = 6.0\n\
+                   log_lines_per_second = 200\ncalls_per_second = 1000\n[processes]\nmemory_mib = 200\nwork_mib = 8\n\
+                   count = 20\nhello_seconds = 1.0\nsilent_seconds = 2.0\ncpu_seconds = 30.0\nfailures = 100\n"
         .to_owned();
     farm
 }
@@ -102,6 +103,10 @@ fn every_misbehaviour_is_contained_and_named() {
         ("never_reads", "failed", "showed no sign of life for 2 s"),
         ("floods", "failed", "did not read for 2 s"),
         ("floods_notifications", "failed", "sent the notification 'host.log'"),
+        ("floods_the_log", "failed", "its limit of 200 lines of log a second (limits.log_lines_per_second)"),
+        ("asks_for_ever", "failed", "its limit of 1000 calls of the host a second (limits.calls_per_second)"),
+        ("sleeps", "failed", "its limit of 6 s without progress (limits.idle_seconds)"),
+        ("hoards_buffers", "failed", "no more buffers"),
         ("stops", "failed", "showed no sign of life for 2 s"),
         ("dies", "failed", "was ended by SIGSEGV"),
         ("exits", "failed", "exited with code 1\n  | that was it"),

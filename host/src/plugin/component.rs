@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use semver::Version;
 use wasmtime::component::{self, InstancePre, Linker, ResourceTable};
 use wasmtime::{
@@ -16,6 +17,7 @@ use wasmtime::{
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::v0_1::{self, RendererPlugin, RendererPluginPre, exports::hotshoe::plugin::renderer};
+use super::guests::{Guests, Places};
 use super::handles::Handles;
 use super::limits::{TICK, Watch};
 use super::printed::Printed;
@@ -45,6 +47,7 @@ const CALLS: u32 = 512;
 pub struct Components {
     engine: Engine,
     linker: Arc<Linker<Data>>,
+    guests: Guests,
 }
 
 impl std::fmt::Debug for Components {
@@ -52,6 +55,9 @@ impl std::fmt::Debug for Components {
         f.debug_struct("Components").finish_non_exhaustive()
     }
 }
+
+/// What a call into an instance comes to.
+type Answered<'a, T> = BoxFuture<'a, wasmtime::Result<T>>;
 
 /// What belongs to one store.
 pub struct Data {
@@ -85,7 +91,7 @@ impl Components {
                 std::thread::sleep(TICK);
             }
         })?;
-        Ok(Self { engine, linker: Arc::new(linker) })
+        Ok(Self { engine, linker: Arc::new(linker), guests: Guests::start()? })
     }
 
     /// Names what compiled code depends on besides its source.
@@ -100,12 +106,12 @@ impl Components {
         precompile(&self.engine, bytes)
     }
 
-    /// Loads what [`compile`](Self::compile) made.
+    /// Loads what [`compile`](Self::compile) made of a plugin.
     ///
     /// # Safety
     /// The file must be one that this program has written, in a folder that
     /// nobody else can write: it is native code.
-    pub unsafe fn load(&self, compiled: &Path) -> Result<Component, PluginError> {
+    pub unsafe fn load(&self, compiled: &Path, plugin: &str) -> Result<Component, PluginError> {
         let failed = |error: wasmtime::Error| PluginError::Host(format!("{error:#}"));
         // SAFETY: as the caller promises.
         let component = unsafe { component::Component::deserialize_file(&self.engine, compiled) };
@@ -119,8 +125,8 @@ impl Components {
                 false => format!("{error:#}"),
             })
         })?;
-        let wanted = self.imported(&component);
-        Ok(Component { components: self.clone(), pre, api, wanted })
+        let (wanted, places) = (self.imported(&component), self.guests.places(plugin));
+        Ok(Component { components: self.clone(), pre, api, wanted, places })
     }
 
     /// Compiles and links any component, of whatever world: for measurements.
@@ -225,6 +231,7 @@ pub struct Component {
     /// The version of the contract that it is built for.
     pub(super) api: Version,
     wanted: Vec<Capability>,
+    places: Places,
 }
 
 impl std::fmt::Debug for Component {
@@ -241,8 +248,8 @@ impl Component {
 
     /// See [`Plugin::describe`](super::Plugin::describe).
     pub async fn describe(&self, limits: &Limits) -> Result<Description, PluginError> {
-        let call = self.call(None, limits, async |store, plugin| {
-            plugin.hotshoe_plugin_renderer().call_describe(store).await
+        let call = self.call(None, *limits, |store, plugin| {
+            Box::pin(plugin.hotshoe_plugin_renderer().call_describe(store))
         });
         let description = tokio::time::timeout(DESCRIBE_LIMIT, call).await.map_err(|_| too_slow())??;
         Description::read(&description.summary, &description.settings_schema, limits)
@@ -256,10 +263,12 @@ impl Component {
         job: &Job,
         cursor: Option<&str>,
     ) -> Result<Page, PluginError> {
-        let job = renderer::Job::from(job);
+        let (job, cursor) = (renderer::Job::from(job), cursor.map(str::to_owned));
         let limits = attempt.as_ref().map(|attempt| attempt.by.limits).unwrap_or_default();
-        let page = self.call(attempt, &limits, async |store, plugin| {
-            plugin.hotshoe_plugin_renderer().call_plan(store, &job, cursor).await
+        let page = self.call(attempt, limits, |store, plugin| {
+            Box::pin(async move {
+                plugin.hotshoe_plugin_renderer().call_plan(store, &job, cursor.as_deref()).await
+            })
         });
         let page = Page::from(page.await?.map_err(|error| PluginError::Answer(error.into()))?);
         page.check()?;
@@ -276,29 +285,32 @@ impl Component {
     ) -> Result<Outcome, PluginError> {
         let task = renderer::Task::new(job, task, number);
         let limits = attempt.by.limits;
-        let outcome = self.call(Some(attempt), &limits, async |store, plugin| {
-            plugin.hotshoe_plugin_renderer().call_render(store, &task).await
+        let outcome = self.call(Some(attempt), limits, |store, plugin| {
+            Box::pin(async move { plugin.hotshoe_plugin_renderer().call_render(store, &task).await })
         });
         let outcome = outcome.await?.map_err(|error| PluginError::Answer(error.into()))?;
         Ok(outcome.into())
     }
 
     /// Makes one call in a store of its own.
-    async fn call<T>(
+    async fn call<T: Send + 'static>(
         &self,
         attempt: Option<Arc<Attempt>>,
-        limits: &Limits,
-        call: impl AsyncFnOnce(&mut Store<Data>, &RendererPlugin) -> wasmtime::Result<T>,
+        limits: Limits,
+        call: impl for<'a> FnOnce(&'a mut Store<Data>, &'a RendererPlugin) -> Answered<'a, T> + Send + 'static,
     ) -> Result<T, PluginError> {
-        let mut store = self.components.store(attempt.clone(), limits);
-        let result = match self.pre.instantiate_async(&mut store).await {
-            Ok(plugin) => call(&mut store, &plugin).await,
-            Err(error) => Err(error),
+        let (mut store, pre) = (self.components.store(attempt.clone(), &limits), self.pre.clone());
+        let call = async move {
+            let result = match pre.instantiate_async(&mut store).await {
+                Ok(plugin) => call(&mut store, &plugin).await,
+                Err(error) => Err(error),
+            };
+            if let Some(attempt) = attempt {
+                attempt.had_memory(store.data().watch.memory() as u64);
+            }
+            result.map_err(|error| explain(&error, store.data_mut(), &limits))
         };
-        if let Some(attempt) = attempt {
-            attempt.had_memory(store.data().watch.memory() as u64);
-        }
-        result.map_err(|error| explain(&error, store.data_mut(), limits))
+        self.components.guests.run(&self.places, call).await
     }
 }
 

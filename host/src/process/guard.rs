@@ -25,7 +25,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, pipe2, setpgid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, pipe2, setpgid, setsid};
 
 use super::sandbox::Sandbox;
 
@@ -41,9 +41,12 @@ const CANNOT_RUN: i32 = 127;
 pub fn run(arguments: &[OsString]) -> ! {
     let Some((sandbox, command)) = arguments.split_first() else { std::process::exit(CANNOT_RUN) };
     let sandbox = serde_json::from_slice(sandbox.as_encoded_bytes());
-    let Ok(sandbox) = sandbox else { std::process::exit(CANNOT_RUN) };
+    let Ok::<Sandbox, _>(sandbox) = sandbox else { std::process::exit(CANNOT_RUN) };
     // Out of the terminal's group: Ctrl-C is the host's to hear.
-    let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    let _ = match sandbox.is_apart() {
+        true => setsid().map(drop),
+        false => setpgid(Pid::from_raw(0), Pid::from_raw(0)),
+    };
     let isolated = isolate();
     if !isolated {
         let _ = prctl::set_child_subreaper(true);

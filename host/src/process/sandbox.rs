@@ -47,6 +47,9 @@ pub struct Bounds {
     pub file: u64,
     /// Processor time of one process of it, in seconds, if there is a limit.
     pub cpu: Option<u64>,
+    /// Whether it competes for the processors as one, however many threads it has: it is a
+    /// session of its own (where the kernel groups by sessions: `sched_autogroup_enabled`).
+    pub apart: bool,
 }
 
 /// What every plugin may read: programs, libraries, and what they look up.
@@ -94,7 +97,7 @@ const REFUSED: [i64; 8] = [
 
 /// Those that fail for a plugin besides: what would outlive it, what landlock does not
 /// see (rights of files, memory without a file) and what is made to change the machine.
-const REFUSED_TO_PLUGINS: [i64; 33] = [
+const REFUSED_TO_PLUGINS: [i64; 34] = [
     libc::SYS_chmod,
     libc::SYS_fchmodat,
     libc::SYS_fchmodat2,
@@ -129,6 +132,8 @@ const REFUSED_TO_PLUGINS: [i64; 33] = [
     libc::SYS_perf_event_open,
     libc::SYS_open_by_handle_at,
     libc::SYS_personality,
+    // Several sessions would have several shares of the processors.
+    libc::SYS_setsid,
 ];
 
 /// What a new process must not have of its own.
@@ -146,6 +151,11 @@ const NAMESPACES: [i32; 7] = [
 const X32: i64 = 0x4000_0000;
 
 impl Sandbox {
+    /// Whether it is to be a session of its own.
+    pub(super) fn is_apart(&self) -> bool {
+        matches!(self, Self::Plugin(bounds) if bounds.apart)
+    }
+
     /// Binds the calling process and all that it will start.
     ///
     /// Allocates: must be called where there is one thread. `isolated` says whether it is

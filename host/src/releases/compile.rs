@@ -91,6 +91,8 @@ pub async fn compile(component: &Path, folder: &Path, limits: Limits) -> Result<
         memory: limits.memory,
         file: MAX_CODE,
         cpu: Some(limits.cpu),
+        // Then its urgency would count among its own threads only.
+        apart: false,
     };
     let mut command = guarded(&program, &Sandbox::Plugin(bounds), &program);
     command.arg(ARGUMENT).arg(component).arg(&code).env_clear().current_dir(folder);

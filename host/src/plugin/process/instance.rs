@@ -400,6 +400,7 @@ fn command(plugin: &ProcessPlugin, home: &Path, limits: &Limits) -> Result<Comma
         memory: limits.memory,
         file: limits.work,
         cpu: None,
+        apart: true,
     };
     let guard = std::env::current_exe()
         .map_err(|error| PluginError::Host(format!("cannot find this program: {error}")))?;
