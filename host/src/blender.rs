@@ -47,19 +47,15 @@ pub struct Crash {
 }
 
 impl Crash {
-    /// Puts together all that is known.
-    pub fn report(&self, scene: &std::path::Path, status: &str, log: &str) -> String {
+    /// Says what happened.
+    pub fn what(&self, scene: &std::path::Path, status: &str) -> String {
+        format!("Blender {} {status} in {} on {}", self.blender, self.doing, scene.display())
+    }
+
+    /// Puts together what Blender itself has written, and the last lines that it printed.
+    pub fn text(&self, log: &str) -> String {
         let text = self.text.as_deref().unwrap_or("Blender wrote no crash text of its own");
-        format!(
-            "Blender {} {status} in {} on {}\nHotshoe {}, {} {}\n\nthe last lines it printed:{log}\n\n{}",
-            self.blender,
-            self.doing,
-            scene.display(),
-            env!("CARGO_PKG_VERSION"),
-            std::env::consts::OS,
-            std::env::consts::ARCH,
-            text.trim()
-        )
+        format!("the last lines it printed:{log}\n\n{}", text.trim())
     }
 }
 

@@ -25,6 +25,7 @@ use crate::blender::BlenderError;
 use crate::blender::pool::{Pool, Wanted};
 use crate::blender::wire::Progress;
 use crate::config::limits::{Limits, bytes};
+use crate::reports::{Report as CrashReport, Reports};
 use crate::store::{Store, StoreError};
 use crate::terms::JobId;
 use usage::{Hit, Usage};
@@ -137,6 +138,11 @@ pub enum Report {
         /// What is known of it.
         report: String,
     },
+    /// The job has had all the time that it may have.
+    Overtime {
+        /// Which limit that is.
+        limit: String,
+    },
 }
 
 /// What all attempts of a job share.
@@ -151,7 +157,7 @@ pub struct JobContext {
     /// Where images are kept between attempts.
     pub spool: PathBuf,
     /// Where crash reports are kept.
-    pub crashes: PathBuf,
+    pub reports: Reports,
     /// The workers.
     pub pool: Pool,
     /// The devices.
@@ -203,6 +209,8 @@ pub struct By {
     pub grants: grants::Grants,
     /// How much it may use.
     pub limits: Limits,
+    /// The settings of the job, as far as others may see them.
+    pub settings: Value,
 }
 
 /// One call of a plugin, and what it may touch.
@@ -293,6 +301,27 @@ impl Attempt {
         CapabilityError::new(Code::Canceled, "the job was canceled")
     }
 
+    /// Keeps a report of how it came to a bad end; returns where to find that.
+    pub async fn crashed(&self, kind: &str, what: String, blender: Option<String>) -> String {
+        let (task, attempt) = self.of.clone().unzip();
+        let report = CrashReport {
+            job: Some(self.job.id),
+            task,
+            attempt,
+            scene: Some(self.job.scene.clone()),
+            settings: self.by.settings.clone(),
+            calls: self.used.calls(),
+            blender,
+            ..CrashReport::of_a_release(kind, what, self.by.name.clone(), &self.by.digest)
+        };
+        let (line, reports) = (report.line(), self.job.reports.clone());
+        let keep = blocking(move || reports.keep(&report).map_err(CapabilityError::io("keep a report")));
+        match keep.await {
+            Ok(()) => line,
+            Err(error) => error.message,
+        }
+    }
+
     /// Names its task; none while the plugin plans.
     fn task(&self) -> Option<String> {
         self.of.as_ref().map(|(name, _)| name.clone())
@@ -308,7 +337,8 @@ impl Attempt {
         let _ = self.reports.try_send(Report::Rendering { worker, progress });
     }
 
-    async fn report(&self, report: Report) {
+    /// Tells the scheduler something.
+    pub async fn report(&self, report: Report) {
         // The scheduler may have stopped to listen; the attempt is about to be cut.
         let _ = self.reports.send(report).await;
     }

@@ -24,6 +24,7 @@ pub mod bench;
 mod blender;
 mod client;
 mod config;
+mod crash;
 mod doctor;
 mod follow;
 mod host;
@@ -96,6 +97,8 @@ enum Command {
     Blender(blender::Args),
     /// Look at the renderers.
     Plugin(plugin::Args),
+    /// Look at what is known of plugins and Blenders that crashed.
+    Crash(crash::Args),
     /// Say what was found on this machine, what is missing and how to get it.
     Doctor(doctor::Args),
     /// Measure on this machine.
@@ -184,6 +187,7 @@ async fn run(cli: Cli) -> Result {
         Command::Config(args) => config::run(args),
         Command::Blender(args) => blender::run(args, &data()?).await,
         Command::Plugin(args) => plugin::run(args, &data()?).await,
+        Command::Crash(args) => crash::run(args, &data()?),
         Command::Doctor(args) => doctor::run(args, &data()?).await,
         Command::Bench(args) => bench::run(args, &data()?).await,
         Command::Completions { shell } => {

@@ -224,7 +224,7 @@ async fn collect(service: Arc<Service>, config: Config, alone: bool, stop: Cance
             events: keep.events,
         };
         let spool = config.keep.spool_mib.saturating_mul(1024 * 1024);
-        let rules = Rules { keep, spool, crashes: config.keep.crashes };
+        let rules = Rules { keep, spool };
         let collecting = async {
             service.collect(rules).await?;
             match alone {

@@ -26,6 +26,8 @@ pub mod process;
 
 pub mod rpc;
 
+pub mod reports;
+
 pub mod store;
 
 pub mod events;

@@ -169,6 +169,31 @@ impl PluginError {
         }
     }
 
+    /// Names the kind of crash that it is, if it is one.
+    pub fn crash(&self) -> Option<&'static str> {
+        match self {
+            Self::Panic(_) => Some("panic"),
+            Self::Trap(_) => Some("trap"),
+            Self::Died(_) => Some("process"),
+            Self::Limit(_) => Some("limit"),
+            Self::Contract(_) => Some("contract"),
+            _ => None,
+        }
+    }
+
+    /// Adds a line to what is told of a crash.
+    pub fn with_line(mut self, line: &str) -> Self {
+        if let Self::Panic(text)
+        | Self::Trap(text)
+        | Self::Died(text)
+        | Self::Limit(text)
+        | Self::Contract(text) = &mut self
+        {
+            *text += &format!("\n{line}");
+        }
+        self
+    }
+
     /// Says whether another attempt may fare better.
     pub fn is_retryable(&self) -> bool {
         let is_hopeless = matches!(self, Self::Start(_) | Self::Needs(_) | Self::Quarantined(_));
@@ -199,7 +224,7 @@ pub enum Plugin {
     /// A WebAssembly component.
     Component(Component),
     /// A process.
-    Process(ProcessPlugin),
+    Process(Box<ProcessPlugin>),
 }
 
 impl Plugin {

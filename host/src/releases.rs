@@ -33,6 +33,7 @@ use crate::plugin::manifest::{Manifest, Needs};
 use crate::plugin::process::Processes;
 use crate::plugin::settings::Schema;
 use crate::plugin::{Description, Plugin, PluginError};
+use crate::reports::{Report, Reports};
 use crate::store::now_ms;
 use crate::store::releases::ReleaseRow;
 use crate::terms::Capability;
@@ -83,6 +84,8 @@ pub struct Releases {
     pub shelf: Shelf,
     config: RwLock<Config>,
     compiling: compile::Limits,
+    /// Where it is told how one came to a bad end.
+    pub reports: Reports,
     /// How many components stay in memory though nobody uses them.
     spare: usize,
     /// By their digests.
@@ -104,12 +107,14 @@ impl Releases {
             cpu: config.releases.compile_cpu_seconds,
             memory: config.releases.compile_memory_mib.saturating_mul(1024 * 1024),
         };
+        let reports = Reports::of(&data, config);
         Self {
             components,
             processes,
             shelf: Shelf::new(data, plugins),
             config: RwLock::new(config.clone()),
             compiling,
+            reports,
             spare: config.releases.loaded,
             pins: Mutex::default(),
             latest: Mutex::default(),
@@ -411,10 +416,11 @@ impl Releases {
                 let limits = self.config().processes_of(&name).into();
                 let process = self.processes.plugin(manifest, &granted, limits, place, digest);
                 let process = process.map_err(failed)?;
-                (Plugin::Process(process), wanted)
+                (Plugin::Process(Box::new(process)), wanted)
             }
         };
-        let description = plugin.describe(&self.limits_of(&name)).await.map_err(failed)?;
+        let described = plugin.describe(&self.limits_of(&name)).await;
+        let description = described.map_err(|error| failed(self.reported(error, &release)))?;
         let schema = Schema::new(description.settings_schema.clone())
             .map_err(|what| failed(PluginError::Contract(what)))?;
         let grants =
@@ -422,6 +428,16 @@ impl Releases {
         let loaded = Arc::new(Loaded { release, description, schema, grants, plugin });
         self.keep_in_memory(&loaded);
         Ok(loaded)
+    }
+
+    /// Keeps a report of a crash of a release that is being looked at. Blocks.
+    fn reported(&self, error: PluginError, release: &Release) -> PluginError {
+        let Some(kind) = error.crash() else { return error };
+        let report = Report::of_a_release(kind, error.to_string(), release.to_string(), &release.digest);
+        match self.reports.keep(&report) {
+            Ok(()) => error.with_line(&report.line()),
+            Err(_) => error,
+        }
     }
 
     async fn load_component(&self, release: &Release) -> Result<Component, ReleaseError> {

@@ -102,6 +102,14 @@ impl Farm {
     }
 }
 
+/// Puts a fixture to where a job can name it.
+fn placed(farm: &Farm, name: &str) -> PathBuf {
+    let hostile = Hostile::read(&root().join(format!("tests/fixtures/hostile/{name}.wat")));
+    let path = farm.path(&format!("{name}.wasm"));
+    fs::write(&path, hostile.component()).unwrap();
+    path
+}
+
 #[test]
 fn every_harm_of_a_component_is_ended_and_named_and_nobody_notices() {
     let mut farm = Farm::new();
@@ -140,11 +148,107 @@ fn every_harm_of_a_component_is_ended_and_named_and_nobody_notices() {
 
 /// Says what is wrong with how a fixture has ended, if anything is.
 fn suffer(farm: &Farm, hostile: &Hostile) -> Option<String> {
-    let path = farm.path(&format!("{}.wasm", hostile.name));
-    fs::write(&path, hostile.component()).unwrap();
-    let (end, said) = farm.suffers(&path);
+    let (end, said) = farm.suffers(&placed(farm, &hostile.name));
     let is_right = end == hostile.end && said.contains(&hostile.words);
     (!is_right).then(|| {
         format!("{}: {} ({}) is wanted, not {end}: {said}", hostile.name, hostile.end, hostile.words)
     })
+}
+
+#[test]
+fn a_plugin_can_have_limits_of_its_own_and_a_change_of_them_counts_for_its_next_task() {
+    let mut farm = Farm::new();
+    farm.config = LIMITS.to_owned()
+        + "[plugin.works-for-ever.limits]\ntask_seconds = 0.0\njob_seconds = 1.0\n"
+        + "[plugin.log-flood.limits]\ninstances = 1\n"
+        + "[plugin.naps-for-ever.limits]\nidle_seconds = 0.1\n";
+    farm.serve();
+    let suffers = |name: &str| farm.suffers(&placed(&farm, name));
+    // That a job takes too long is no fault that another attempt could mend.
+    let (end, said) = suffers("works_for_ever");
+    assert_eq!(end, "failed");
+    let told: std::collections::BTreeSet<_> =
+        said.lines().filter(|line| line.starts_with("the report")).collect();
+    assert!(told.len() == 1 && said.contains("its limit of 1 s for a job (limits.job_seconds)"), "{said}");
+    let (end, said) = suffers("log_flood");
+    assert_eq!(end, "refused");
+    assert!(said.contains("its limit of 1 instances, memories or tables each (limits.instances)"), "{said}");
+    assert!(suffers("naps_for_ever").1.contains("0.1 s without progress"));
+    fs::write(farm.path("config.toml"), farm.config.replace("idle_seconds = 0.1", "idle_seconds = 0.2"))
+        .unwrap();
+    let began = std::time::Instant::now();
+    while !suffers("naps_for_ever").1.contains("0.2 s without progress") {
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", farm.log());
+    }
+}
+
+#[test]
+fn compile_bombs_are_stopped_whatever_they_are_made_of() {
+    let mut farm = Farm::new();
+    farm.config = "[releases]\ncompile_cpu_seconds = 1\n".to_owned();
+    farm.serve();
+    let many: String = (0..100_000)
+        .map(|n| format!("(func (param i32) (result i32) (i32.mul (local.get 0) (i32.const {n})))"))
+        .collect();
+    let long: String = (0..300_000)
+        .map(|n| format!("(local.set 0 (i32.xor (local.get 0) (i32.mul (local.get 1) (i32.const {n}))))"))
+        .collect();
+    let long = format!("(func (param i32 i32) (result i32) {long} (local.get 0))");
+    let locals = "(local i64)".repeat(500);
+    let branches: String = (0..30_000)
+        .map(|n| {
+            format!(
+                "(if (i32.eq (local.get 0) (i32.const {n})) (then (local.set {} (i64.const {n}))))",
+                1 + n % 500
+            )
+        })
+        .collect();
+    let branches = format!("(func (param i32) {locals} {branches})");
+    for (name, bomb) in [("many", many), ("long", long), ("branches", branches)] {
+        let path = farm.path(&format!("{name}.wasm"));
+        let text = format!("{bomb}\n(func $begin) (start $begin)");
+        let hostile = Hostile { name: name.to_owned(), end: String::new(), words: String::new(), text };
+        fs::write(&path, hostile.component()).unwrap();
+        let began = std::time::Instant::now();
+        let (end, said) = farm.suffers(&path);
+        assert_eq!(end, "refused", "{name}: {said}");
+        assert!(said.contains("its limit of 1 s of processor time to be compiled"), "{name}: {said}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{name}");
+    }
+    let job = farm.submit("1-3");
+    farm.wait_for(&job, "succeeded");
+}
+
+#[test]
+fn every_crash_leaves_a_report_and_only_so_many_are_kept() {
+    let mut farm = Farm::new();
+    farm.config = format!("{LIMITS}[keep]\ncrashes = 4\n");
+    farm.serve();
+    let list = || -> Vec<serde_json::Value> {
+        let listed = farm.run(&["crash", "list", "--json"]).expect(0).stdout;
+        serde_json::from_str::<serde_json::Value>(&listed).unwrap()["crashes"].as_array().unwrap().clone()
+    };
+    assert_eq!(farm.run(&["crash", "list"]).expect(0).stdout, "nothing has crashed\n");
+    let (_, said) = farm.suffers(&placed(&farm, "handle_dropped_twice"));
+    let id = said.lines().find_map(|line| line.strip_prefix("the report: hotshoe crash show ")).unwrap();
+    let shown = farm.run(&["crash", "show", id]).expect(0).stdout;
+    for part in [
+        "the plugin broke the contract: unknown handle index 1",
+        "handle-dropped-twice@",
+        "task      hostile, attempt 1",
+        "  image.create\n",
+        "  image.drop\n",
+        "scene.blend",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert_eq!(list().len(), 3);
+    assert_eq!(farm.suffers(&placed(&farm, "traps_at_start")).0, "refused");
+    farm.suffers(&placed(&farm, "memory_bomb"));
+    let kinds: Vec<_> = list().iter().map(|report| report["kind"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["limit", "limit", "limit", "trap"]);
+    farm.run(&["crash", "show", "ffff"])
+        .expect(2)
+        .tells(&["there is no report 'ffff'", "hotshoe crash list"]);
+    farm.run(&["crash", "show", "0"]).expect(2).tells(&["several reports begin with '0'"]);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::harness::{files_below, root};
 
 /// The order of imports: a module uses only those that stand after it.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "cli",
     "daemon",
     "api",
@@ -17,6 +17,7 @@ const ORDER: [&str; 17] = [
     "blender",
     "process",
     "rpc",
+    "reports",
     "store",
     "events",
     "frames",

@@ -278,23 +278,14 @@ impl Scene {
     }
 }
 
-/// Tells the scheduler of a crash of Blender, and keeps a report of it.
+/// Keeps a report of a crash of Blender, and tells the scheduler of it.
 pub async fn heard<T>(attempt: &Attempt, result: Result<T, BlenderError>) -> Result<T> {
     let Err(BlenderError::Died { status, log, crash: Some(crash) }) = &result else { return Ok(result?) };
-    let report = crash.report(&attempt.job.scene, status, log);
-    let (folder, job) = (attempt.job.crashes.clone(), attempt.job.id);
-    let kept = report.clone();
-    let keep = blocking(move || {
-        let file = folder.join(format!("{job}-{}.txt", uuid::Uuid::now_v7().simple()));
-        let write = crate::config::create_private(&folder).and_then(|()| std::fs::write(&file, kept));
-        write.map(|()| file).map_err(CapabilityError::io("keep a crash report"))
-    });
-    let place = match keep.await {
-        Ok(file) => format!("\nthe report: {}", file.display()),
-        Err(error) => format!("\n{error}"),
-    };
-    attempt.report(Report::Crashed { report: format!("{report}{place}") }).await;
-    Ok(result?)
+    let (what, text) = (crash.what(&attempt.job.scene, status), crash.text(log));
+    let place = attempt.crashed("blender", what.clone(), Some(text.clone())).await;
+    attempt.report(Report::Crashed { report: format!("{what}\n\n{text}\n{place}") }).await;
+    let CapabilityError { code, message } = result.err().map(CapabilityError::from).expect("it has died");
+    Err(CapabilityError::new(code, format!("{message}\n{place}")))
 }
 
 /// A shot on its way. Dropping it cancels it, and ends a worker that renders it.

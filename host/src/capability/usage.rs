@@ -1,5 +1,6 @@
 //! What an attempt uses, against what it may use.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -9,6 +10,8 @@ use crate::config::limits::{Limits, bytes};
 
 /// How many words on progress a second are passed on; nobody reads faster.
 const PROGRESS_PER_SECOND: u64 = 100;
+/// How many calls of the host are remembered.
+const CALLS: usize = 32;
 
 /// A limit that was hit: its value, of what, and which key of the configuration it is.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -61,6 +64,9 @@ pub struct Usage {
     output: AtomicU64,
     said: Mutex<Said>,
     work: Arc<Mutex<Work>>,
+    began: Instant,
+    /// The last calls of the host, and when they were made.
+    calls: Mutex<VecDeque<(Duration, &'static str)>>,
 }
 
 #[derive(Debug, Default)]
@@ -90,9 +96,24 @@ pub struct UnderWay(Arc<AtomicU64>);
 impl Usage {
     /// Begins to count.
     pub fn new(limits: Limits) -> Self {
-        let (pixels, moved, shots, files, output, said) = Default::default();
+        let (pixels, moved, shots, files, output, said, calls) = Default::default();
         let work = Arc::new(Mutex::new(Work { under_way: 0, last: Instant::now() }));
-        Self { limits, pixels, moved, shots, files, output, said, work }
+        Self { limits, pixels, moved, shots, files, output, said, work, began: Instant::now(), calls }
+    }
+
+    /// Takes down a call of the host.
+    pub fn called(&self, name: &'static str) {
+        let mut calls = self.calls.lock().expect("no code panics under this lock");
+        if calls.len() == CALLS {
+            calls.pop_front();
+        }
+        calls.push_back((self.began.elapsed(), name));
+    }
+
+    /// Returns the last calls of the host, each with the seconds since the attempt began.
+    pub fn calls(&self) -> Vec<(f64, String)> {
+        let calls = self.calls.lock().expect("no code panics under this lock");
+        calls.iter().map(|(at, name)| (at.as_secs_f64(), (*name).to_owned())).collect()
     }
 
     /// Counts a line of log.

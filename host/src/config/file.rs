@@ -72,6 +72,7 @@ pub struct Keep {
     pub events: u64,
     pub spool_mib: u64,
     pub crashes: usize,
+    pub crashes_mib: u64,
 }
 
 /// `[clients]`
@@ -202,6 +203,7 @@ impl Default for Keep {
             events: 2_000_000,
             spool_mib: 10_240,
             crashes: 100,
+            crashes_mib: 64,
         }
     }
 }

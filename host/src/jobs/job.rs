@@ -272,6 +272,7 @@ impl Job {
         let seconds = took.as_secs_f64();
         let has_left = pin.digest != self.pin.digest;
         let is_asked_to_stop = *self.directive.borrow() != Directive::Proceed;
+        let is_hopeless = matches!(end, End::Hopeless(_));
         let error = match end {
             End::Outcome(Outcome::Done) => {
                 (self.crashes, self.full) = (0, 0);
@@ -291,6 +292,7 @@ impl Job {
             End::Unfit(_) => return Verdict::of(TaskState::Ready),
             End::Failed(error) | End::Hopeless(error) => error,
         };
+        let is_hopeless = is_hopeless || !error.is_retryable();
         if (is_asked_to_stop || has_left) && is_canceled(&error) {
             return Verdict::of(TaskState::Ready);
         }
@@ -301,7 +303,7 @@ impl Job {
             return Verdict { state: TaskState::Ready, failure: Some(failure), wait: None, pause };
         }
         let failures = self.plan.note(task, seconds, Some(failure.clone()));
-        let again = error.is_retryable() && failures < MAX_FAILURES && self.row.retries < policy.retries;
+        let again = !is_hopeless && failures < MAX_FAILURES && self.row.retries < policy.retries;
         self.row.retries += u32::from(again);
         let wait = again.then(|| policy.wait(failures));
         let state = if again { TaskState::Ready } else { TaskState::Failed };

@@ -91,14 +91,14 @@ pub(super) async fn plan(
     let forwarding = tokio::spawn(forward(received, job, None, mailbox.clone()));
     let planning = async {
         let loaded = loaded(&on, &spec).await?;
-        let attempt = Attempt::new(spec.context.clone(), by(&on, &loaded), None, directive, reports);
+        let attempt = Attempt::new(spec.context.clone(), by(&on, &loaded, &spec), None, directive, reports);
         let attempt = Arc::new(attempt);
         let planning = async {
             check(&spec, &mailbox).await?;
             look(&spec, &attempt, &mailbox).await?;
             limited(&attempt, on.began_ms, pages(&spec, &loaded, &attempt, &mailbox)).await
         };
-        until_canceled(&attempt, planning).await
+        reported(until_canceled(&attempt, planning).await, &attempt).await
     };
     let end = match planning.await {
         Ok(()) => Ok(()),
@@ -120,11 +120,12 @@ async fn loaded(on: &On, spec: &JobSpec) -> Result<Arc<Loaded>, End> {
     Ok(loaded)
 }
 
-fn by(on: &On, loaded: &Loaded) -> By {
+fn by(on: &On, loaded: &Loaded, spec: &JobSpec) -> By {
     // As the operator allows it now.
     let grants = Grants { allowed: on.releases.allowed(&on.pin.name), ..loaded.grants.clone() };
     let limits = on.releases.limits_of(&on.pin.name);
-    By { name: on.pin.to_string(), digest: on.pin.digest.clone(), grants, limits }
+    let settings = loaded.schema.visible(&spec.settings);
+    By { name: on.pin.to_string(), digest: on.pin.digest.clone(), grants, limits, settings }
 }
 
 /// Makes an attempt at a task.
@@ -145,7 +146,7 @@ pub(super) async fn attempt(
     let (began, mut memory) = (Instant::now(), 0);
     let making = async {
         let loaded = loaded(&on, &spec).await?;
-        let attempt = Attempt::new(spec.context.clone(), by(&on, &loaded), of, directive, reports);
+        let attempt = Attempt::new(spec.context.clone(), by(&on, &loaded, &spec), of, directive, reports);
         let attempt = Arc::new(attempt);
         let work = async {
             check(&spec, &mailbox).await?;
@@ -161,7 +162,7 @@ pub(super) async fn attempt(
             }
             ended
         };
-        let ended = until_canceled(&attempt, work).await;
+        let ended = reported(until_canceled(&attempt, work).await, &attempt).await;
         memory = attempt.memory.load(Ordering::Relaxed);
         // All reports are in before the end is: the attempt holds the last sender.
         ended
@@ -225,9 +226,26 @@ async fn limited<T>(
             Err(beyond(Hit::new("task_seconds", what)).into())
         }
         () = job => {
-            let what = format!("{} s for a job", limits.job_seconds);
-            Err(End::Hopeless(beyond(Hit::new("job_seconds", what))))
+            let error = beyond(Hit::new("job_seconds", format!("{} s for a job", limits.job_seconds)));
+            attempt.report(Report::Overtime { limit: error.to_string() }).await;
+            Err(End::Hopeless(error))
         }
+    }
+}
+
+/// Keeps a report of a crash, and says in the error where it is.
+async fn reported<T>(ended: Result<T, End>, attempt: &Attempt) -> Result<T, End> {
+    let report = async |error: PluginError| match error.crash() {
+        Some(kind) => {
+            let line = attempt.crashed(kind, error.to_string(), None).await;
+            error.with_line(&line)
+        }
+        None => error,
+    };
+    match ended {
+        Err(End::Failed(error)) => Err(End::Failed(report(error).await)),
+        Err(End::Hopeless(error)) => Err(End::Hopeless(report(error).await)),
+        ended => ended,
     }
 }
 

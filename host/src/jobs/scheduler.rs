@@ -27,7 +27,7 @@ use crate::capability::{Directive, Report};
 use crate::events::{EventKind, Progress};
 use crate::plugin::PlannedTask;
 use crate::releases::{Pin, Releases};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, now_ms};
 use crate::terms::{Blame, Failure, JobId, JobState, Pause, TaskState};
 
 /// How many messages share a transaction at most.
@@ -311,6 +311,7 @@ impl Scheduler {
     fn retried(&mut self, id: JobId, again: &[String]) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         (job.row.failure, job.row.retries, job.row.canceling) = (None, 0, false);
+        job.row.started_ms = job.row.started_ms.map(|_| now_ms());
         job.direct(Directive::Proceed);
         job.plan.retry();
         job.plan.undo(again);
@@ -331,18 +332,26 @@ impl Scheduler {
                 return self.batch.events.push(EventKind::Log { job: id, task: name, level, message });
             }
             Report::Crashed { report } => {
-                if let Some(failure) = job.crashed(&report) {
-                    job.row.failure = Some(failure);
-                    job.plan.cancel();
-                    self.batch.jobs.insert(id);
-                }
-                return;
+                let failure = job.crashed(&report);
+                return self.give_up(id, failure);
+            }
+            Report::Overtime { limit: message } => {
+                return self.give_up(id, Some(Failure { blame: Blame::Plugin, message }));
             }
         };
         let Some((name, frame)) = name.zip(row.map(|row| row.frame)) else { return };
         let progress = Progress { id: name, job: id, frame, worker, seconds, samples, fraction, message };
         // Nobody may be looking.
         let _ = self.progress.send(Arc::new(progress));
+    }
+
+    /// Fails a job of which not every task was tried.
+    fn give_up(&mut self, id: JobId, failure: Option<Failure>) {
+        if let Some((job, failure)) = self.jobs.get_mut(&id).zip(failure) {
+            job.row.failure = Some(failure);
+            job.plan.cancel();
+            self.batch.jobs.insert(id);
+        }
     }
 
     fn attempt_ended(

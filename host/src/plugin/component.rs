@@ -359,9 +359,8 @@ fn own_limit(text: &str, limits: &Limits) -> Option<Hit> {
         let most = bytes(limits.copied_mib);
         return Some(Hit::new("copied_mib", format!("{most} bytes that one call of the host copies")));
     }
-    let counted =
-        ["instance", "memory", "table"].iter().find(|kind| text.contains(&format!("{kind} count too high")));
-    counted.map(|kind| Hit::new("instances", format!("{} of each of its parts ({kind})", limits.instances)))
+    let what = || format!("{} instances, memories or tables each", limits.instances);
+    text.contains("count too high").then(|| Hit::new("instances", what()))
 }
 
 /// Whether a program has left its memory at its lower end: there is the stack that compilers

@@ -74,7 +74,9 @@ impl Guests {
 impl Drop for Threads {
     fn drop(&mut self) {
         // Whoever drops it may not wait.
-        self.runtime.take().map(Runtime::shutdown_background);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

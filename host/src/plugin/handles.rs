@@ -45,8 +45,11 @@ impl Handles {
 
     /// Counts a call of the host; fails, and with that ends the plugin's code, if there are
     /// too many.
-    pub fn called(&mut self) -> Result<(), Hit> {
+    pub fn called(&mut self, name: &'static str) -> Result<(), Hit> {
         self.calls += 1;
+        if let Some(attempt) = &self.attempt {
+            attempt.used.called(name);
+        }
         let most = self.limits.calls_per_second;
         match self.rate.has_room(most) {
             true => Ok(()),
@@ -67,8 +70,12 @@ impl Handles {
     }
 
     /// Drops what is behind a handle.
-    pub fn drop_handle<T: Send + 'static>(&mut self, handle: Resource<T>) -> wasmtime::Result<()> {
-        self.called()?;
+    pub fn drop_handle<T: Send + 'static>(
+        &mut self,
+        name: &'static str,
+        handle: Resource<T>,
+    ) -> wasmtime::Result<()> {
+        self.called(name)?;
         self.table.delete(handle)?;
         Ok(())
     }

@@ -10,6 +10,11 @@ pub struct SettingsError {
     hint: String,
 }
 
+/// What stands in the place of a secret.
+const HIDDEN: &str = "(hidden)";
+/// How deep secrets are looked for; a schema may refer to itself.
+const LEVELS: u32 = 64;
+
 /// The settings that a renderer takes.
 #[derive(Debug)]
 pub struct Schema {
@@ -26,6 +31,13 @@ impl Schema {
         let validator = jsonschema::validator_for(&closed(value.clone()))
             .map_err(|error| format!("the settings schema is no JSON Schema: {error}"))?;
         Ok(Self { value, validator })
+    }
+
+    /// Returns settings without those that are only to be written (`writeOnly`): secrets.
+    pub fn visible(&self, settings: &str) -> Value {
+        let mut settings = serde_json::from_str(settings).unwrap_or_default();
+        hide(&self.value, &self.value, &mut settings, LEVELS);
+        settings
     }
 
     /// Returns the schema.
@@ -172,6 +184,35 @@ pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&
     like.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, other)| other)
 }
 
+/// Hides what a part of a schema says is only to be written.
+fn hide(root: &Value, schema: &Value, value: &mut Value, levels: u32) {
+    let Some(levels) = levels.checked_sub(1) else {
+        // Rather too much than too little.
+        *value = HIDDEN.into();
+        return;
+    };
+    if schema["writeOnly"] == true {
+        *value = HIDDEN.into();
+        return;
+    }
+    let reference = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
+    let referred = reference.and_then(|pointer| root.pointer(pointer));
+    let parts = ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|key| schema[key].as_array()).flatten();
+    for part in parts.chain(referred) {
+        hide(root, part, value, levels);
+    }
+    match value {
+        Value::Object(fields) => fields.iter_mut().for_each(|(name, value)| {
+            let own = schema["properties"].get(name).unwrap_or(&schema["additionalProperties"]);
+            hide(root, own, value, levels);
+        }),
+        Value::Array(values) => {
+            values.iter_mut().for_each(|value| hide(root, &schema["items"], value, levels))
+        }
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,5 +282,29 @@ mod tests {
     fn what_is_no_schema_is_refused() {
         assert!(Schema::new(json!([])).is_err());
         assert!(Schema::new(json!({"type": 7})).is_err());
+    }
+
+    #[test]
+    fn what_is_only_to_be_written_is_hidden() {
+        let schema = serde_json::json!({
+            "type": "object",
+            "properties": {
+                "key": {"type": "string", "writeOnly": true},
+                "samples": {"type": "integer"},
+                "cloud": {"$ref": "#/$defs/cloud"},
+                "all": {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/cloud"}, {"type": "null"}]}},
+            },
+            "$defs": {"cloud": {"type": "object", "properties": {
+                "token": {"type": "string", "writeOnly": true}, "place": {"type": "string"},
+            }}},
+        });
+        let settings = r#"{"key": "k", "samples": 3, "cloud": {"token": "t", "place": "p"},
+                           "all": [{"token": "t"}, null]}"#;
+        let visible = Schema::new(schema).unwrap().visible(settings);
+        let expected = serde_json::json!({
+            "key": HIDDEN, "samples": 3, "cloud": {"token": HIDDEN, "place": "p"},
+            "all": [{"token": HIDDEN}, null],
+        });
+        assert_eq!(visible, expected);
     }
 }

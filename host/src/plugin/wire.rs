@@ -191,14 +191,14 @@ impl Held {
             "buffer.create" => {
                 let length: u32 = self.take(&mut arguments, "length")?;
                 arguments.end()?;
-                self.handles.called().map_err(Refusal::Hit)?;
+                self.handles.called("buffer.create").map_err(Refusal::Hit)?;
                 let attempt = self.handles.attempt(Capability::Image)?;
                 self.names.make_buffer(length, &attempt).map(Value::from)
             }
             "buffer.drop" => {
                 let number: u32 = self.take(&mut arguments, "buffer")?;
                 arguments.end()?;
-                self.handles.called().map_err(Refusal::Hit)?;
+                self.handles.called("buffer.drop").map_err(Refusal::Hit)?;
                 let dropped = self.names.buffers.remove(&number);
                 dropped.map(|_| Value::Null).ok_or_else(|| unknown("buffer", number).below("buffer").into())
             }

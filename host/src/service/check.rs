@@ -180,7 +180,7 @@ impl Service {
             scene: submission.scene,
             output,
             spool: self.images(row.id),
-            crashes: self.parts.data.crashes(),
+            reports: self.parts.releases.reports.clone(),
             pool: self.parts.pool.clone(),
             devices: self.devices.clone(),
             store: self.parts.store.clone(),

@@ -1,9 +1,8 @@
-//! Letting go of what is old: finished jobs, events, images, crash reports.
+//! Letting go of what is old: finished jobs, events, images.
 //!
 //! What is open or pinned loses nothing.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
 
 use super::check::blocking;
 use super::{Result, Service};
@@ -17,8 +16,6 @@ pub struct Rules {
     pub keep: Keep,
     /// How many bytes of images of jobs that are not open.
     pub spool: u64,
-    /// How many crash reports.
-    pub crashes: usize,
 }
 
 /// How much is let go of at once, so that nobody waits for long.
@@ -41,10 +38,7 @@ impl Service {
             }
             after = next.unwrap_or(after);
         }
-        self.collect_images(rules.spool).await?;
-        let (crashes, count) = (self.parts.data.crashes(), rules.crashes);
-        blocking(move || thin_out(&crashes, count)).await;
-        Ok(())
+        self.collect_images(rules.spool).await
     }
 
     /// Lets go of the images of old jobs, as long as all of them take too much.
@@ -81,18 +75,4 @@ impl Service {
 fn size(folder: &Path) -> u64 {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     files.filter_map(|file| file.metadata().ok()).map(|info| info.len()).sum()
-}
-
-/// Removes all but the newest files of a folder. Blocks.
-fn thin_out(folder: &Path, count: usize) {
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let age = |path: &Path| {
-        let written = path.metadata().and_then(|info| info.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-        written.elapsed().unwrap_or(Duration::ZERO)
-    };
-    let mut files: Vec<_> = files.map(|file| file.path()).map(|path| (age(&path), path)).collect();
-    files.sort();
-    for (_, file) in files.into_iter().skip(count) {
-        let _ = std::fs::remove_file(file);
-    }
 }

@@ -156,7 +156,7 @@ impl Names {
 impl Held {
     /// `image.read`: the pixels go from the image to the buffer and nowhere else.
     pub(super) fn image_read(&mut self, mut arguments: Arguments) -> Reply {
-        let (attempt, image, region) = self.image_and_region(&mut arguments)?;
+        let (attempt, image, region) = self.image_and_region("image.read", &mut arguments)?;
         let into = self.take(&mut arguments, "into")?;
         arguments.end()?;
         let length = image.floats(region)?;
@@ -176,7 +176,7 @@ impl Held {
 
     /// `image.write`: the pixels go from the buffer to the image and nowhere else.
     pub(super) fn image_write(&mut self, mut arguments: Arguments) -> Reply {
-        let (attempt, image, region) = self.image_and_region(&mut arguments)?;
+        let (attempt, image, region) = self.image_and_region("image.write", &mut arguments)?;
         let Pixels { buffer, length } = self.take(&mut arguments, "pixels")?;
         arguments.end()?;
         attempt.used.moves(length as usize).map_err(CapabilityError::from)?;
@@ -196,9 +196,10 @@ impl Held {
 
     fn image_and_region(
         &mut self,
+        name: &'static str,
         arguments: &mut Arguments,
     ) -> Result<(Arc<Attempt>, Image, Region), Refusal> {
-        self.handles.called().map_err(Refusal::Hit)?;
+        self.handles.called(name).map_err(Refusal::Hit)?;
         let image: Resource<Image> = self.take(arguments, "image")?;
         let region: types::Region = self.take(arguments, "region")?;
         let attempt = self.handles.attempt(Capability::Image)?;
