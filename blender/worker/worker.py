@@ -243,6 +243,7 @@ class Scene:
             "is_movie": render.is_movie_format,
             "post_processing": self.post_processing(),
             "missing_files": missing_files(),
+            "unreadable_files": unreadable_files(),
             "dependencies": dependencies(),
             "blocked_scripts": self.blocked,
             "warnings": self.warnings(),
@@ -608,6 +609,22 @@ def referred_files():
 
 def missing_files():
     return sorted({os.path.normpath(path) for path, there in referred_files() if not there})
+
+
+def unreadable_files():
+    """Files that are there and that this worker may not read."""
+    return sorted({os.path.normpath(file) for _, there in referred_files() for file in there if not readable(file)})
+
+
+def readable(file):
+    if os.path.isdir(file):
+        return True
+    try:
+        # A sandbox lets one ask whether a file is there, and not open it.
+        with open(file, "rb"):
+            return True
+    except OSError:
+        return False
 
 
 def dependencies():

@@ -24,6 +24,7 @@ pub mod bench;
 mod blender;
 mod client;
 mod config;
+mod confined;
 mod crash;
 mod doctor;
 mod follow;

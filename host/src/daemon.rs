@@ -4,7 +4,7 @@ mod deploy;
 
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +18,11 @@ use crate::blender::Blender;
 use crate::blender::pool::{self, Pool};
 use crate::blender::worker::{Launch, Patience};
 use crate::capability::gpu::memory;
-use crate::config::file::{Config, days, seconds};
+use crate::config::file::{Config, Sandboxing, days, seconds};
 use crate::config::{DataDir, RunDir};
 use crate::events::EventKind;
 use crate::jobs::{Jobs, Policy};
+use crate::process;
 use crate::releases::watcher::Watcher;
 use crate::releases::{Releases, lifecycle};
 use crate::rpc;
@@ -66,6 +67,9 @@ pub enum StartError {
     /// A folder cannot be used.
     #[error("cannot use the data directory: {0}")]
     Io(#[from] io::Error),
+    /// Workers are to be confined, and cannot be.
+    #[error("workers cannot be confined here: {0}\nsee `hotshoe doctor`, or accept less with --sandbox auto")]
+    Sandbox(String),
 }
 
 /// A running host.
@@ -100,7 +104,10 @@ impl Host {
             // Before the kernel would, which may choose somebody else.
             memory: or(config.workers.kill_above_mib, memory() / 10 * 9),
         };
-        let launch = Launch { blender, guard: program, folder, patience, processes: TaskTracker::new() };
+        confined(config.workers.sandbox, &program).await?;
+        let (sandbox, read) = (config.workers.sandbox, config.workers.read.clone());
+        let processes = TaskTracker::new();
+        let launch = Launch { blender, guard: program, folder, patience, sandbox, read, processes };
         let pool = Pool::new(launch, limits, store.clone());
         let policy = Policy {
             slots: limits.size,
@@ -247,8 +254,23 @@ async fn collect(service: Arc<Service>, config: Config, alone: bool, stop: Cance
     }
 }
 
+/// Fails if workers are to be confined and cannot be.
+async fn confined(sandbox: Sandboxing, guard: &Path) -> Result<(), StartError> {
+    if sandbox == Sandboxing::Off {
+        return Ok(());
+    }
+    match process::lacks(guard).await {
+        Some(what) if sandbox == Sandboxing::Require => Err(StartError::Sandbox(what)),
+        Some(what) => {
+            tracing::warn!(what, "workers are confined less than they could be; `hotshoe doctor` tells");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
 fn limits(config: &Config) -> pool::Limits {
-    let workers = config.workers;
+    let workers = &config.workers;
     let budget = or(workers.memory_mib, memory() / 2);
     pool::Limits {
         size: workers.count.into(),

@@ -26,7 +26,7 @@ use tokio::process::{ChildStdin, Command};
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-use sandbox::Sandbox;
+use sandbox::{Bounds, Kind, Sandbox};
 
 /// How long an end may take after it was wanted, or was seen.
 pub const END_LIMIT: Duration = Duration::from_secs(5);
@@ -86,6 +86,32 @@ pub fn inherit(command: &mut Command, variable: &str, descriptor: &OwnedFd) {
             Ok(())
         });
     }
+}
+
+/// Says what this kernel or this user lacks of what bounds a worker, if anything.
+pub async fn lacks(guard: &Path) -> Option<String> {
+    let bounds = Bounds {
+        kind: Kind::Worker,
+        lenient: false,
+        read: guard.parent().map(Path::to_owned).into_iter().collect(),
+        work: "/dev/null".into(),
+        devices: Vec::new(),
+        network: false,
+        memory: None,
+        file: 0,
+        cpu: None,
+        apart: false,
+    };
+    let mut command = guarded(guard, &Sandbox::Bound(bounds.into()), guard);
+    command.arg("--version");
+    let process = match Process::start(command, "sandbox".to_owned(), &TaskTracker::new(), |_| ()) {
+        Ok(process) => process,
+        Err(error) => return Some(error.to_string()),
+    };
+    let ended = process.ended().await;
+    let said = process.log.tail();
+    let what = said.lines().map(|line| line.trim_start_matches("  | ")).find(|line| !line.is_empty());
+    (ended.status != "exited with code 0").then(|| what.map_or(ended.status, str::to_owned))
 }
 
 impl Process {

@@ -46,6 +46,11 @@ fn plain(mut event: Value, job: &str) -> Value {
     if event["id"] == job {
         event["id"] = Value::Null;
     }
+    if let Some(message) = event["error"]["message"].as_str() {
+        // Each report has a number of its own.
+        let kept = message.lines().filter(|line| !line.starts_with("the report: "));
+        event["error"]["message"] = json!(kept.collect::<Vec<_>>().join("\n"));
+    }
     if let Some(path) = event["path"].as_str().map(str::to_owned) {
         event["path"] = json!(path.rsplit('/').next());
     }

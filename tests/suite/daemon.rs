@@ -590,7 +590,7 @@ fn frames_of_an_earlier_render_are_kept_only_if_they_are_the_same() {
     let scene = farm.path("scene.blend");
     let out = farm.path("out");
     let render = |frames: &str, more: &[&str]| {
-        let mut render = farm.hotshoe(&["render", "--alone", "-f", frames, "--resume"]);
+        let mut render = farm.hotshoe(&["render", "--alone", "-f", frames, "--resume", "--sandbox", "off"]);
         render.env("HOTSHOE_FAKE", &farm.fake).arg(&scene).arg("--out").arg(&out).args(more);
         let ended = render.arg("--blender").arg(&farm.blender).output().unwrap();
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
@@ -610,6 +610,7 @@ fn frames_of_an_earlier_render_are_kept_only_if_they_are_the_same() {
     let below = below.to_str().unwrap();
     let elsewhere = |out: &str, count| {
         let mut render = farm.hotshoe(&["render", "--alone", "-f", "11-12", "--resume", "--out", out]);
+        render.args(["--sandbox", "off"]);
         render.env("HOTSHOE_FAKE", &farm.fake).arg(&scene).arg("--blender").arg(&farm.blender);
         assert!(render.output().unwrap().status.success());
         assert_eq!(farm.rendered().len(), count);

@@ -27,6 +27,8 @@ pub(crate) struct Farm {
     pub config: String,
     pub environment: Vec<(String, String)>,
     pub workers: u32,
+    /// Whether its workers may write where a test looks.
+    pub unconfined: bool,
     /// Whether its host is one for those who write plugins.
     pub dev: bool,
     host: Option<Child>,
@@ -43,6 +45,7 @@ impl Farm {
             config: String::new(),
             environment: Vec::new(),
             workers: 2,
+            unconfined: false,
             dev: false,
             host: None,
         }
@@ -71,6 +74,9 @@ impl Farm {
         serve.env("HOTSHOE_FAKE", &self.fake).envs(self.environment.iter().cloned());
         if self.dev {
             serve.arg("--dev");
+        }
+        if self.unconfined {
+            serve.args(["--sandbox", "off"]);
         }
         if let Some(crash) = &self.crash {
             serve.env("HOTSHOE_CRASH", crash);
@@ -209,6 +215,7 @@ impl Farm {
     /// Lets workers write down what they render.
     pub(crate) fn keeps_count(mut self) -> Self {
         self.fake = format!("{} log={}", self.fake, self.path("rendered").display());
+        self.unconfined = true;
         self
     }
 }

@@ -6,6 +6,7 @@ mod arriving;
 mod bad_input;
 mod bench;
 mod changeling;
+mod confined;
 mod conformance;
 mod contract;
 mod crash;

@@ -378,9 +378,9 @@ fn what_runs_in_a_worker_cannot_become_a_client() {
     );
     std::fs::write(&script, text).unwrap();
     let python = crate::harness::installed().path;
-    // The very way in which a host starts a worker.
+    // What is refused to every process of a host, also where nothing else is.
     let mut guard = command(crate::harness::PROGRAM);
-    guard.args(["guard", "\"worker\""]).arg(python).arg("-u").arg(&script);
+    guard.args(["guard", "\"bare\""]).arg(python).arg("-u").arg(&script);
     let child =
         guard.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut child = child;

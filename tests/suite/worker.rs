@@ -4,11 +4,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hotshoe::blender::pool::{Limits, Pool};
+use hotshoe::blender::pool::{Limits, Pool, Wanted};
 use hotshoe::blender::seats::{Seat, Seats};
 use hotshoe::blender::wire::{Develop, Paths, Progress, Region, Samples, Shot, Write};
 use hotshoe::blender::worker::{Launch, Patience, Worker};
 use hotshoe::blender::{Blender, BlenderError};
+use hotshoe::config::file::Sandboxing;
 use hotshoe::store::Store;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
@@ -26,14 +27,16 @@ fn launch(blender: &harness::Blender, folder: &Path) -> Launch {
     let path = blender.path.clone();
     let blender = if blender.is_module { Blender::Module(path) } else { Blender::Program(path) };
     let (guard, folder) = (PROGRAM.into(), folder.to_owned());
-    Launch { blender, guard, folder, patience: Patience::default(), processes: TaskTracker::new() }
+    // They write where a test looks.
+    let (patience, sandbox, read) = (Patience::default(), Sandboxing::Off, Vec::new());
+    Launch { blender, guard, folder, patience, sandbox, read, processes: TaskTracker::new() }
 }
 
 impl Bench {
     async fn start(blender: &harness::Blender) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let launch = launch(blender, folder.path());
-        Self { worker: Worker::start(&launch, 1, &Seat::default()).await.unwrap(), folder }
+        Self { worker: Worker::start(&launch, 1, &Seat::default(), &[]).await.unwrap(), folder }
     }
 
     /// Renders a frame into a new folder and returns its picture's path.
@@ -269,7 +272,8 @@ async fn workers_that_share_the_machine_share_no_processor() {
     let launch = launch(&harness::installed(), folder.path());
     let seats = Seats::divide(2);
     let (here, there) = (seats.take(), seats.take());
-    let (one, two) = tokio::join!(Worker::start(&launch, 1, &here), Worker::start(&launch, 2, &there));
+    let (one, two) =
+        tokio::join!(Worker::start(&launch, 1, &here, &[]), Worker::start(&launch, 2, &there, &[]));
     let (one, two) = (one.unwrap(), two.unwrap());
     assert_eq!(processors(&one) != processors(&two), divided);
     // One that was idle may find its place taken, and goes to another one.
@@ -291,9 +295,11 @@ async fn a_pool_that_is_warm_starts_no_more_workers() {
     let limits = Limits { size: 2, warm: 0, budget: u64::MAX, renders: 100, growth: u64::MAX };
     let pool = Pool::new(launch(&harness::installed(), &workers_folder), limits, store);
     let workers = || std::fs::read_dir(&workers_folder).unwrap().count();
-    pool.warm_up(2).await.unwrap();
+    let [scene, content] = ["/scenes/a.blend", "a"].map(str::to_owned);
+    let wanted = Wanted { scene: scene.into(), content, cpu: false };
+    pool.warm_up(&wanted, 2).await.unwrap();
     assert_eq!(workers(), 2);
-    pool.warm_up(2).await.unwrap();
+    pool.warm_up(&wanted, 2).await.unwrap();
     assert_eq!(workers(), 2);
     pool.stop().await;
 }

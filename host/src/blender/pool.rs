@@ -6,7 +6,7 @@
 //! for long go first when there are too many, or when they take too much memory.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -48,6 +48,13 @@ pub struct Wanted {
     pub content: String,
     /// Whether a scene that asks for a GPU may render on the CPU.
     pub cpu: bool,
+}
+
+impl Wanted {
+    /// The folders that a worker must be able to read for it.
+    fn read(&self) -> Vec<PathBuf> {
+        self.scene.parent().map(Path::to_owned).into_iter().collect()
+    }
 }
 
 /// What is known of a worker by those who do not hold it.
@@ -133,8 +140,9 @@ impl Pool {
     }
 
     /// Starts up to `count` workers if none is idle, so that they are up when they are wanted.
-    pub async fn warm_up(&self, count: usize) -> Result<(), BlenderError> {
-        let starting = (0..count.min(self.size())).map(|_| self.clone().start_idle());
+    pub async fn warm_up(&self, wanted: &Wanted, count: usize) -> Result<(), BlenderError> {
+        let read = wanted.read();
+        let starting = (0..count.min(self.size())).map(|_| self.clone().start_idle(read.clone()));
         let started = starting.map(tokio::spawn).collect::<Vec<_>>();
         for task in started {
             task.await.expect("starting a worker does not panic")?;
@@ -142,14 +150,17 @@ impl Pool {
         Ok(())
     }
 
-    async fn start_idle(self) -> Result<(), BlenderError> {
+    async fn start_idle(self, read: Vec<PathBuf>) -> Result<(), BlenderError> {
         let _permit = self.permit().await;
         let seat = self.0.seats.take();
-        let any = self.idle().pop();
+        let any = {
+            let mut idle = self.idle();
+            idle.iter().rposition(|worker| worker.read == read).map(|index| idle.remove(index))
+        };
         let worker = async {
             match any {
                 Some(worker) => Ok(worker),
-                None => self.start(&seat).await,
+                None => self.start(&seat, &read).await,
             }
         };
         tokio::select! {
@@ -205,21 +216,30 @@ impl Pool {
     }
 
     /// Takes the idle worker that has the scene; else one that has none; else starts
-    /// one, if there may be more; else takes the one that was idle longest.
+    /// one, if there may be more; else takes the one that was idle longest, or starts one in
+    /// its place if that may not read what is wanted.
     async fn worker(&self, wanted: &Wanted, seat: &Seat) -> Result<Worker, BlenderError> {
-        let name = wanted.name();
-        let has = |worker: &Worker, scene: Option<&String>| worker.loaded().as_ref() == scene;
+        let (name, read) = (wanted.name(), wanted.read());
+        let has = |worker: &Worker, scene: Option<&String>| {
+            worker.read == read && worker.loaded().as_ref() == scene
+        };
         self.bury();
         let found = {
             let mut idle = self.idle();
             let with_it = idle.iter().rposition(|worker| has(worker, Some(&name)));
             let with_none = || idle.iter().position(|worker| has(worker, None));
-            let oldest = || (!idle.is_empty() && !self.may_start()).then_some(0);
+            let of_its_folder = || idle.iter().position(|worker| worker.read == read);
+            let oldest =
+                || if self.may_start() { None } else { of_its_folder().or((!idle.is_empty()).then_some(0)) };
             with_it.or_else(with_none).or_else(oldest).map(|index| idle.remove(index))
         };
         match found {
-            Some(worker) => Ok(worker),
-            None => self.start(seat).await,
+            Some(worker) if worker.read == read => Ok(worker),
+            Some(worker) => {
+                self.end(worker, "another scene needs its place");
+                self.start(seat, &read).await
+            }
+            None => self.start(seat, &read).await,
         }
     }
 
@@ -235,9 +255,9 @@ impl Pool {
         (seen.len(), seen.values().map(|worker| worker.memory.load(Ordering::Relaxed)).sum())
     }
 
-    async fn start(&self, seat: &Seat) -> Result<Worker, BlenderError> {
+    async fn start(&self, seat: &Seat, read: &[PathBuf]) -> Result<Worker, BlenderError> {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let worker = Worker::start(&self.0.launch, id, seat).await?;
+        let worker = Worker::start(&self.0.launch, id, seat, read).await?;
         let blender = worker.hello.blender_version.clone();
         let _ = self.0.version.set(blender.clone());
         self.see(&worker, None, false);

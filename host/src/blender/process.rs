@@ -19,11 +19,14 @@ use super::seats::Seat;
 use super::worker::{Launch, PROGRAM, Signs};
 use super::{Blender, BlenderError};
 use crate::config::create_private;
-use crate::process::sandbox::Sandbox;
+use crate::config::file::Sandboxing;
+use crate::process::sandbox::{Bounds, Kind, Sandbox, graphics};
 use crate::process::{self, guarded, inherit};
 
 /// How much is read of what Blender wrote about its own crash, in bytes.
 const CRASH_TEXT: u64 = 64 * 1024;
+/// The largest file that it may write, in bytes.
+const LARGEST_FILE: u64 = 64 * 1024 * 1024 * 1024;
 
 /// A Blender, and the folder that is its own.
 #[derive(Debug)]
@@ -37,12 +40,13 @@ impl Process {
         launch: &Launch,
         id: u32,
         seat: &Seat,
+        read: &[PathBuf],
         line: OwnedFd,
         signs: Arc<watch::Sender<Signs>>,
     ) -> Result<Self, BlenderError> {
         let home = launch.folder.join(format!("worker-{id}"));
         create_private(&home).map_err(BlenderError::io("make a worker's folder"))?;
-        let command = command(launch, &home, seat, &line)?;
+        let command = command(launch, &home, seat, read, &line)?;
         let each = move |line: &str| {
             tracing::trace!(worker = id, "{line}");
             signs.send_modify(|signs| signs.printed(samples(line)));
@@ -85,10 +89,20 @@ impl Drop for Process {
 }
 
 /// Builds the command: the guard, then Blender, then the worker program.
-fn command(launch: &Launch, home: &Path, seat: &Seat, line: &OwnedFd) -> Result<Command, BlenderError> {
+fn command(
+    launch: &Launch,
+    home: &Path,
+    seat: &Seat,
+    read: &[PathBuf],
+    line: &OwnedFd,
+) -> Result<Command, BlenderError> {
     let program = home.join("worker.py");
     fs::write(&program, PROGRAM).map_err(BlenderError::io("write the worker program"))?;
-    let mut command = guarded(&launch.guard, &Sandbox::Worker, launch.blender.path());
+    let sandbox = match launch.sandbox {
+        Sandboxing::Off => Sandbox::Bare,
+        _ => Sandbox::Bound(bounds(launch, home, read).into()),
+    };
+    let mut command = guarded(&launch.guard, &sandbox, launch.blender.path());
     match launch.blender {
         Blender::Program(_) => command
             .args(["--background", "--factory-startup", "--disable-autoexec", "--python-exit-code", "1"])
@@ -101,6 +115,10 @@ fn command(launch: &Launch, home: &Path, seat: &Seat, line: &OwnedFd) -> Result<
     }
     inherit(&mut command, "HOTSHOE_FD", line);
     // Messages of Blender are read by a program.
+    if launch.sandbox != Sandboxing::Off {
+        // What drivers keep for the next time; the rest of a home is none of their business.
+        command.env("HOME", home).env("XDG_CACHE_HOME", home).env("XDG_CONFIG_HOME", home);
+    }
     command.env("TMPDIR", home).env("LC_ALL", "C.UTF-8").env("LANG", "C.UTF-8");
     let processors = seat.processors().map_err(|error| BlenderError::io("name processors")(error.into()))?;
     if let Some(processors) = processors {
@@ -108,6 +126,27 @@ fn command(launch: &Launch, home: &Path, seat: &Seat, line: &OwnedFd) -> Result<
         unsafe { command.pre_exec(move || Ok(sched_setaffinity(Pid::from_raw(0), &processors)?)) };
     }
     Ok(command)
+}
+
+/// Says what a worker may use.
+fn bounds(launch: &Launch, home: &Path, read: &[PathBuf]) -> Bounds {
+    let path = launch.blender.path();
+    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+    let level = if matches!(launch.blender, Blender::Module(_)) { 2 } else { 1 };
+    // A Python lies in `bin`, beside what it needs; one of a virtual environment is a link.
+    let own = [path, &real].into_iter().filter_map(|path| path.ancestors().nth(level).map(Path::to_owned));
+    Bounds {
+        kind: Kind::Worker,
+        lenient: launch.sandbox == Sandboxing::Auto,
+        read: own.chain(launch.read.iter().chain(read).cloned()).collect(),
+        work: home.to_owned(),
+        devices: graphics(),
+        network: false,
+        memory: None,
+        file: LARGEST_FILE,
+        cpu: None,
+        apart: false,
+    }
 }
 
 /// Reads the samples out of a status line of any Blender.

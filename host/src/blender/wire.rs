@@ -156,6 +156,9 @@ pub struct SceneInfo {
     pub is_movie: bool,
     pub post_processing: bool,
     pub missing_files: Vec<PathBuf>,
+    /// Files that are there, and that its worker may not read.
+    #[serde(default)]
+    pub unreadable_files: Vec<PathBuf>,
     #[serde(default)]
     pub dependencies: Vec<PathBuf>,
     pub blocked_scripts: Vec<String>,

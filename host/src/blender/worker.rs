@@ -18,6 +18,7 @@ use super::process::Process;
 use super::seats::Seat;
 use super::wire::{self, Hello, Progress};
 use super::{Blender, BlenderError, Crash};
+use crate::config::file::Sandboxing;
 use crate::rpc::{self, CallError, Incoming, Notification, Peer};
 
 /// The program that runs inside Blender.
@@ -39,6 +40,10 @@ pub struct Launch {
     pub folder: PathBuf,
     /// When a worker counts as hung.
     pub patience: Patience,
+    /// Whether it is confined.
+    pub sandbox: Sandboxing,
+    /// Folders that it may read besides those of its scene.
+    pub read: Vec<PathBuf>,
     /// Follows every process until its end, whoever has dropped it.
     pub processes: TaskTracker,
 }
@@ -68,6 +73,8 @@ pub struct Worker {
     pub id: u32,
     /// What it said of itself.
     pub hello: Hello,
+    /// The folders of scenes that it may read.
+    pub read: Vec<PathBuf>,
     /// How long it took to come up.
     pub started_in: Duration,
     /// What is loaded in it: the host's own name for it.
@@ -124,11 +131,17 @@ impl Signs {
 
 impl Worker {
     /// Starts a worker and waits until it says hello.
-    pub async fn start(launch: &Launch, id: u32, seat: &Seat) -> Result<Self, BlenderError> {
+    /// One that is confined may read the folders that are named.
+    pub async fn start(
+        launch: &Launch,
+        id: u32,
+        seat: &Seat,
+        read: &[PathBuf],
+    ) -> Result<Self, BlenderError> {
         let began = Instant::now();
         let (signs, memory) = (Arc::new(watch::Sender::new(Signs::new())), Arc::default());
         let (ours, theirs) = StdUnixStream::pair().map_err(BlenderError::io("make a socket pair"))?;
-        let process = Process::start(launch, id, seat, theirs.into(), signs.clone())?;
+        let process = Process::start(launch, id, seat, read, theirs.into(), signs.clone())?;
         ours.set_nonblocking(true).map_err(BlenderError::io("use a socket"))?;
         let stream = UnixStream::from_std(ours).map_err(BlenderError::io("use a socket"))?;
         let (reading, writing) = stream.into_split();
@@ -156,6 +169,7 @@ impl Worker {
         Ok(Self {
             id,
             hello,
+            read: read.to_owned(),
             started_in: began.elapsed(),
             loaded: Mutex::default(),
             renders: AtomicU32::new(0),

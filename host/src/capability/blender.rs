@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 
@@ -47,7 +48,7 @@ pub struct Shot {
 /// How the files of a frame came to be there.
 enum Done {
     /// They were rendered just now, from this step.
-    Now { paths: Vec<PathBuf>, step: String },
+    Now { directory: TempDir, paths: Vec<PathBuf>, step: String },
     /// An earlier attempt, or an earlier job, had rendered them from the same.
     Before(Vec<File>),
     /// They were there, and the person or the scene says that they stay.
@@ -133,10 +134,6 @@ impl Scene {
     pub async fn write(&self, frame: i32, name: Option<&str>) -> Result<Vec<File>> {
         check(frame, name)?;
         let output = &self.attempt.job.output;
-        // Outlives the worker that writes into it, also when the job is canceled.
-        let folder = output.clone();
-        let staging = blocking(move || folder.stage()).await?;
-        let directory = staging.folder();
         let write = async {
             let mut inner = self.inner.lock().await;
             let step = inner.step(frame, name);
@@ -154,17 +151,17 @@ impl Scene {
                     return Ok(Done::Kept(files));
                 }
             }
-            let maker = &self.attempt.by.name;
-            let request = wire::Write { frame, name, directory, maker };
+            let (directory, maker) = (aside(worker)?, &self.attempt.by.name);
+            let request = wire::Write { frame, name, directory: directory.path(), maker };
             let written = self.watched(worker, worker.write(&request)).await?;
             if !written.unread.is_empty() {
-                let unread = written.unread.iter().map(|name| directory.join(name)).collect();
+                let unread = written.unread.iter().map(|name| directory.path().join(name)).collect();
                 blocking(move || image::check_all(unread)).await?;
             }
-            Ok(Done::Now { paths, step })
+            Ok(Done::Now { directory, paths, step })
         };
         match self.or_canceled(write).await? {
-            Done::Now { paths, step } => staging.publish(paths, step, &self.attempt).await,
+            Done::Now { directory, paths, step } => self.publish(directory, paths, step).await,
             Done::Before(files) => {
                 output::own(&files, &self.attempt).await?;
                 Ok(files)
@@ -221,9 +218,6 @@ impl Scene {
     /// Turns a picture into a file as the scene would write it.
     pub async fn develop(&self, image: &Image, frame: i32, name: Option<&str>) -> Result<File> {
         check(frame, name)?;
-        let folder = self.attempt.job.output.clone();
-        let staging = blocking(move || folder.stage()).await?;
-        let directory = staging.folder();
         let develop = async {
             let mut inner = self.inner.lock().await;
             let worker = inner.worker().await?;
@@ -232,13 +226,25 @@ impl Scene {
             let maker = self.attempt.by.name.clone();
             blocking(move || pixels.write_exr(&file, Some(&maker))).await?;
             let step = format!("develop {}", uuid::Uuid::now_v7());
-            let file = worker.develop(&wire::Develop { image: &source, frame, name, directory }).await;
-            let file = heard(&self.attempt, file).await?;
-            Ok((file, step))
+            let directory = aside(worker)?;
+            let request = wire::Develop { image: &source, frame, name, directory: directory.path() };
+            let file = heard(&self.attempt, worker.develop(&request).await).await?;
+            Ok((directory, file, step))
         };
-        let (file, step) = self.or_canceled(develop).await?;
-        let files = staging.publish(vec![file], step, &self.attempt).await?;
+        let (directory, file, step) = self.or_canceled(develop).await?;
+        let files = self.publish(directory, vec![file], step).await?;
         files.into_iter().next().ok_or_else(|| CapabilityError::new(Code::Blender, "Blender wrote no file"))
+    }
+
+    /// Takes what a worker has left, and puts it in its place.
+    async fn publish(&self, left: TempDir, expected: Vec<PathBuf>, step: String) -> Result<Vec<File>> {
+        let output = self.attempt.job.output.clone();
+        let staging = blocking(move || {
+            let staging = output.stage()?;
+            staging.take(left.path()).map_err(CapabilityError::io("take over what was rendered"))?;
+            Ok(staging)
+        });
+        staging.await?.publish(expected, step, &self.attempt).await
     }
 
     /// Reports how far the worker is while it works.
@@ -276,6 +282,11 @@ impl Scene {
         }
         Err(error)
     }
+}
+
+/// Makes a folder that a worker can write to; it goes when it is dropped.
+fn aside(worker: &Worker) -> Result<TempDir> {
+    TempDir::new_in(worker.home()).map_err(CapabilityError::io("make a folder for a render"))
 }
 
 /// Keeps a report of a crash of Blender, and tells the scheduler of it.

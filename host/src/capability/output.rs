@@ -1,20 +1,25 @@
 //! Output: finished files, whole or not at all.
 //!
-//! Owns the job's output folder. A render writes into a staging folder inside
-//! it. What is finished is written to the disk, recorded with its hash, and only
-//! then renamed to its place; what is not goes with the staging folder. A host
+//! Owns the job's output folder. A worker leaves files where only it writes; the host
+//! takes them into a staging folder inside the output folder. What is finished is
+//! written to the disk, recorded with its hash, and only then renamed to its place;
+//! what is not goes with the staging folder. A host
 //! that dies in between leaves a record and a file aside: the next one brings
 //! them together ([`reconcile`]). Nothing outside the folder can be named.
+
+mod names;
 
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Seek};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::libc;
 use nix::sys::stat::{Mode, mkdirat};
 use tempfile::TempDir;
 
@@ -22,6 +27,8 @@ use super::{Attempt, CapabilityError, Code, JobContext, Result};
 use crate::blender::content::sha256;
 use crate::store::Writing;
 use crate::store::outputs::Output as Recorded;
+
+pub use names::check_name;
 
 /// Names of staging folders begin with this; the next job removes stale ones.
 const STAGING: &str = ".hotshoe-";
@@ -205,6 +212,26 @@ impl Staging {
 
     fn is_empty(&self) -> bool {
         fs::read_dir(self.folder()).is_ok_and(|mut files| files.next().is_none())
+    }
+
+    /// Takes over all files below a folder that somebody else may write to. Blocks.
+    pub fn take(&self, from: &Path) -> io::Result<()> {
+        let mut names = Vec::new();
+        files_below(from, Path::new(""), &mut names)?;
+        for name in names {
+            let (there, here) = (from.join(&name), self.folder().join(&name));
+            here.parent().map_or(Ok(()), fs::create_dir_all)?;
+            match fs::rename(&there, &here) {
+                // The output folder is on another disk.
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                    let mut source =
+                        fs::File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&there)?;
+                    io::copy(&mut source, &mut fs::File::create_new(&here)?)?;
+                }
+                renamed => renamed?,
+            }
+        }
+        Ok(())
     }
 
     /// Moves all files to their places, each of them whole on disk and recorded first.
@@ -450,34 +477,6 @@ fn files_below(root: &Path, below: &Path, names: &mut Vec<PathBuf>) -> io::Resul
     Ok(())
 }
 
-/// Fails unless `name` can be the name of a picture: one part of a path.
-pub fn check_name(name: &str) -> Result<()> {
-    let odd = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|');
-    let ends_well = !name.ends_with(['.', ' ']);
-    if (1..=128).contains(&name.len()) && !name.contains(odd) && !name.starts_with('.') && ends_well {
-        // Windows takes these for devices, whatever their ending; pictures are shared with it.
-        let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
-        let is_numbered = |kind| {
-            stem.strip_prefix(kind)
-                .is_some_and(|n: &str| n.len() == 1 && n != "0" && n.as_bytes()[0].is_ascii_digit())
-        };
-        if !["CON", "PRN", "AUX", "NUL"].contains(&stem.as_str())
-            && !is_numbered("COM")
-            && !is_numbered("LPT")
-        {
-            return Ok(());
-        }
-    }
-    let start: String = name.chars().take(40).collect();
-    Err(CapabilityError::new(
-        Code::InvalidArgument,
-        format!(
-            "'{start}' is no file name: 1 to 128 bytes without / \\ : * ? \" < > |, not beginning with a dot, \
-             nor ending with one or a space, and none that Windows keeps for devices"
-        ),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -620,18 +619,5 @@ mod tests {
         publish(staging, &["a.tga".into()]).unwrap();
         assert_eq!(fs::read_to_string(elsewhere.join("kept")).unwrap(), "kept");
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn names_are_names() {
-        let long = "x".repeat(129);
-        let windows = ["CON", "nul.png", "Com1", "lpt9.a.b", "aux .x", "a.", "a "];
-        for name in ["", "..", "a/b", "a\\b", "/a", "C:a", "a\0", ".a", "a\nb", &long].iter().chain(&windows)
-        {
-            assert!(check_name(name).is_err(), "{name}");
-        }
-        for name in ["shot_####", "größe 1", "a.b", "console", "com", "com0", "com10", "auxiliary.1"] {
-            assert!(check_name(name).is_ok(), "{name}");
-        }
     }
 }

@@ -14,6 +14,7 @@ use crate::blender::install::{self, Step};
 use crate::blender::seats::Seat;
 use crate::blender::worker::{Launch, Patience, Worker};
 use crate::blender::{Blender, BlenderError};
+use crate::config::file::Sandboxing;
 use crate::config::{DataDir, RunDir};
 
 #[derive(Debug, clap::Args)]
@@ -124,9 +125,11 @@ pub(super) async fn version(blender: &Blender, data: &DataDir) -> Result<String,
         guard,
         folder: run.path().to_owned(),
         patience: Patience::default(),
+        sandbox: Sandboxing::Auto,
+        read: Vec::new(),
         processes: TaskTracker::new(),
     };
-    let worker = Worker::start(&launch, 1, &Seat::default()).await?;
+    let worker = Worker::start(&launch, 1, &Seat::default(), &[]).await?;
     let version = worker.hello.blender_version.clone();
     worker.stop().await;
     Ok(version)

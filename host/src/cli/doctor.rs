@@ -11,6 +11,7 @@ use crate::blender::{Blender, BlenderError, find, install};
 use crate::config::file::Config;
 use crate::config::{DataDir, RunDir};
 use crate::plugin::component::Components;
+use crate::process;
 use crate::releases::Releases;
 use crate::store::rescue::{self, Saved};
 use crate::store::{Store, StoreError};
@@ -51,6 +52,7 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
         return save(data, file);
     }
     let mut findings = vec![data_directory(data), renderers(data).await, pythons().await];
+    findings.push(sandbox().await);
     findings.extend(database(data));
     findings.extend(blenders(args.blender.as_deref(), data).await);
     for finding in &findings {
@@ -139,6 +141,31 @@ fn save(data: &DataDir, file: &Path) -> Result {
     let saved = rescue::rescue(&data.database(), Some(file)).map_err(Failure::failed)?;
     say!("saved in {}: {}", file.display(), told(&saved));
     Ok(())
+}
+
+/// Says how far this kernel can confine Blender and plugins.
+async fn sandbox() -> Finding {
+    let program = std::env::current_exe().map_err(|error| error.to_string());
+    let lacking = match program {
+        Ok(program) => process::lacks(&program).await,
+        Err(error) => Some(error),
+    };
+    let grouped = std::fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled");
+    let shares = match grouped.is_ok_and(|on| on.trim() == "1") {
+        true => "each plugin's process has its share of the processors",
+        false => "the kernel gives processors by thread, not by plugin",
+    };
+    match lacking {
+        None => {
+            let found = format!("files, network and processes of Blender and plugins are bounded; {shares}");
+            Finding { id: "sandbox", state: State::Good, found, hint: None }
+        }
+        Some(what) => {
+            let hint = "Blender is confined less than it could be, and plugins that are processes do not run\n\
+                        Linux 5.13 with landlock, seccomp and user namespaces for this user can do it";
+            Finding { id: "sandbox", state: State::Missing, found: what, hint: Some(hint.to_owned()) }
+        }
+    }
 }
 
 async fn renderers(data: &DataDir) -> Finding {

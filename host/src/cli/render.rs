@@ -7,6 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
 use super::client::{At, Client};
+use super::confined::Confined;
 use super::follow::{Leaving, follow};
 use super::lock::Locking;
 use super::progress::View;
@@ -76,6 +77,8 @@ pub(super) struct Args {
     /// host has its own.
     #[arg(long, value_name = "PATH")]
     blender: Option<PathBuf>,
+    #[command(flatten)]
+    confined: Confined,
     /// Render here, even if a host is running.
     #[arg(long)]
     alone: bool,
@@ -144,7 +147,7 @@ pub(super) async fn run(args: Args, data: Option<PathBuf>) -> Result {
 async fn by_host(mut client: Client, args: &Args, submission: &Submission) -> Result {
     let blender = args.blender.as_ref().map(|_| "--blender");
     let workers = args.workers.map(|_| "--workers");
-    if let Some(option) = blender.or(workers) {
+    if let Some(option) = blender.or(workers).or(args.confined.given()) {
         return Err(Failure::bad_input(format!(
             "a host is running, and {option} is for it to decide\n\
              leave it out, or render without that host with --alone"
@@ -173,6 +176,7 @@ async fn by_host(mut client: Client, args: &Args, submission: &Submission) -> Re
 async fn alone(args: &Args, submission: Submission, data: &DataDir) -> Result {
     let (mut config, _) = Config::read(None).map_err(Failure::bad_input)?;
     config.workers.count = args.workers.unwrap_or(1);
+    args.confined.apply(&mut config)?;
     let releases = super::releases(data, &config)?;
     // Before a Blender is looked for, or even installed. It would sweep away what an
     // earlier render left aside and this one resumes from.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 use super::client::At;
+use super::confined::Confined;
 use super::render::choose_blender;
 use super::stopping::Stopping;
 use super::{Failure, Result};
@@ -35,6 +36,8 @@ pub(super) struct Args {
     /// Blenders that render at the same time; each holds its scene in memory.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    #[command(flatten)]
+    confined: Confined,
 }
 
 pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
@@ -92,6 +95,7 @@ fn configuration(args: &Args) -> Result<(Config, Option<PathBuf>)> {
     config.workers.count = args.workers.unwrap_or(config.workers.count);
     config.plugins = args.plugins.clone().or(config.plugins);
     config.blender = args.blender.clone().or(config.blender);
+    args.confined.apply(&mut config)?;
     if let Some(folder) = config.plugins.as_ref().filter(|folder| !folder.is_dir()) {
         return Err(Failure::bad_input(format!("the folder of plugins, {}, is not there", folder.display())));
     }

@@ -36,8 +36,21 @@ pub struct Config {
     pub plugin: BTreeMap<String, Grant>,
 }
 
+/// Whether workers are confined by the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Sandboxing {
+    /// They are, or none is started.
+    Require,
+    /// As far as this kernel can.
+    #[default]
+    Auto,
+    /// They may read and write what their user may.
+    Off,
+}
+
 /// `[workers]`
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "in template.toml, which is what people read")]
 pub struct Workers {
@@ -49,6 +62,8 @@ pub struct Workers {
     pub kill_above_mib: u64,
     pub frozen_seconds: f64,
     pub stalled_seconds: f64,
+    pub sandbox: Sandboxing,
+    pub read: Vec<PathBuf>,
 }
 
 /// `[jobs]`
@@ -184,6 +199,8 @@ impl Default for Workers {
             kill_above_mib: 0,
             frozen_seconds: 120.0,
             stalled_seconds: 1800.0,
+            sandbox: Sandboxing::Auto,
+            read: Vec::new(),
         }
     }
 }

@@ -357,9 +357,9 @@ async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>
     // The workers that are wanted later come up meanwhile.
     let others = context.pool.size().min(spec.frames.len()).saturating_sub(1);
     let scene = context.pool.open(context.wanted());
-    let pool = context.pool.clone();
+    let (pool, wanted) = (context.pool.clone(), context.wanted());
     tokio::spawn(async move {
-        if let Err(error) = pool.warm_up(others).await {
+        if let Err(error) = pool.warm_up(&wanted, others).await {
             tracing::warn!(%error, "a worker did not start; the frame that wants it tries again");
         }
     });
@@ -370,11 +370,11 @@ async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>
         let append = move |writing: &mut Writing<'_>| writing.append(warning.clone());
         context.store.write_patiently(append).await.map_err(|error| PluginError::Answer(error.into()))?;
     }
-    if spec.strict && !info.missing_files.is_empty() {
+    let lacking = info.missing_files.len() + info.unreadable_files.len();
+    if spec.strict && lacking > 0 {
         let message = format!(
-            "the scene misses {} of its files and --strict forbids that\n\
-             put them where the scene wants them, or render without --strict",
-            info.missing_files.len()
+            "the scene misses {lacking} of its files and --strict forbids that\n\
+             put them where the scene wants them, or render without --strict"
         );
         return Err(End::Hopeless(PluginError::Answer(CapabilityError::new(Code::NotFound, message))));
     }
@@ -390,8 +390,13 @@ async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>
 
 fn warnings(info: &SceneInfo) -> Vec<String> {
     let missing = info.missing_files.iter().map(|file| format!("missing file: {}", file.display()));
+    let unreadable = info.unreadable_files.iter().map(|file| {
+        let (file, hint) =
+            (file.display(), "allow its folder with --read DIR, or workers.read in the configuration");
+        format!("kept from being read: {file}, which is outside of the scene's folder\n{hint}")
+    });
     let blocked = info.blocked_scripts.iter().map(|script| format!("kept from running: {script}"));
-    missing.chain(blocked).chain(info.warnings.iter().cloned()).collect()
+    missing.chain(unreadable).chain(blocked).chain(info.warnings.iter().cloned()).collect()
 }
 
 fn described(spec: &JobSpec) -> plugin::Job {

@@ -17,7 +17,7 @@ use wasmtime::{
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::v0_1::{self, RendererPlugin, RendererPluginPre, exports::hotshoe::plugin::renderer};
-use super::guests::{Guests, Places};
+use super::guests::{self, Guests, Places};
 use super::handles::Handles;
 use super::limits::{TICK, Watch};
 use super::printed::Printed;
@@ -179,7 +179,7 @@ impl Components {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {
             let data = store.data_mut();
-            data.watch.tick(data.handles.calls())?;
+            data.watch.tick(guests::time(), data.handles.calls())?;
             Ok(UpdateDeadline::Yield(1))
         });
         store

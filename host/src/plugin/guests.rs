@@ -5,13 +5,16 @@
 //! a time, however many tasks it has; it gives up its place each time the engine's epoch
 //! advances, to whoever has waited for longest.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use nix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio_util::sync::PollSemaphore;
@@ -80,6 +83,20 @@ impl Drop for Threads {
     }
 }
 
+thread_local! {
+    /// The processor time of this thread up to which it was counted.
+    static COUNTED: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// Returns the processor time that the code which runs on this thread has had since the last
+/// time, or since it got its place. An instruction may take long, and then the epoch's turns
+/// say too little.
+pub fn time() -> Duration {
+    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
+    let before = COUNTED.replace(Some(now));
+    before.map_or(Duration::ZERO, |before| now.saturating_sub(before))
+}
+
 /// A call of a plugin's code: it has a place only while the code runs.
 struct Guest<T> {
     /// Where what the host does for it goes on.
@@ -94,6 +111,8 @@ impl<T> Future for Guest<T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let place = ready!(self.places.poll_acquire(context));
         let _host = self.host.clone().enter();
+        COUNTED.set(None);
+        time();
         let done = self.call.as_mut().poll(context);
         drop(place);
         done

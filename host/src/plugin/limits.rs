@@ -14,7 +14,7 @@ pub const TICK: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Watch {
     limits: Limits,
-    ticks: u64,
+    used: Duration,
     /// How many host calls there were when a tick was last counted.
     calls: u64,
     memory: usize,
@@ -24,16 +24,16 @@ pub struct Watch {
 impl Watch {
     /// Begins to watch.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, ticks: 0, calls: 0, memory: 0, tripped: None }
+        Self { limits, used: Duration::ZERO, calls: 0, memory: 0, tripped: None }
     }
 
-    /// Counts a tick of processor time, given how many host calls there were so far;
-    /// fails once there were too many ticks between two of them.
-    pub fn tick(&mut self, calls: u64) -> wasmtime::Result<()> {
-        self.ticks = if calls == self.calls { self.ticks + 1 } else { 1 };
+    /// Counts processor time, given how many host calls there were so far; fails once there was
+    /// too much of it between two of them.
+    pub fn tick(&mut self, time: Duration, calls: u64) -> wasmtime::Result<()> {
+        self.used = if calls == self.calls { self.used + time } else { time };
         self.calls = calls;
         let seconds = self.limits.cpu_seconds;
-        if self.ticks as f64 * TICK.as_secs_f64() > seconds {
+        if self.used.as_secs_f64() > seconds {
             let what = format!("{seconds} s of processor time between two host calls");
             return Err(self.trip(Hit::new("cpu_seconds", what)));
         }
@@ -130,9 +130,9 @@ mod tests {
     #[test]
     fn processor_time_is_counted_between_host_calls() {
         let mut watch = watch();
-        (0..3).for_each(|_| watch.tick(0).unwrap());
-        (0..3).for_each(|_| watch.tick(1).unwrap());
-        assert!(watch.tick(1).is_err());
+        (0..3).for_each(|_| watch.tick(TICK, 0).unwrap());
+        (0..3).for_each(|_| watch.tick(TICK, 1).unwrap());
+        assert!(watch.tick(TICK / 10, 1).is_err());
         assert!(watch.tripped().unwrap().to_string().starts_with("0.03 s of processor time"));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! None of them can become a client of a host: no `connect` to its socket, however
 //! it is made, nor can one reach into another process by the calls that are made for
-//! that. A plugin has less than that: the files that are named, no network unless it
-//! is granted, no right that its user has by being root.
+//! that. One with bounds has less than that: the files that are named, no network unless
+//! it is granted, no right that its user has by being root.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,15 +24,29 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sandbox {
-    /// A Blender.
-    Worker,
-    /// A plugin.
-    Plugin(Bounds),
+    /// Those that all have.
+    Bare,
+    /// Its own besides.
+    Bound(Box<Bounds>),
 }
 
-/// What a plugin's process may use.
+/// What runs in a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A stranger's program, or his code.
+    Plugin,
+    /// A Blender, with a stranger's scene and the drivers of devices.
+    Worker,
+}
+
+/// What a process may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
+    /// What runs in it.
+    pub kind: Kind,
+    /// Whether it is run all the same where the kernel lacks a part of this.
+    pub lenient: bool,
     /// Files and folders that it may read, and run programs from.
     pub read: Vec<PathBuf>,
     /// The folder that it may write.
@@ -41,8 +55,8 @@ pub struct Bounds {
     pub devices: Vec<PathBuf>,
     /// Whether it may use the network (never a Unix socket but those it inherits).
     pub network: bool,
-    /// Memory of one process of it, in bytes.
-    pub memory: u64,
+    /// Memory of one process of it, in bytes, if there is a limit.
+    pub memory: Option<u64>,
     /// The largest file that it may write, in bytes.
     pub file: u64,
     /// Processor time of one process of it, in seconds, if there is a limit.
@@ -52,7 +66,7 @@ pub struct Bounds {
     pub apart: bool,
 }
 
-/// What every plugin may read: programs, libraries, and what they look up.
+/// What every one with bounds may read: programs, libraries, and what they look up.
 pub const RUNTIME: [&str; 16] = [
     "/usr",
     "/bin",
@@ -72,15 +86,36 @@ pub const RUNTIME: [&str; 16] = [
     "/sys/devices/system/cpu",
 ];
 
-/// The devices that every plugin may open.
+/// What a worker may read besides: fonts, and what drivers look up.
+const WORKER_RUNTIME: [&str; 14] = [
+    "/etc/fonts",
+    "/etc/OpenCL",
+    "/etc/vulkan",
+    "/etc/glvnd",
+    "/etc/egl",
+    "/etc/nvidia",
+    "/opt/rocm",
+    "/sys/bus/pci",
+    "/sys/class/drm",
+    "/sys/class/kfd",
+    "/sys/dev/char",
+    "/sys/devices",
+    "/proc/driver/nvidia",
+    "/proc/sys/vm",
+];
+
+/// The devices that a worker renders on, or some of their names begin with these.
+const GRAPHICS: [&str; 3] = ["dri", "kfd", "nvidia"];
+
+/// The devices that every one with bounds may open.
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
 /// What a plugin with the network looks up to find a host by its name.
 const NETWORK: [&str; 5] =
     ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services"];
 
-/// How many files a plugin may have open.
-const OPEN_FILES: u64 = 1024;
+/// How many files one with bounds may have open.
+const OPEN_FILES: u64 = 4096;
 
 /// The calls of the kernel that fail with "permission denied" for all.
 const REFUSED: [i64; 8] = [
@@ -95,9 +130,9 @@ const REFUSED: [i64; 8] = [
     libc::SYS_userfaultfd,
 ];
 
-/// Those that fail for a plugin besides: what would outlive it, what landlock does not
+/// Those that fail for one with bounds besides: what would outlive it, what landlock does not
 /// see (rights of files, memory without a file) and what is made to change the machine.
-const REFUSED_TO_PLUGINS: [i64; 34] = [
+const REFUSED_WITH_BOUNDS: [i64; 31] = [
     libc::SYS_chmod,
     libc::SYS_fchmodat,
     libc::SYS_fchmodat2,
@@ -110,9 +145,6 @@ const REFUSED_TO_PLUGINS: [i64; 34] = [
     libc::SYS_lremovexattr,
     // Of those that know it, only newer versions of landlock.
     libc::SYS_truncate,
-    libc::SYS_memfd_create,
-    libc::SYS_memfd_secret,
-    libc::SYS_shmget,
     libc::SYS_semget,
     libc::SYS_msgget,
     libc::SYS_mq_open,
@@ -136,6 +168,9 @@ const REFUSED_TO_PLUGINS: [i64; 34] = [
     libc::SYS_setsid,
 ];
 
+/// And for a plugin: memory that no limit sees. Drivers of graphics make such.
+const REFUSED_TO_PLUGINS: [i64; 3] = [libc::SYS_memfd_create, libc::SYS_memfd_secret, libc::SYS_shmget];
+
 /// What a new process must not have of its own.
 const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWUSER,
@@ -153,7 +188,7 @@ const X32: i64 = 0x4000_0000;
 impl Sandbox {
     /// Whether it is to be a session of its own.
     pub(super) fn is_apart(&self) -> bool {
-        matches!(self, Self::Plugin(bounds) if bounds.apart)
+        matches!(self, Self::Bound(bounds) if bounds.apart)
     }
 
     /// Binds the calling process and all that it will start.
@@ -161,14 +196,17 @@ impl Sandbox {
     /// Allocates: must be called where there is one thread. `isolated` says whether it is
     /// in a PID namespace of its own.
     pub(super) fn enter(&self, isolated: bool) -> io::Result<()> {
-        if let Self::Plugin(bounds) = self {
-            if !isolated {
+        if let Self::Bound(bounds) = self {
+            if !isolated && !bounds.lenient {
                 // Of other processes it must not even know.
                 return Err(unsupported("PID namespaces for this user"));
             }
             bounds.limit_resources()?;
             drop_capabilities()?;
-            bounds.limit_files()?;
+            match bounds.limit_files() {
+                Err(error) if bounds.lenient && error.kind() == io::ErrorKind::Unsupported => {}
+                limited => limited?,
+            }
             // The C library then makes threads by the older call, whose flags can be seen.
             let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
             apply(clone3, libc::ENOSYS)?;
@@ -179,8 +217,9 @@ impl Sandbox {
     fn refused(&self) -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
         let refused = REFUSED.into_iter().map(|call| (call, Vec::new()));
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = refused.collect();
-        if let Self::Plugin(bounds) = self {
-            rules.extend(REFUSED_TO_PLUGINS.into_iter().map(|call| (call, Vec::new())));
+        if let Self::Bound(bounds) = self {
+            let own: &[i64] = if bounds.kind == Kind::Plugin { &REFUSED_TO_PLUGINS } else { &[] };
+            rules.extend(REFUSED_WITH_BOUNDS.iter().chain(own).map(|call| (*call, Vec::new())));
             rules.insert(libc::SYS_socket, bounds.sockets()?);
             // Without a connection a socket of these kinds reaches any other one by its path.
             let kinds = [libc::SOCK_DGRAM, libc::SOCK_RAW];
@@ -235,11 +274,11 @@ impl Bounds {
         let limits = [
             (Resource::RLIMIT_CORE, 0),
             (Resource::RLIMIT_NOFILE, OPEN_FILES),
-            (Resource::RLIMIT_DATA, self.memory),
             (Resource::RLIMIT_FSIZE, self.file),
         ];
+        let memory = self.memory.map(|bytes| (Resource::RLIMIT_DATA, bytes));
         let cpu = self.cpu.map(|seconds| (Resource::RLIMIT_CPU, seconds));
-        let mut limits = limits.into_iter().chain(cpu);
+        let mut limits = limits.into_iter().chain(memory).chain(cpu);
         limits.try_for_each(|(resource, limit)| Ok(setrlimit(resource, limit, limit)?))
     }
 
@@ -247,11 +286,12 @@ impl Bounds {
         let failed = |error: &dyn std::fmt::Display| io::Error::other(format!("landlock: {error}"));
         let abi = ABI::V6;
         let read = AccessFs::from_read(abi);
-        let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+        let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::ReadDir | AccessFs::IoctlDev;
         let mut rules: Vec<(PathBuf, BitFlags<AccessFs>)> =
             vec![(self.work.clone(), AccessFs::from_all(abi))];
         let network: &[&str] = if self.network { &NETWORK } else { &[] };
-        let runtime = RUNTIME.iter().chain(network).map(PathBuf::from);
+        let worker: &[&str] = if self.kind == Kind::Worker { &WORKER_RUNTIME } else { &[] };
+        let runtime = RUNTIME.iter().chain(network).chain(worker).map(PathBuf::from);
         rules.extend(runtime.chain(self.read.iter().cloned()).map(|path| (path, read)));
         let devices = DEVICES.iter().map(PathBuf::from).chain(self.devices.iter().cloned());
         rules.extend(devices.map(|path| (path, device)));
@@ -274,6 +314,13 @@ impl Bounds {
             _ => Ok(()),
         }
     }
+}
+
+/// Lists the devices of this machine that a worker may render on.
+pub fn graphics() -> Vec<PathBuf> {
+    let devices = std::fs::read_dir("/dev").into_iter().flatten().flatten();
+    let is_one = |name: &std::ffi::OsString| GRAPHICS.iter().any(|g| name.to_string_lossy().starts_with(g));
+    devices.filter(|device| is_one(&device.file_name())).map(|device| device.path()).collect()
 }
 
 /// Gives up what root may do because it is root.

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::plugin::PluginError;
 use crate::plugin::component;
-use crate::process::sandbox::{Bounds, Sandbox};
+use crate::process::sandbox::{Bounds, Kind, Sandbox};
 use crate::process::{Process, guarded};
 
 /// The argument by which the host calls itself to compile.
@@ -84,17 +84,19 @@ pub async fn compile(component: &Path, folder: &Path, limits: Limits) -> Result<
     let program = std::env::current_exe().map_err(host)?;
     let code = folder.join("code");
     let bounds = Bounds {
+        kind: Kind::Plugin,
+        lenient: false,
         read: vec![program.clone(), component.to_owned()],
         work: folder.to_owned(),
         devices: Vec::new(),
         network: false,
-        memory: limits.memory,
+        memory: Some(limits.memory),
         file: MAX_CODE,
         cpu: Some(limits.cpu),
         // Then its urgency would count among its own threads only.
         apart: false,
     };
-    let mut command = guarded(&program, &Sandbox::Plugin(bounds), &program);
+    let mut command = guarded(&program, &Sandbox::Bound(bounds.into()), &program);
     command.arg(ARGUMENT).arg(component).arg(&code).env_clear().current_dir(folder);
     let process = Process::start(command, "compile".to_owned(), &TaskTracker::new(), |_| ()).map_err(host)?;
     let Some(ended) = process.ended_within(limits.time).await else {

@@ -29,7 +29,7 @@ use crate::plugin::bindings::v0_1::API;
 use crate::plugin::manifest::PATH;
 use crate::plugin::wire::Held;
 use crate::plugin::wire::buffers::PixelLine;
-use crate::process::sandbox::{Bounds, Sandbox};
+use crate::process::sandbox::{Bounds, Kind, Sandbox};
 use crate::process::{Process, guarded, inherit, memory, processor_time};
 use crate::rpc::{self, CallError, Peer, Request};
 
@@ -393,18 +393,20 @@ fn command(plugin: &ProcessPlugin, home: &Path, limits: &Limits) -> Result<Comma
     let mut read = vec![plugin.folder.clone()];
     read.extend(manifest.process.read.iter().cloned());
     let bounds = Bounds {
+        kind: Kind::Plugin,
+        lenient: false,
         read,
         work: home.to_owned(),
         devices: manifest.process.devices.clone(),
         network: manifest.process.network,
-        memory: limits.memory,
+        memory: Some(limits.memory),
         file: limits.work,
         cpu: None,
         apart: true,
     };
     let guard = std::env::current_exe()
         .map_err(|error| PluginError::Host(format!("cannot find this program: {error}")))?;
-    let mut command = guarded(&guard, &Sandbox::Plugin(bounds), &program);
+    let mut command = guarded(&guard, &Sandbox::Bound(bounds.into()), &program);
     command.args(&manifest.command[1..]).current_dir(&plugin.folder).env_clear();
     command.env("PATH", PATH).env("HOME", home).env("TMPDIR", home);
     command.env("LC_ALL", "C.UTF-8").env("LANG", "C.UTF-8");
