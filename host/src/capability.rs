@@ -14,8 +14,8 @@ pub mod state;
 pub mod usage;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -27,7 +27,7 @@ use crate::blender::wire::Progress;
 use crate::config::limits::{Limits, bytes};
 use crate::reports::{Report as CrashReport, Reports};
 use crate::store::{Store, StoreError};
-use crate::terms::JobId;
+use crate::terms::{Capability, JobId};
 use usage::{Hit, Usage};
 
 /// What went wrong, in the contract's words.
@@ -230,6 +230,8 @@ pub struct Attempt {
     pub used: Usage,
     /// The most memory that the plugin was seen to have, in bytes.
     pub memory: AtomicU64,
+    /// What it was told that it may not use.
+    denied: Mutex<Vec<Capability>>,
     /// Whether it holds a scene: a second could wait for ever for a worker.
     pub has_scene: AtomicBool,
 }
@@ -245,7 +247,7 @@ impl Attempt {
     ) -> Self {
         let (memory, has_scene) = (AtomicU64::new(0), AtomicBool::new(false));
         let used = Usage::new(by.limits);
-        Self { job, by, of, directive, reports, used, memory, has_scene }
+        Self { job, by, of, directive, reports, used, memory, denied: Mutex::default(), has_scene }
     }
 
     /// Returns the state that its release has of the job.
@@ -265,6 +267,17 @@ impl Attempt {
         self.used.log(&message)?;
         self.report(Report::Log { level, message }).await;
         Ok(())
+    }
+
+    /// Writes to the job's log, once, that it was denied something, and what would allow it.
+    pub fn denied(&self, capability: Capability, error: &CapabilityError) {
+        let mut told = self.denied.lock().expect("no code panics under this lock");
+        if !told.contains(&capability) {
+            told.push(capability);
+            tracing::info!(job = %self.job.id, release = self.by.name, "denied: {error}");
+            // Whoever listens to nothing is told by the error.
+            let _ = self.reports.try_send(Report::Log { level: "warn", message: error.message.clone() });
+        }
     }
 
     /// Says how far the task is.

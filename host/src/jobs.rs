@@ -24,7 +24,7 @@ use crate::releases::lifecycle::Wish;
 use crate::releases::{Pin, Releases};
 use crate::store::jobs::{JobRow, TaskRow};
 use crate::store::{Store, StoreError};
-use crate::terms::{JobId, JobState};
+use crate::terms::{Capability, JobId, JobState};
 use scheduler::{Message, Scheduler};
 
 /// How many messages may wait for the scheduler.
@@ -47,6 +47,8 @@ pub struct JobSpec {
     pub settings: String,
     /// Whether missing files fail the job.
     pub strict: bool,
+    /// What the job's plugin may use at most; all if absent.
+    pub allow: Option<Vec<Capability>>,
 }
 
 /// A job that is new to the scheduler.

@@ -24,7 +24,7 @@ use std::time::Duration;
 use semver::Version;
 use tokio::sync::{OnceCell, watch};
 
-use crate::capability::grants::Grants;
+use crate::capability::grants::{Allowed, Grants};
 use crate::config::file::{Config, Grant, seconds};
 use crate::config::limits::Limits;
 use crate::config::{DataDir, create_private};
@@ -36,7 +36,6 @@ use crate::plugin::{Description, Plugin, PluginError};
 use crate::reports::{Report, Reports};
 use crate::store::now_ms;
 use crate::store::releases::ReleaseRow;
-use crate::terms::Capability;
 use lifecycle::{Catalogue, Changes, Refused, Rejected, Rules, Wish};
 use release::Code;
 use shelf::Shelf;
@@ -83,6 +82,7 @@ pub struct Releases {
     /// Their files.
     pub shelf: Shelf,
     config: RwLock<Config>,
+    allowed: watch::Sender<Allowed>,
     compiling: compile::Limits,
     /// Where it is told how one came to a bad end.
     pub reports: Reports,
@@ -113,6 +113,7 @@ impl Releases {
             processes,
             shelf: Shelf::new(data, plugins),
             config: RwLock::new(config.clone()),
+            allowed: watch::Sender::new(allowed(config)),
             compiling,
             reports,
             spare: config.releases.loaded,
@@ -155,6 +156,7 @@ impl Releases {
     /// Takes what has changed in the configuration.
     pub fn reconfigure(&self, config: &Config, dev: bool) {
         *self.config.write().expect("no code panics under this lock") = config.clone();
+        self.allowed.send_replace(allowed(config));
         self.catalogue().set_rules(Rules::of(config, dev));
     }
 
@@ -187,11 +189,6 @@ impl Releases {
             shelf::unknown(&wanted.name, others)
         });
         ReleaseError::Unknown { name: wanted.to_string(), hint }
-    }
-
-    /// Returns the capabilities that the operator allows a plugin; none: all.
-    pub fn allowed(&self, name: &str) -> Option<Vec<Capability>> {
-        self.config().plugin.get(name).and_then(|grant| grant.capabilities.clone())
     }
 
     /// Returns what a plugin may use.
@@ -423,8 +420,7 @@ impl Releases {
         let description = described.map_err(|error| failed(self.reported(error, &release)))?;
         let schema = Schema::new(description.settings_schema.clone())
             .map_err(|what| failed(PluginError::Contract(what)))?;
-        let grants =
-            Grants { plugin: name.clone(), wanted, allowed: grant.and_then(|grant| grant.capabilities) };
+        let grants = Grants { plugin: name, wanted, ceiling: None, allowed: self.allowed.subscribe() };
         let loaded = Arc::new(Loaded { release, description, schema, grants, plugin });
         self.keep_in_memory(&loaded);
         Ok(loaded)
@@ -487,6 +483,12 @@ impl Releases {
         let prefix = self.components.compatibility();
         tokio::task::block_in_place(|| code::keep(&made, &folder, &prefix)).map_err(unwritten)
     }
+}
+
+/// Takes out of the configuration which capabilities each plugin may use.
+fn allowed(config: &Config) -> Allowed {
+    let listed = |(name, grant): (&String, &Grant)| Some((name.clone(), grant.capabilities.clone()?));
+    Arc::new(config.plugin.iter().filter_map(listed).collect())
 }
 
 fn needs(grant: &Grant) -> Needs {

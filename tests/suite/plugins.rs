@@ -150,3 +150,43 @@ fn the_process_of_the_readme_works() {
     render.run().expect(0);
     assert_eq!(Picture::read(&render.out().join("0001.png")).size, (40, 22));
 }
+
+#[test]
+fn what_the_operator_takes_away_is_gone_for_whoever_is_at_it() {
+    let mut farm = crate::farm::Farm::new();
+    farm.fake = "ms=60000".to_owned();
+    farm.serve();
+    let job = farm.submit("1");
+    let began = std::time::Instant::now();
+    while farm.state(&job)["state"] != "running" {
+        assert!(began.elapsed().as_secs() < 30);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let with = |rules: &str| {
+        std::fs::write(farm.path("aside"), format!("{}{rules}", farm.config)).unwrap();
+        std::fs::rename(farm.path("aside"), farm.path("config.toml")).unwrap();
+    };
+    with("[plugin.direct]\ncapabilities = [\"image\"]\n");
+    let failed = farm.wait_for(&job, "failed");
+    // Its frame would have taken a minute.
+    assert!(began.elapsed().as_secs() < 30, "{failed:#}");
+    let denied = "direct may not use 'blender', which the operator does not grant it";
+    let tasks = farm.client().call("tasks.list", serde_json::json!({"job": job}));
+    let message = tasks["tasks"][0]["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with(denied) && message.contains("plugin.direct.capabilities"), "{message}");
+    // Whoever asks is told in the log, once.
+    let next = farm.submit("1");
+    farm.wait_for(&next, "failed");
+    let told = farm.told("log").into_iter().filter(|event| event["job"] == next.as_str());
+    let told: Vec<_> = told.filter(|event| event["message"].as_str().unwrap().starts_with(denied)).collect();
+    assert_eq!((told.len(), &told[0]["level"]), (1, &serde_json::json!("warn")), "{told:#?}");
+}
+
+#[test]
+fn a_job_may_allow_less_than_the_operator_does() {
+    let mut render = Render::new(&installed().scene("small")).frames("1").args(["--allow", "image,state"]);
+    render.run().expect(2).tells(&["direct may not use 'blender' in this job, which allows less", "--allow"]);
+    let mut render = Render::new(&installed().scene("small")).frames("1").args(["--allow", "blender"]);
+    render.run().expect(0);
+}

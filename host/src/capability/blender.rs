@@ -18,7 +18,7 @@ use crate::blender::BlenderError;
 use crate::blender::pool::Held;
 use crate::blender::wire::{self, Region, Samples};
 use crate::blender::worker::Worker;
-use crate::terms::hexadecimal;
+use crate::terms::{Capability, hexadecimal};
 
 /// A scene in a worker that is this attempt's alone.
 #[derive(Debug, Clone)]
@@ -273,6 +273,7 @@ impl Scene {
         let error = tokio::select! {
             biased;
             error = self.attempt.canceled() => error,
+            error = self.attempt.by.grants.revoked(Capability::Blender) => error,
             result = work => return result,
         };
         // A worker that was interrupted must be gone before what it writes into is.

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Attempt, CapabilityError, Code, Result};
-use crate::terms::JobId;
+use crate::terms::{Capability, JobId};
 
 /// What a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +83,21 @@ pub struct Lease {
     pub devices: Vec<Device>,
     /// Memory granted on each, in bytes.
     pub memory: u64,
-    _unit: OwnedSemaphorePermit,
+    held: Arc<Mutex<Option<Unit>>>,
+    _watched: AbortOnDropHandle<()>,
+}
+
+/// A unit of a device that is somebody's.
+#[derive(Debug)]
+struct Unit {
+    _permit: OwnedSemaphorePermit,
     _listed: Listed,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        *self.held.lock().expect("no code panics under this lock") = None;
+    }
 }
 
 impl Devices {
@@ -105,14 +119,22 @@ impl Devices {
         let unit = tokio::select! {
             unit = self.free.clone().acquire_owned() => unit.expect("the devices stay open"),
             error = attempt.canceled() => return Err(error),
+            error = attempt.by.grants.revoked(Capability::Gpu) => return Err(error),
             () = tokio::time::sleep(request.timeout) => {
                 let (units, waited) = (self.cpu.units, request.timeout.as_millis());
                 let message = format!("all {units} units of the CPU were in use for {waited} ms");
                 return Err(CapabilityError::new(Code::Limit, message));
             }
         };
-        let listed = self.listed(attempt);
-        Ok(Lease { devices: self.list(), memory: request.memory, _unit: unit, _listed: listed })
+        let unit = Unit { _permit: unit, _listed: self.listed(attempt) };
+        let (held, grants) = (Arc::new(Mutex::new(Some(unit))), attempt.by.grants.clone());
+        let lost = held.clone();
+        let watched = tokio::spawn(async move {
+            grants.revoked(Capability::Gpu).await;
+            *lost.lock().expect("no code panics under this lock") = None;
+        });
+        let _watched = AbortOnDropHandle::new(watched);
+        Ok(Lease { devices: self.list(), memory: request.memory, held, _watched })
     }
 
     fn listed(&self, attempt: &Attempt) -> Listed {

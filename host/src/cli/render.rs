@@ -21,7 +21,7 @@ use crate::frames::Frames;
 use crate::releases::shelf::is_path;
 use crate::service::check::check;
 use crate::service::types::{Job, Settings, Submission};
-use crate::terms::Upgrade;
+use crate::terms::{Capability, Upgrade};
 
 /// What is to be rendered.
 #[derive(Debug, clap::Args)]
@@ -44,6 +44,10 @@ pub(super) struct Wish {
     /// The device to render on [default: as the scene says].
     #[arg(long, value_enum)]
     device: Option<Device>,
+    /// What the renderer may use at most, of blender, image, gpu and state [default: all that
+    /// it wants and the operator allows].
+    #[arg(long, value_name = "CAPABILITY,...", value_delimiter = ',')]
+    allow: Option<Vec<Capability>>,
     /// Keep pictures that are there already.
     #[arg(long)]
     skip_existing: bool,
@@ -117,6 +121,7 @@ impl Wish {
             resume: self.resume,
             strict: self.strict,
             cpu: self.device.is_some(),
+            allow: self.allow.clone(),
             upgrade: self.upgrade,
             label: self.label.clone(),
             priority: 0,

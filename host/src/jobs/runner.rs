@@ -121,8 +121,7 @@ async fn loaded(on: &On, spec: &JobSpec) -> Result<Arc<Loaded>, End> {
 }
 
 fn by(on: &On, loaded: &Loaded, spec: &JobSpec) -> By {
-    // As the operator allows it now.
-    let grants = Grants { allowed: on.releases.allowed(&on.pin.name), ..loaded.grants.clone() };
+    let grants = Grants { ceiling: spec.allow.clone(), ..loaded.grants.clone() };
     let limits = on.releases.limits_of(&on.pin.name);
     let settings = loaded.schema.visible(&spec.settings);
     By { name: on.pin.to_string(), digest: on.pin.digest.clone(), grants, limits, settings }

@@ -36,7 +36,7 @@ impl Handles {
     pub fn attempt(&self, capability: Capability) -> Result<Arc<Attempt>> {
         let denied = || CapabilityError::new(Code::Denied, "describe may not use capabilities");
         let attempt = self.attempt.as_ref().ok_or_else(denied)?;
-        attempt.by.grants.check(capability)?;
+        attempt.by.grants.check(capability).inspect_err(|error| attempt.denied(capability, error))?;
         if capability != Capability::Host {
             attempt.used.touch();
         }

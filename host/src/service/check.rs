@@ -190,7 +190,8 @@ impl Service {
             resumes: submission.resume || row.started_ms.is_some(),
             cut: self.cut.child_token(),
         };
-        JobSpec { wish, context: Arc::new(context), frames, settings, strict: submission.strict }
+        let Submission { strict, allow, .. } = submission;
+        JobSpec { wish, context: Arc::new(context), frames, settings, strict, allow }
     }
 
     async fn after(&self, ids: &[JobId]) -> Result<Vec<(JobId, JobState)>> {

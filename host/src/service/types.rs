@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 pub use plugins::{Favour, Holder, Install, OnePlugin, Plugin, Plugins, RolledBack, Why};
 
 use crate::events::Event;
-use crate::terms::{Failure, JobId, JobState, Pause, TaskState, Upgrade};
+use crate::terms::{Capability, Failure, JobId, JobState, Pause, TaskState, Upgrade};
 
 /// What a client wants rendered.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +44,10 @@ pub struct Submission {
     /// Whether to render on the CPU whatever the scene says.
     #[serde(default)]
     pub cpu: bool,
+    /// What the renderer may use at most, of `blender`, `image`, `gpu` and `state`; without
+    /// it, all that it wants and the operator allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<Capability>>,
     /// How far the release that it runs on may change while it runs.
     #[serde(default = "patch")]
     pub upgrade: Upgrade,

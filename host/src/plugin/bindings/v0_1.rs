@@ -232,6 +232,9 @@ impl gpu::Host for Handles {
 impl gpu::HostLease for Handles {
     async fn devices(&mut self, lease: Resource<Lease>) -> wasmtime::Result<Vec<types::Device>> {
         self.called("lease.devices")?;
+        if self.attempt(Capability::Gpu).is_err() {
+            return Ok(Vec::new());
+        }
         let devices = &self.table.get(&lease)?.devices;
         Ok(devices.iter().cloned().map(types::Device::from).collect())
     }
