@@ -107,7 +107,7 @@ fn every_harm_is_cut_short_and_named() {
     let check = |act: &str, part: &str| drop(Render::probe(act).frames("1").run().expect(1).tells(&[part]));
     check("exit", "the plugin trapped: it called exit");
     check("loop", "its limit of 10 s of processor time between two host calls");
-    check("recurse", "the plugin trapped: ");
+    check("recurse", "the plugin trapped: stack overflow");
     check("eat_memory", "its limit of 268435456 bytes of memory");
     check("eat_handles", "the limit of 1000 handles open at a time");
 }

@@ -3,6 +3,7 @@
 mod blender;
 mod calls;
 mod echo;
+mod fair;
 pub mod fake;
 pub mod ipc;
 mod jobs;
@@ -40,7 +41,8 @@ pub(super) struct Args {
     /// The folder of the other plugin systems that tests/peers/build.sh has built.
     #[arg(long, value_name = "DIR")]
     peers: Option<PathBuf>,
-    /// The component that is replaced by `swap` [default: the renderer `direct`].
+    /// The component that is replaced by `swap` [default: the renderer `direct`], or that stands
+    /// for all plugins of `fair` (tests/fixtures/probe).
     #[arg(long, value_name = "FILE")]
     component: Option<PathBuf>,
     /// Print a row a line as JSON.
@@ -58,6 +60,8 @@ enum Name {
     Jobs,
     /// A release replaced while it serves, beside a host that stops for it.
     Swap,
+    /// A plugin beside others that spin, flood or eat memory; needs --component.
+    Fair,
     /// Whole renders beside plain Blender.
     Blender,
 }
@@ -217,6 +221,9 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     }
     if wanted(Name::Swap) {
         rows.extend(swap::run(&args).await?);
+    }
+    if args.names.contains(&Name::Fair) || (args.names.is_empty() && args.component.is_some()) {
+        rows.extend(fair::run(&args).await?);
     }
     if wanted(Name::Blender) {
         rows.extend(blender::run(&args, data).await?);

@@ -3,7 +3,8 @@
 //! They are not the host's own: what the host does for its sockets, its scheduler and its
 //! database is never behind a plugin. A plugin has its code on at most all but one of them at
 //! a time, however many tasks it has; it gives up its place each time the engine's epoch
-//! advances, to whoever has waited for longest.
+//! advances, to whoever has waited for longest. A call that computes for long goes on on
+//! threads that are less urgent.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -14,11 +15,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::sync::PollSemaphore;
 use tokio_util::task::AbortOnDropHandle;
+
+/// After so much processor time a call counts as one that computes for long.
+const LONG: Duration = Duration::from_millis(100);
+/// How much less urgent such calls are than all else (a nice value).
+const LESS_URGENT: libc::c_int = 10;
 
 /// The threads of all components of a host; clones share them.
 #[derive(Debug, Clone)]
@@ -26,8 +34,8 @@ pub struct Guests(Arc<Threads>);
 
 #[derive(Debug)]
 struct Threads {
-    /// There until the drop.
-    runtime: Option<Runtime>,
+    /// For calls that are new, and for those that compute for long; there until the drop.
+    lanes: Option<[Runtime; 2]>,
     count: usize,
     /// By the plugins' names.
     places: Mutex<HashMap<String, Weak<Semaphore>>>,
@@ -38,12 +46,19 @@ struct Threads {
 pub struct Places(Arc<Semaphore>);
 
 impl Guests {
-    /// Starts as many threads as there are processors.
+    /// Starts as many threads of each kind as there are processors.
     pub fn start() -> io::Result<Self> {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = Some(builder.worker_threads(count).thread_name("guest").build()?);
-        Ok(Self(Arc::new(Threads { runtime, count, places: Mutex::default() })))
+        let lane = |name: &str, less_urgent: libc::c_int| {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(count).thread_name(name).on_thread_start(move || {
+                // SAFETY: a bare call of the kernel; Linux takes it for the thread that makes it.
+                unsafe { libc::nice(less_urgent) };
+            });
+            builder.build()
+        };
+        let lanes = Some([lane("guest", 0)?, lane("guest-long", LESS_URGENT)?]);
+        Ok(Self(Arc::new(Threads { lanes, count, places: Mutex::default() })))
     }
 
     /// Returns the places of a plugin.
@@ -64,12 +79,18 @@ impl Guests {
         places: &Places,
         call: impl Future<Output = T> + Send + 'static,
     ) -> T {
-        let places = PollSemaphore::new(places.0.clone());
-        let guest = Guest { host: Handle::current(), places, call: Box::pin(call) };
-        let runtime = self.0.runtime.as_ref().expect("it is there until the drop");
-        match AbortOnDropHandle::new(runtime.spawn(guest)).await {
+        let guest = |call, patience| {
+            let (host, places) = (Handle::current(), PollSemaphore::new(places.0.clone()));
+            Guest { host, places, call: Some(call), used: Duration::ZERO, patience }
+        };
+        let [new, long] = self.0.lanes.as_ref().expect("they are there until the drop");
+        let call: BoxFuture<'static, T> = Box::pin(call);
+        match ended(new.spawn(guest(call, LONG))).await {
             Ok(done) => done,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+            Err(call) => match ended(long.spawn(guest(call, Duration::MAX))).await {
+                Ok(done) => done,
+                Err(_) => unreachable!("nobody computes for ever and is not cut"),
+            },
         }
     }
 }
@@ -77,9 +98,7 @@ impl Guests {
 impl Drop for Threads {
     fn drop(&mut self) {
         // Whoever drops it may not wait.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        self.lanes.take().into_iter().flatten().for_each(Runtime::shutdown_background);
     }
 }
 
@@ -92,7 +111,7 @@ thread_local! {
 /// time, or since it got its place. An instruction may take long, and then the epoch's turns
 /// say too little.
 pub fn time() -> Duration {
-    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
+    let now = thread_time();
     let before = COUNTED.replace(Some(now));
     before.map_or(Duration::ZERO, |before| now.saturating_sub(before))
 }
@@ -102,21 +121,48 @@ struct Guest<T> {
     /// Where what the host does for it goes on.
     host: Handle,
     places: PollSemaphore,
-    call: BoxFuture<'static, T>,
+    /// There until the end.
+    call: Option<BoxFuture<'static, T>>,
+    /// Processor time that it has had, and how much it may have here.
+    used: Duration,
+    patience: Duration,
 }
 
 impl<T> Future for Guest<T> {
-    type Output = T;
+    /// What the call comes to; or the call itself, if it computes for too long.
+    type Output = Result<T, BoxFuture<'static, T>>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let place = ready!(self.places.poll_acquire(context));
-        let _host = self.host.clone().enter();
-        COUNTED.set(None);
-        time();
-        let done = self.call.as_mut().poll(context);
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let place = ready!(this.places.poll_acquire(context));
+        let host = this.host.clone();
+        let _host = host.enter();
+        let began = thread_time();
+        COUNTED.set(Some(began));
+        let call = this.call.as_mut().expect("it is there until the end");
+        let done = call.as_mut().poll(context);
         drop(place);
-        done
+        this.used += thread_time().saturating_sub(began);
+        match done {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending if this.used > this.patience => {
+                Poll::Ready(Err(this.call.take().expect("it is there until the end")))
+            }
+            Poll::Pending => Poll::Pending,
+        }
     }
+}
+
+/// Waits for the end of a guest; one that nobody waits for any more is dropped.
+async fn ended<T>(guest: JoinHandle<T>) -> T {
+    match AbortOnDropHandle::new(guest).await {
+        Ok(ended) => ended,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 #[cfg(test)]
