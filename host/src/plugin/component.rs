@@ -292,15 +292,33 @@ impl Component {
         Ok(outcome.into())
     }
 
-    /// Makes one call in a store of its own.
+    /// Asks for the first page of a plan on the thread that asks: for measurements.
+    pub async fn plan_here(&self, job: &Job) -> Result<Page, PluginError> {
+        let job = renderer::Job::from(job);
+        let page = self.made(None, Limits::default(), |store, plugin| {
+            Box::pin(async move { plugin.hotshoe_plugin_renderer().call_plan(store, &job, Some("0")).await })
+        });
+        Ok(page.await?.map_err(|error| PluginError::Answer(error.into()))?.into())
+    }
+
+    /// Makes one call in a store of its own, on the threads of guests.
     async fn call<T: Send + 'static>(
         &self,
         attempt: Option<Arc<Attempt>>,
         limits: Limits,
         call: impl for<'a> FnOnce(&'a mut Store<Data>, &'a RendererPlugin) -> Answered<'a, T> + Send + 'static,
     ) -> Result<T, PluginError> {
+        self.components.guests.run(&self.places, self.made(attempt, limits, call)).await
+    }
+
+    fn made<T: Send + 'static>(
+        &self,
+        attempt: Option<Arc<Attempt>>,
+        limits: Limits,
+        call: impl for<'a> FnOnce(&'a mut Store<Data>, &'a RendererPlugin) -> Answered<'a, T> + Send + 'static,
+    ) -> impl Future<Output = Result<T, PluginError>> + Send + 'static {
         let (mut store, pre) = (self.components.store(attempt.clone(), &limits), self.pre.clone());
-        let call = async move {
+        async move {
             let result = match pre.instantiate_async(&mut store).await {
                 Ok(plugin) => call(&mut store, &plugin).await,
                 Err(error) => Err(error),
@@ -309,8 +327,7 @@ impl Component {
                 attempt.had_memory(store.data().watch.memory() as u64);
             }
             result.map_err(|error| explain(&error, store.data_mut(), &limits))
-        };
-        self.components.guests.run(&self.places, call).await
+        }
     }
 }
 

@@ -19,7 +19,8 @@ const BATCH: u32 = 1_000;
 
 pub(super) async fn run(data: &DataDir) -> wasmtime::Result<Vec<Row>> {
     let components = Components::new()?;
-    Ok(vec![call(&components).await?, instance(&components, data).await?, load(&components, data).await?])
+    let [here, there] = instance(&components, data).await?;
+    Ok(vec![call(&components).await?, here, there, load(&components, data).await?])
 }
 
 fn shot(frame: u32) -> Shot {
@@ -63,21 +64,26 @@ async fn call(components: &Components) -> wasmtime::Result<Row> {
 }
 
 /// A store, an instance of `direct`, a call of its `plan` and its end, against a
-/// process's start and end.
-async fn instance(components: &Components, data: &DataDir) -> wasmtime::Result<Row> {
+/// process's start and end; and the same on the threads of guests, where every attempt makes it.
+async fn instance(components: &Components, data: &DataDir) -> wasmtime::Result<[Row; 2]> {
     let release = Release::shipped().into_iter().next().context("a renderer is shipped")?;
     let loaded = Releases::new(components.clone(), data.clone(), &Config::default()).load(release).await?;
     let Plugin::Component(direct) = &loaded.plugin else { wasmtime::bail!("direct is a component") };
     let frames = vec![FrameRange { first: 1, last: 1, step: 1 }];
     let [id, scene, settings] = ["bench", "scene", "{}"].map(str::to_owned);
     let job = Job { id, scene, frames, settings };
-    let mut ours = Vec::new();
+    let (mut here, mut there) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS * 20 {
         let began = Instant::now();
         // Past its first page the plan needs no scene, and so no attempt.
-        let page = direct.plan(None, &job, Some("0")).await?;
-        ours.push(micros(began.elapsed(), 1));
+        let page = direct.plan_here(&job).await?;
+        here.push(micros(began.elapsed(), 1));
         wasmtime::ensure!(page.tasks.len() == 1, "direct plans wrongly");
+    }
+    for _ in 0..ROUNDS * 20 {
+        let began = Instant::now();
+        direct.plan(None, &job, Some("0")).await?;
+        there.push(micros(began.elapsed(), 1));
     }
     let mut theirs = Vec::new();
     for _ in 0..ROUNDS {
@@ -86,14 +92,15 @@ async fn instance(components: &Components, data: &DataDir) -> wasmtime::Result<R
         wasmtime::ensure!(status?.success(), "`true` failed");
         theirs.push(micros(took, 1));
     }
-    let reference = Reference::new("a process that does nothing", &Samples::new(theirs));
-    Ok(Row::new(
-        "direct: store, instance, first call, end",
-        "µs",
-        &Samples::new(ours),
-        reference,
-        Goal::MedianAtMost(50.0),
-    ))
+    let theirs = Samples::new(theirs);
+    let row = |name: &str, ours, goal| {
+        let reference = Reference::new("a process that does nothing", &theirs);
+        Row::new(name, "µs", &Samples::new(ours), reference, goal)
+    };
+    Ok([
+        row("direct: store, instance, first call, end", here, Goal::MedianAtMost(50.0)),
+        row("the same, on a thread of guests and back", there, Goal::Any),
+    ])
 }
 
 /// Loading `direct` from its compiled form, against compiling it.
