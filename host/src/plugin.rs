@@ -13,6 +13,7 @@ pub mod printed;
 pub mod process;
 pub mod settings;
 pub mod wire;
+mod world;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -426,11 +426,11 @@ impl Releases {
         Ok(loaded)
     }
 
-    /// Keeps a report of a crash of a release that is being looked at. Blocks.
+    /// Keeps a report of a crash of a release that is being looked at.
     fn reported(&self, error: PluginError, release: &Release) -> PluginError {
         let Some(kind) = error.crash() else { return error };
         let report = Report::of_a_release(kind, error.to_string(), release.to_string(), &release.digest);
-        match self.reports.keep(&report) {
+        match tokio::task::block_in_place(|| self.reports.keep(&report)) {
             Ok(()) => error.with_line(&report.line()),
             Err(_) => error,
         }

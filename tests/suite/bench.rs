@@ -24,6 +24,14 @@ fn check(rows: &[serde_json::Value]) {
 #[test]
 fn calls_are_measured_beside_their_references() {
     let rows = rows(&["calls"]);
+    assert_eq!(rows.len(), 4);
+    check(&rows);
+}
+
+#[test]
+fn neighbours_are_measured_beside_those_that_do_their_worst() {
+    let component = crate::harness::probe().to_str().unwrap();
+    let rows = rows(&["fair", "--runs", "1", "--slots", "6", "--component", component]);
     assert_eq!(rows.len(), 3);
     check(&rows);
 }

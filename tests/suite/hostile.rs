@@ -10,11 +10,11 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 use crate::farm::Farm;
-use crate::harness::root;
+use crate::harness::{probe, root};
 
 /// Limits that are soon hit.
 const LIMITS: &str = "[jobs]\nbackoff_seconds = 0.01\n[releases]\ncompile_cpu_seconds = 2\n[limits]\n\
-    cpu_seconds = 0.3\nidle_seconds = 0.8\ntask_seconds = 3.0\ncalls_per_second = 50000\nlog_mib = 1.0\n\
+    cpu_seconds = 0.3\nidle_seconds = 1.5\ntask_seconds = 5.0\ncalls_per_second = 50000\nlog_mib = 1.0\n\
     log_lines_per_second = 2000\nstate_mib = 1.0\nshots = 8\npixels_mib = 64.0\nmoved_mib = 8.0\n\
     output_files = 3\n";
 
@@ -180,6 +180,42 @@ fn a_plugin_can_have_limits_of_its_own_and_a_change_of_them_counts_for_its_next_
     while !suffers("naps_for_ever").1.contains("0.2 s without progress") {
         assert!(began.elapsed() < Duration::from_secs(60), "{}", farm.log());
     }
+}
+
+/// What is said of a frame that the probe works at.
+fn told(farm: &Farm, frames: &str, act: &str, state: &str) -> Vec<String> {
+    let job = farm.submit_to(probe().to_str().unwrap(), frames, json!({"settings": {"act": act}}));
+    let job = farm.wait_for(job["id"].as_str().unwrap(), state);
+    let own = farm.events().into_iter().filter(|event| event["job"] == job["id"]);
+    let told = own.filter_map(|event| {
+        let said = [&event["message"], &event["error"]["message"]].into_iter().find_map(|text| text.as_str());
+        said.map(str::to_owned)
+    });
+    told.collect()
+}
+
+#[test]
+fn a_component_sees_nothing_of_the_world_and_its_randomness_can_be_repeated() {
+    let farm = Farm::start();
+    let random = |frames: &str| -> Vec<String> {
+        let told = told(&farm, frames, "world", "succeeded").into_iter();
+        told.filter(|line| line.starts_with("random ")).collect()
+    };
+    let first = random("1");
+    assert_eq!(first.len(), 1);
+    assert_eq!(first, random("1"), "the same is the same again");
+    assert_ne!(first, random("2"), "another task is another one");
+}
+
+#[test]
+fn a_component_that_sleeps_or_calls_while_it_panics_is_ended() {
+    let mut farm = Farm::new();
+    farm.config = LIMITS.to_owned();
+    farm.serve();
+    let said = |act: &str| told(&farm, "1", act, "failed").join("\n");
+    assert!(said("sleep").contains("its limit of 1.5 s without progress"), "{}", said("sleep"));
+    let said = said("panic_with_calls");
+    assert!(said.contains("about to panic") && said.contains("wasm `unreachable` instruction"), "{said}");
 }
 
 #[test]

@@ -238,6 +238,7 @@ impl Scene {
 
     /// Takes what a worker has left, and puts it in its place.
     async fn publish(&self, left: TempDir, expected: Vec<PathBuf>, step: String) -> Result<Vec<File>> {
+        let _working = self.attempt.used.working();
         let output = self.attempt.job.output.clone();
         let staging = blocking(move || {
             let staging = output.stage()?;

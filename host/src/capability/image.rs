@@ -274,10 +274,13 @@ impl Image {
         let budget = Budget::take(attempt, width, height)?;
         let read = read_first_rgba_layer_from_file(
             file,
-            |size, _| (size, vec![0.0f32; size.area() * CHANNELS]),
-            |(size, values), position, (r, g, b, a): (f32, f32, f32, f32)| {
-                let at = ((size.height() - 1 - position.y()) * size.width() + position.x()) * CHANNELS;
-                values[at..at + CHANNELS].copy_from_slice(&[r, g, b, a]);
+            // Whoever has written it may have put another one in its place since.
+            move |found, _| (found, vec![0.0f32; if found == size { size.area() * CHANNELS } else { 0 }]),
+            |(found, values), position, (r, g, b, a): (f32, f32, f32, f32)| {
+                let at = ((found.height() - 1 - position.y()) * found.width() + position.x()) * CHANNELS;
+                if let Some(pixel) = values.get_mut(at..at + CHANNELS) {
+                    pixel.copy_from_slice(&[r, g, b, a]);
+                }
             },
         );
         let layer = read.map_err(failed)?.layer_data;

@@ -21,7 +21,9 @@ use super::guests::{self, Guests, Places};
 use super::handles::Handles;
 use super::limits::{TICK, Watch};
 use super::printed::Printed;
-use super::{DESCRIBE_LIMIT, Description, Job, Outcome, Page, PlannedTask, PluginError, TOLD, too_slow};
+use super::{
+    DESCRIBE_LIMIT, Description, Job, Outcome, Page, PlannedTask, PluginError, TOLD, too_slow, world,
+};
 use crate::capability::usage::Hit;
 use crate::capability::{Attempt, abridged};
 use crate::config::limits::{Limits, MOST_ELEMENTS, bytes};
@@ -37,8 +39,9 @@ const FUNCTION_NAME: usize = 120;
 /// Parts of the names of the functions by which Rust panics.
 const PANICKING: [&str; 7] =
     ["panic", "abort", "rust_begin_unwind", "std::sys::", "std::process", "backtrace", "__rust_"];
-/// Where addresses begin that a stack comes to when it is full, and the next frame has at most 64 MiB.
-const LARGEST_FRAME: u64 = (1 << 32) - 64 * 1024 * 1024;
+/// How far from address 0, where it ends, a stack that is full is written to: a frame has at most
+/// 64 MiB.
+const LARGEST_FRAME: u64 = 64 * 1024 * 1024;
 /// How many calls of components may be under way at a time.
 const CALLS: u32 = 512;
 
@@ -168,7 +171,7 @@ impl Components {
 
     fn store(&self, attempt: Option<Arc<Attempt>>, limits: &Limits) -> Store<Data> {
         let stderr = Printed::default();
-        let wasi = WasiCtx::builder().stderr(stderr.clone()).build();
+        let wasi = world::make(attempt.as_deref(), stderr.clone());
         let (handles, watch) = (Handles::new(attempt, limits), Watch::new(*limits));
         let mut wasi_table = ResourceTable::new();
         wasi_table.set_max_capacity(limits.handles);
@@ -359,7 +362,10 @@ fn explain(error: &wasmtime::Error, data: &mut Data, limits: &Limits) -> PluginE
 fn calls_of(error: &wasmtime::Error) -> String {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
     let name = |frame: &FrameInfo| match frame.func_name() {
-        Some(name) => name.chars().filter(|c| !c.is_control()).take(FUNCTION_NAME).collect(),
+        Some(name) => {
+            let name = format!("{:#}", rustc_demangle::demangle(name));
+            name.chars().filter(|c| !c.is_control()).take(FUNCTION_NAME).collect()
+        }
         None => format!("function {}", frame.func_index()),
     };
     let names = backtrace.frames().iter().map(name);
@@ -385,7 +391,8 @@ fn own_limit(text: &str, limits: &Limits) -> Option<Hit> {
 fn is_below_memory(error: &str) -> bool {
     let address = error.split("wasm address 0x").nth(1).and_then(|rest| rest.split_whitespace().next());
     let address = address.and_then(|address| u64::from_str_radix(address, 16).ok());
-    address.is_some_and(|address| (LARGEST_FRAME..1 << 32).contains(&address))
+    // Below 0 are the highest addresses; what is added to them for a field may lead beyond.
+    address.is_some_and(|address| address.abs_diff(1 << 32) < LARGEST_FRAME)
 }
 
 /// Finds the panic among what the plugin printed: Rust's first line names the
