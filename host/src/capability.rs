@@ -209,8 +209,8 @@ pub struct By {
     pub grants: grants::Grants,
     /// How much it may use.
     pub limits: Limits,
-    /// The settings of the job, as far as others may see them.
-    pub settings: Value,
+    /// The settings of the job as JSON, as far as others may see them.
+    pub settings: String,
 }
 
 /// One call of a plugin, and what it may touch.
@@ -322,7 +322,7 @@ impl Attempt {
             task,
             attempt,
             scene: Some(self.job.scene.clone()),
-            settings: self.by.settings.clone(),
+            settings: serde_json::from_str(&self.by.settings).unwrap_or_default(),
             calls: self.used.calls(),
             blender,
             ..CrashReport::of_a_release(kind, what, self.by.name.clone(), &self.by.digest)

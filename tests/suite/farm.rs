@@ -156,6 +156,31 @@ impl Farm {
         json!({"scene": scene, "frames": frames, "out": self.path("out")})
     }
 
+    /// Lets a plugin work at one frame; returns how that ended (`refused` if it was not begun),
+    /// and all that was said of it.
+    pub(crate) fn suffers(&self, renderer: &Path) -> (String, String) {
+        let mut job = self.job("1");
+        job["renderer"] = json!(renderer);
+        let id = match self.client().try_call("jobs.submit", job).unwrap() {
+            Ok(job) => job["id"].as_str().unwrap().to_owned(),
+            Err(error) => return ("refused".to_owned(), error["message"].as_str().unwrap().to_owned()),
+        };
+        let began = Instant::now();
+        loop {
+            let job = self.state(&id);
+            let state = job["state"].as_str().unwrap().to_owned();
+            if ["succeeded", "failed"].contains(&state.as_str()) {
+                let events = self.events().into_iter();
+                let said = events.filter(|event| event["job"] == id.as_str() || event["id"] == id.as_str());
+                let said: Vec<String> =
+                    said.filter_map(|event| Some(event["error"]["message"].as_str()?.to_owned())).collect();
+                return (state, said.join("\n"));
+            }
+            assert!(began.elapsed() < Duration::from_secs(120), "{renderer:?}: {job:#}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Submits frames and returns the job's id.
     pub(crate) fn submit(&self, frames: &str) -> String {
         let job = self.client().call("jobs.submit", self.job(frames));

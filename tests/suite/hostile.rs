@@ -70,31 +70,6 @@ fn component(module: &str) -> Vec<u8> {
 }
 
 impl Farm {
-    /// Lets a component at a path work at one frame; returns how that ended, and all that was
-    /// said of it.
-    fn suffers(&self, path: &PathBuf) -> (String, String) {
-        let mut job = self.job("1");
-        job["renderer"] = json!(path);
-        let id = match self.client().try_call("jobs.submit", job).unwrap() {
-            Ok(job) => job["id"].as_str().unwrap().to_owned(),
-            Err(error) => return ("refused".to_owned(), error["message"].as_str().unwrap().to_owned()),
-        };
-        let began = std::time::Instant::now();
-        loop {
-            let job = self.state(&id);
-            let state = job["state"].as_str().unwrap().to_owned();
-            if ["succeeded", "failed"].contains(&state.as_str()) {
-                let events = self.events().into_iter();
-                let said = events.filter(|event| event["job"] == id.as_str() || event["id"] == id.as_str());
-                let said: Vec<String> =
-                    said.filter_map(|event| Some(event["error"]["message"].as_str()?.to_owned())).collect();
-                return (state, said.join("\n"));
-            }
-            assert!(began.elapsed() < Duration::from_secs(120), "{path:?}: {job:#}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
     /// The memory of the host, in MiB.
     fn memory(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();

@@ -44,28 +44,6 @@ fn submit(farm: &Farm, renderer: &Path) -> Result<String, String> {
         .map_err(|error| error["message"].as_str().unwrap().to_owned())
 }
 
-/// Lets a villain act; returns how it ended and all that was said of it.
-fn acts(farm: &Farm, renderer: &Path) -> (String, String) {
-    let id = match submit(farm, renderer) {
-        Ok(id) => id,
-        Err(message) => return ("refused".to_owned(), message),
-    };
-    let began = Instant::now();
-    loop {
-        let job = farm.state(&id);
-        let state = job["state"].as_str().unwrap().to_owned();
-        if ["succeeded", "failed"].contains(&state.as_str()) {
-            let events = farm.events().into_iter();
-            let said = events.filter(|event| event["job"] == id.as_str() || event["id"] == id.as_str());
-            let said: Vec<String> =
-                said.filter_map(|event| event["error"]["message"].as_str().map(str::to_owned)).collect();
-            return (state, said.join("\n"));
-        }
-        assert!(began.elapsed() < Duration::from_secs(120), "{renderer:?}: {job:#}\n{}", farm.log());
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// Waits until no process of a villain is left.
 fn nobody_is_left(farm: &Farm) {
     let began = Instant::now();
@@ -130,7 +108,7 @@ fn every_misbehaviour_is_contained_and_named() {
             let farm = &farm;
             scope.spawn(move || {
                 for (act, state, words) in part {
-                    let (ended, said) = acts(farm, &villain(farm, act, ""));
+                    let (ended, said) = farm.suffers(&villain(farm, act, ""));
                     assert_eq!(ended, *state, "{act}: {said}");
                     assert!(said.contains(words), "{act}: '{words}' is not in: {said}");
                 }
@@ -149,7 +127,7 @@ fn numbers_of_other_attempts_and_of_what_is_gone_are_refused() {
     // One process serves both jobs, and remembers the first one's numbers.
     let folder = villain(&farm, "handles", "tasks = 1\n");
     for _ in 0..2 {
-        let (state, said) = acts(&farm, &folder);
+        let (state, said) = farm.suffers(&folder);
         assert_eq!(state, "succeeded", "{said}\n{}", farm.log());
     }
 }
@@ -186,8 +164,8 @@ fn what_fails_again_and_again_is_quarantined() {
     farm.config = farm.config.replace("failures = 100", "failures = 4");
     farm.serve();
     let folder = villain(&farm, "dies", "");
-    assert_eq!(acts(&farm, &folder).0, "failed");
-    let (state, said) = acts(&farm, &folder);
+    assert_eq!(farm.suffers(&folder).0, "failed");
+    let (state, said) = farm.suffers(&folder);
     assert_eq!(state, "failed");
     assert!(said.contains("the plugin is quarantined: its processes failed 4 times, last: "), "{said}");
     assert!(submit(&farm, &folder).unwrap_err().contains("is quarantined"), "{}", farm.log());
@@ -205,7 +183,7 @@ fn needs_beside_the_contract_are_granted_by_the_operator() {
     farm.signal(Signal::SIGTERM);
     farm.config += wanted;
     farm.serve();
-    assert_eq!(acts(&farm, &folder).0, "succeeded");
+    assert_eq!(farm.suffers(&folder).0, "succeeded");
 }
 
 #[test]
@@ -267,7 +245,7 @@ fn installed_plugins_are_known_by_their_names() {
     let all = listed["plugins"].as_array().unwrap();
     let own = all.iter().find(|plugin| plugin["id"] == "villain").unwrap_or(&Value::Null);
     assert_eq!(own["state"], "active", "{listed:#}");
-    assert_eq!(acts(&farm, Path::new("villain")).0, "succeeded");
+    assert_eq!(farm.suffers(Path::new("villain")).0, "succeeded");
     // Again; and with other files, which are another release.
     farm.run(&["plugin", "install", folder.to_str().unwrap()]).expect(0);
     fs::write(folder.join("more"), "x").unwrap();

@@ -50,13 +50,6 @@ pub struct Wanted {
     pub cpu: bool,
 }
 
-impl Wanted {
-    /// The folders that a worker must be able to read for it.
-    fn read(&self) -> Vec<PathBuf> {
-        self.scene.parent().map(Path::to_owned).into_iter().collect()
-    }
-}
-
 /// What is known of a worker by those who do not hold it.
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -103,6 +96,11 @@ pub struct Held {
 impl Wanted {
     fn name(&self) -> String {
         format!("{} {}", self.content, self.scene.display())
+    }
+
+    /// The folders that a worker must be able to read for it.
+    fn read(&self) -> Vec<PathBuf> {
+        self.scene.parent().map(Path::to_owned).into_iter().collect()
     }
 }
 

@@ -114,11 +114,11 @@ fn command(
         command.env_remove(name);
     }
     inherit(&mut command, "HOTSHOE_FD", line);
-    // Messages of Blender are read by a program.
     if launch.sandbox != Sandboxing::Off {
         // What drivers keep for the next time; the rest of a home is none of their business.
         command.env("HOME", home).env("XDG_CACHE_HOME", home).env("XDG_CONFIG_HOME", home);
     }
+    // Messages of Blender are read by a program.
     command.env("TMPDIR", home).env("LC_ALL", "C.UTF-8").env("LANG", "C.UTF-8");
     let processors = seat.processors().map_err(|error| BlenderError::io("name processors")(error.into()))?;
     if let Some(processors) = processors {

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{Failure, Result, table};
@@ -195,6 +196,15 @@ impl Samples {
             _ => self.0[middle],
         }
     }
+}
+
+/// Shows how many steps of a measurement are done.
+fn bar(steps: u64) -> ProgressBar {
+    let bar = ProgressBar::new(steps);
+    let style = ProgressStyle::with_template("{bar:28.green/dim} {pos}/{len} {msg} ({elapsed})");
+    bar.set_style(style.expect("the template is well-formed"));
+    bar.enable_steady_tick(Duration::from_secs(1));
+    bar
 }
 
 /// Microseconds of one out of `batch` calls, each time from a fresh reading of the clock.

@@ -432,7 +432,11 @@ fn changed<T: Serialize + DeserializeOwned>(all: &T, own: &toml::Table, table: &
     merged.try_into().map_err(|error| format!("{table}: {}", error.to_string().trim_end()))
 }
 
-fn count(key: &str, value: usize, range: RangeInclusive<usize>) -> Result<(), String> {
+pub(super) fn count<T: PartialOrd + fmt::Display>(
+    key: &str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<(), String> {
     if range.contains(&value) {
         return Ok(());
     }

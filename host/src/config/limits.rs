@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{seconds, within};
+use super::file::{count, seconds, within};
 
 /// What one call of a plugin may use.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
@@ -95,12 +95,7 @@ impl Limits {
             ("output_files", self.output_files, 1..=u64::MAX),
             ("json_depth", self.json_depth as u64, 1..=128),
         ];
-        for (key, value, range) in counts {
-            if !range.contains(&value) {
-                return Err(format!("{table}.{key} takes {} to {}, not {value}", range.start(), range.end()));
-            }
-        }
-        Ok(())
+        counts.into_iter().try_for_each(|(key, value, range)| count(&format!("{table}.{key}"), value, range))
     }
 
     /// Returns the time that a task may take, whatever it waits for, if there is a limit.

@@ -20,6 +20,8 @@ const LEVELS: u32 = 64;
 pub struct Schema {
     value: Value,
     validator: jsonschema::Validator,
+    /// Whether it may have any; most have none, and then settings need not be looked through.
+    has_secrets: bool,
 }
 
 impl Schema {
@@ -30,14 +32,18 @@ impl Schema {
         }
         let validator = jsonschema::validator_for(&closed(value.clone()))
             .map_err(|error| format!("the settings schema is no JSON Schema: {error}"))?;
-        Ok(Self { value, validator })
+        let has_secrets = value.to_string().contains("\"writeOnly\"");
+        Ok(Self { value, validator, has_secrets })
     }
 
     /// Returns settings without those that are only to be written (`writeOnly`): secrets.
-    pub fn visible(&self, settings: &str) -> Value {
+    pub fn visible(&self, settings: &str) -> String {
+        if !self.has_secrets {
+            return settings.to_owned();
+        }
         let mut settings = serde_json::from_str(settings).unwrap_or_default();
         hide(&self.value, &self.value, &mut settings, LEVELS);
-        settings
+        settings.to_string()
     }
 
     /// Returns the schema.
@@ -301,6 +307,7 @@ mod tests {
         let settings = r#"{"key": "k", "samples": 3, "cloud": {"token": "t", "place": "p"},
                            "all": [{"token": "t"}, null]}"#;
         let visible = Schema::new(schema).unwrap().visible(settings);
+        let visible: Value = serde_json::from_str(&visible).unwrap();
         let expected = serde_json::json!({
             "key": HIDDEN, "samples": 3, "cloud": {"token": HIDDEN, "place": "p"},
             "all": [{"token": HIDDEN}, null],

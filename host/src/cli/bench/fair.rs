@@ -2,9 +2,7 @@
 //! the host with calls, or eats memory.
 
 use std::fs;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wasm_metadata::{AddMetadata, AddMetadataField};
 
@@ -36,10 +34,7 @@ pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
     };
     let component =
         fs::read(file).map_err(|error| Failure::bad_input(format!("{}: {error}", file.display())))?;
-    let bar = ProgressBar::new(u64::from(args.runs) * ACTS.len() as u64);
-    let style = ProgressStyle::with_template("{bar:28.green/dim} {pos}/{len} {msg} ({elapsed})");
-    bar.set_style(style.expect("the template is well-formed"));
-    bar.enable_steady_tick(Duration::from_secs(1));
+    let bar = super::bar(u64::from(args.runs) * ACTS.len() as u64);
     let mut rows = Vec::new();
     for (act, words) in ACTS {
         bar.set_message(words);

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{Args, Failure, Goal, Reference, Result, Row, Samples};
@@ -38,10 +37,7 @@ pub(super) struct Farm {
 
 pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
     crate::cli::raise_file_limit();
-    let bar = ProgressBar::new(u64::from(args.runs) * 5);
-    let style = ProgressStyle::with_template("{bar:28.green/dim} {pos}/{len} {msg} ({elapsed})");
-    bar.set_style(style.expect("the template is well-formed"));
-    bar.enable_steady_tick(Duration::from_secs(1));
+    let bar = super::bar(u64::from(args.runs) * 5);
     let [mut tasks, mut with_files, mut submits, mut gets, mut idle, mut planned, mut pages] =
         [const { Vec::new() }; 7];
     for _ in 0..args.runs {

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use nix::unistd::{SysconfVar, sysconf};
 use serde_json::json;
 use wasm_metadata::{AddMetadata, AddMetadataField, Version};
@@ -66,10 +65,7 @@ struct Busy {
 }
 
 pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
-    let bar = ProgressBar::new(u64::from(args.runs) * 3);
-    let style = ProgressStyle::with_template("{bar:28.green/dim} {pos}/{len} {msg} ({elapsed})");
-    bar.set_style(style.expect("the template is well-formed"));
-    bar.enable_steady_tick(Duration::from_secs(1));
+    let bar = super::bar(u64::from(args.runs) * 3);
     let [mut compiled, mut cached, mut back, mut stopped] = [const { Vec::new() }; 4];
     let (mut busy, mut cut) = (Busy::default(), 0);
     for _ in 0..args.runs {
