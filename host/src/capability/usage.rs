@@ -78,10 +78,13 @@ struct Said {
     fraction: f32,
 }
 
-/// What the host does for an attempt.
+/// What is done for an attempt, or in it.
 #[derive(Debug)]
 struct Work {
+    /// What the host does for it now.
     under_way: u64,
+    /// Since when its code runs, or could if a processor was free.
+    computing: Option<Instant>,
     last: Instant,
 }
 
@@ -97,7 +100,7 @@ impl Usage {
     /// Begins to count.
     pub fn new(limits: Limits) -> Self {
         let (pixels, moved, shots, files, output, said, calls) = Default::default();
-        let work = Arc::new(Mutex::new(Work { under_way: 0, last: Instant::now() }));
+        let work = Arc::new(Mutex::new(Work { under_way: 0, computing: None, last: Instant::now() }));
         Self { limits, pixels, moved, shots, files, output, said, work, began: Instant::now(), calls }
     }
 
@@ -184,13 +187,28 @@ impl Usage {
         self.work().last = Instant::now();
     }
 
+    /// Notes whether its code runs from now on, or could: meanwhile it is not idle, however busy the
+    /// machine is.
+    pub fn computes(&self, now: bool) {
+        let mut work = self.work();
+        match (now, work.computing) {
+            (true, None) => work.computing = Some(Instant::now()),
+            (false, Some(since)) => {
+                work.last = (work.last + since.elapsed()).min(Instant::now());
+                work.computing = None;
+            }
+            _ => {}
+        }
+    }
+
     /// Waits until there was no progress for too long.
     pub async fn idle(&self) -> Hit {
         let limit = seconds(self.limits.idle_seconds);
         loop {
             let left = {
                 let work = self.work();
-                if work.under_way > 0 { limit } else { limit.saturating_sub(work.last.elapsed()) }
+                let is_busy = work.under_way > 0 || work.computing.is_some();
+                if is_busy { limit } else { limit.saturating_sub(work.last.elapsed()) }
             };
             if left.is_zero() {
                 let what = format!("{} s without progress", self.limits.idle_seconds);
@@ -208,7 +226,7 @@ impl Usage {
 impl Drop for Working {
     fn drop(&mut self) {
         let mut work = self.0.lock().expect("no code panics under this lock");
-        *work = Work { under_way: work.under_way - 1, last: Instant::now() };
+        (work.under_way, work.last) = (work.under_way - 1, Instant::now());
     }
 }
 
@@ -268,6 +286,18 @@ mod tests {
         assert!(idle.is_err());
         drop(working);
         assert_eq!(used.idle().await.to_string(), "0.02 s without progress (limits.idle_seconds)");
+    }
+
+    #[tokio::test]
+    async fn who_computes_is_not_idle_and_who_computes_now_and_then_is_so_in_between() {
+        let (used, nap) = (usage(), Duration::from_millis(15));
+        used.computes(true);
+        assert!(tokio::time::timeout(Duration::from_millis(100), used.idle()).await.is_err());
+        used.computes(false);
+        tokio::time::sleep(nap).await;
+        used.computes(true);
+        used.computes(false);
+        assert!(tokio::time::timeout(nap, used.idle()).await.is_ok());
     }
 
     #[test]

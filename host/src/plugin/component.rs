@@ -311,7 +311,7 @@ impl Component {
         limits: Limits,
         call: impl for<'a> FnOnce(&'a mut Store<Data>, &'a RendererPlugin) -> Answered<'a, T> + Send + 'static,
     ) -> Result<T, PluginError> {
-        self.components.guests.run(&self.places, self.made(attempt, limits, call)).await
+        self.components.guests.run(&self.places, attempt.clone(), self.made(attempt, limits, call)).await
     }
 
     fn made<T: Send + 'static>(

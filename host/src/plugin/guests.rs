@@ -23,6 +23,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::PollSemaphore;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::capability::Attempt;
+
 /// After so much processor time a call counts as one that computes for long.
 const LONG: Duration = Duration::from_millis(100);
 /// How much less urgent such calls are than all else (a nice value).
@@ -73,15 +75,21 @@ impl Guests {
         Places(places)
     }
 
-    /// Runs a call there to its end; one that nobody waits for any more is dropped.
+    /// Runs a call there to its end, for an attempt or for none; one that nobody waits for any more
+    /// is dropped.
     pub async fn run<T: Send + 'static>(
         &self,
         places: &Places,
+        attempt: Option<Arc<Attempt>>,
         call: impl Future<Output = T> + Send + 'static,
     ) -> T {
         let guest = |call, patience| {
             let (host, places) = (Handle::current(), PollSemaphore::new(places.0.clone()));
-            Guest { host, places, call: Some(call), used: Duration::ZERO, patience }
+            let attempt = attempt.clone();
+            let guest = Guest { host, places, attempt, call: Some(call), used: Duration::ZERO, patience };
+            // To wait for a thread, for a place or for its next turn is not to be idle.
+            guest.computes(true);
+            guest
         };
         let [new, long] = self.0.lanes.as_ref().expect("they are there until the drop");
         let call: BoxFuture<'static, T> = Box::pin(call);
@@ -121,11 +129,20 @@ struct Guest<T> {
     /// Where what the host does for it goes on.
     host: Handle,
     places: PollSemaphore,
+    attempt: Option<Arc<Attempt>>,
     /// There until the end.
     call: Option<BoxFuture<'static, T>>,
     /// Processor time that it has had, and how much it may have here.
     used: Duration,
     patience: Duration,
+}
+
+impl<T> Guest<T> {
+    fn computes(&self, now: bool) {
+        if let Some(attempt) = &self.attempt {
+            attempt.used.computes(now);
+        }
+    }
 }
 
 impl<T> Future for Guest<T> {
@@ -134,6 +151,7 @@ impl<T> Future for Guest<T> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        this.computes(true);
         let place = ready!(this.places.poll_acquire(context));
         let host = this.host.clone();
         let _host = host.enter();
@@ -143,7 +161,9 @@ impl<T> Future for Guest<T> {
         let done = call.as_mut().poll(context);
         drop(place);
         // As far as it was counted: a call that was never interrupted has not computed for long.
-        this.used += COUNTED.get().unwrap_or(began).saturating_sub(began);
+        let counted = COUNTED.get().unwrap_or(began);
+        this.used += counted.saturating_sub(began);
+        this.computes(done.is_pending() && counted != began);
         match done {
             Poll::Ready(done) => Poll::Ready(Ok(done)),
             Poll::Pending if this.used > this.patience => {
@@ -181,11 +201,11 @@ mod tests {
                 let _ = &alive;
             }
         };
-        let calls = (0..8).map(|_| guests.run::<()>(&places, spinning(alive.clone())));
+        let calls = (0..8).map(|_| guests.run::<()>(&places, None, spinning(alive.clone())));
         let all = futures_util::future::join_all(calls);
         let limit = std::time::Duration::from_millis(100);
         assert!(tokio::time::timeout(limit, all).await.is_err());
-        assert_eq!(guests.run(&guests.places("another"), async { 7 }).await, 7);
+        assert_eq!(guests.run(&guests.places("another"), None, async { 7 }).await, 7);
         while Arc::strong_count(&alive) > 1 {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
@@ -195,7 +215,7 @@ mod tests {
     async fn what_a_guest_starts_is_the_hosts() {
         let guests = Guests::start().unwrap();
         let host = Handle::current().id();
-        let of = guests.run(&guests.places("a"), async { Handle::current().id() }).await;
+        let of = guests.run(&guests.places("a"), None, async { Handle::current().id() }).await;
         assert_eq!(of, host);
     }
 }
