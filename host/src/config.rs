@@ -8,7 +8,7 @@ pub mod limits;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use sha2::{Digest, Sha256};
 
+use crate::folders::{remove_whole, wait_for_removals};
 use crate::terms::hexadecimal;
 
 /// The data directory, private to its user.
@@ -187,6 +188,7 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
+        wait_for_removals();
         if let Err(error) = clear(&self.path, self.journal().exists()) {
             tracing::debug!(%error, "left the run folder behind; the next host removes it");
         }
@@ -217,30 +219,6 @@ fn sweep(runs: &Path) -> io::Result<()> {
             Err(error) => tracing::warn!(%error, path = %path.display(), "a killed host's folder stays"),
             Ok(()) => {}
         }
-    }
-    Ok(())
-}
-
-/// Removes a folder with all that a stranger has put into it: however deep, and
-/// whatever rights it gave it.
-pub fn remove_whole(folder: &Path) -> io::Result<()> {
-    // What is in a folder comes to the top: no path grows, and nothing recurses.
-    let (mut folders, mut number) = (vec![folder.to_owned()], 0u64);
-    while let Some(next) = folders.pop() {
-        fs::set_permissions(&next, fs::Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(&next)? {
-            let entry = entry?;
-            if !entry.file_type()?.is_dir() {
-                fs::remove_file(entry.path())?;
-            } else if fs::remove_dir(entry.path()).is_err() {
-                number += 1;
-                let top = folder.with_file_name(format!("removed-{}-{number}", std::process::id()));
-                fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o700))?;
-                fs::rename(entry.path(), &top)?;
-                folders.push(top);
-            }
-        }
-        fs::remove_dir(&next)?;
     }
     Ok(())
 }
@@ -284,26 +262,6 @@ mod tests {
         fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let error = DataDir::open(Some(temp.path().to_owned())).unwrap_err();
         assert!(error.to_string().contains("chmod go-w"), "{error}");
-    }
-
-    #[test]
-    fn what_a_stranger_left_is_removed_however_deep_and_closed() {
-        let temp = tempfile::tempdir().unwrap();
-        let folder = temp.path().join("work");
-        fs::create_dir(&folder).unwrap();
-        let mut place = folder.clone();
-        for _ in 0..400 {
-            place.push("deep");
-            fs::create_dir(&place).unwrap();
-        }
-        fs::write(place.join("file"), "x").unwrap();
-        std::os::unix::fs::symlink("/etc", folder.join("link")).unwrap();
-        fs::create_dir(folder.join("closed")).unwrap();
-        fs::write(folder.join("closed/file"), "x").unwrap();
-        fs::set_permissions(folder.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
-        remove_whole(&folder).unwrap();
-        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
-        assert!(Path::new("/etc/passwd").exists());
     }
 
     #[test]

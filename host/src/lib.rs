@@ -36,6 +36,8 @@ pub mod frames;
 
 pub mod config;
 
+pub mod folders;
+
 pub mod terms;
 
 pub mod crash;

@@ -373,12 +373,12 @@ impl Releases {
             (gone, known)
         };
         for digest in &gone {
-            let _ = crate::config::remove_whole(&self.shelf.folder(digest));
+            let _ = crate::folders::remove_whole(&self.shelf.folder(digest));
         }
         // Of what came by a path, nobody knows but the jobs.
         let copies = self.shelf.old_copies().into_iter();
         for digest in copies.filter(|digest| !known.contains(digest) && !pinned.contains(digest)) {
-            let _ = crate::config::remove_whole(&self.shelf.folder(&digest));
+            let _ = crate::folders::remove_whole(&self.shelf.folder(&digest));
         }
         gone
     }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use crate::harness::{PROGRAM, Render, blenders, command, files_below, installed, root};
 
-/// A program that is run as if it were a Blender, and tries what a Blender could that somebody
-/// has taken over.
-fn intruder(folder: &Path) -> PathBuf {
-    let path = folder.join("intruder");
-    fs::copy(root().join("tests/fixtures/intruder.py"), &path).unwrap();
+/// A program that is run as if it were a Blender: a fixture.
+fn stand_in(name: &str, folder: &Path) -> PathBuf {
+    let path = folder.join("bin").join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::copy(root().join(format!("tests/fixtures/{name}.py")), &path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
 }
@@ -23,11 +23,7 @@ fn a_blender_that_is_taken_over_reaches_nothing() {
     fs::create_dir(&other).unwrap();
     fs::copy(installed().scene("small"), own.join("scene.blend")).unwrap();
     fs::write(other.join("secret"), "secret").unwrap();
-    let blender = intruder(&{
-        let bin = folder.path().join("bin");
-        fs::create_dir(&bin).unwrap();
-        bin
-    });
+    let blender = stand_in("intruder", folder.path());
     let render = |how: &str| {
         let mut render = command(PROGRAM);
         render.arg("render").arg(own.join("scene.blend")).args(["--frames", "1", "--sandbox", how]);
@@ -59,6 +55,62 @@ fn a_blender_that_is_taken_over_reaches_nothing() {
     let said = render("off");
     assert!(said.contains("reads another file: possible"), "{said}");
     assert!(said.contains("makes a Unix socket: possible"), "{said}");
+}
+
+/// What a worker cannot do itself, it gets nobody to do for it: the host reads, moves, writes and
+/// removes what lies in the worker's folder, where a worker can put anything.
+#[test]
+fn a_worker_that_lies_to_the_host_gets_nothing_by_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, other) = (folder.path().join("project"), folder.path().join("other"));
+    fs::create_dir(&own).unwrap();
+    fs::create_dir(&other).unwrap();
+    fs::copy(installed().scene("small"), own.join("scene.blend")).unwrap();
+    fs::write(other.join("secret"), "a word that nobody knows").unwrap();
+    let (blender, data) = (stand_in("traitor", folder.path()), folder.path().join("data"));
+    for (how, act, expected) in [
+        ("names", "files", "is no name of a file below its folder"),
+        ("above", "files", "is no name of a file below its folder"),
+        ("link", "files", "wrote no 0001.png"),
+        ("pipe", "files", "wrote no 0001.png"),
+        ("folder", "files", "take over what was rendered: Not a directory"),
+        ("deep", "files", "lie in one another more than 32 deep"),
+        ("abyss", "files", "lie in one another more than 32 deep"),
+        ("unread", "files", "is no name of a file below its folder"),
+        ("crash", "files", "SIGABRT"),
+        ("endless", "files", "it is no file"),
+        ("waits", "files", "it is no file"),
+        ("shot-link", "shots", "Too many levels of symbolic links"),
+        ("shot-pipe", "shots", "it is no file"),
+    ] {
+        let mut render = command(PROGRAM);
+        render.arg("render").arg(own.join("scene.blend")).args(["--frames", "1", "--sandbox", "require"]);
+        render.arg("--out").arg(own.join("out")).arg("--blender").arg(&blender);
+        if act != "files" {
+            render.arg("--renderer").arg(crate::harness::probe()).args(["--set", &format!("act={act}")]);
+        }
+        render.env("OTHER", &other).env("TRAITOR", how).env("HOTSHOE_DATA", &data);
+        let ended = crate::harness::Ended::from(render.output().unwrap());
+        assert!(ended.stderr.contains(expected), "{how}: {ended:#?}");
+        assert_eq!(ended.code, Some(1), "{how}: {ended:#?}");
+        assert_eq!(files_below(&other), ["secret"], "{how}");
+        // What it left is gone with it.
+        let runs = files_and_folders(&data.join("run"));
+        assert!(runs.iter().all(|name| !name.contains("worker-") && !name.contains("removed-")), "{runs:?}");
+    }
+    assert!(files_below(&own.join("out")).is_empty());
+    for file in files_below(&data) {
+        let bytes = fs::read(data.join(&file)).unwrap();
+        assert!(!bytes.windows(16).any(|part| part == b"word that nobody"), "{file}");
+    }
+    assert_eq!(fs::read_to_string(other.join("secret")).unwrap(), "a word that nobody knows");
+}
+
+/// Names what is in the folders of a folder.
+fn files_and_folders(folder: &Path) -> Vec<String> {
+    let list = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().collect::<Vec<_>>();
+    let inner = list(folder).into_iter().flat_map(|run| list(&run.path()));
+    inner.map(|entry| entry.file_name().display().to_string()).collect()
 }
 
 /// A scene that reaches out of its folder, in every Blender.
@@ -96,23 +148,54 @@ fn files_outside_of_the_scenes_folder_are_not_read_and_named_and_can_be_allowed(
     }
 }
 
-/// A scene that would leave its marks on the machine, in every Blender: a text that registers and
-/// adds a handler, drivers, a style module, an output folder and File Output nodes elsewhere.
+/// A scene that would leave its marks on the machine, in every Blender: texts that register, add a
+/// handler and enable an add-on, drivers, a style module, an output folder and File Output nodes
+/// elsewhere; beside it modules that a Python may import, and links where its pictures go to.
 #[test]
 fn a_malicious_scene_runs_nothing_and_writes_nothing_elsewhere() {
-    let marks = [Path::new("/tmp/hotshoe-pwned"), Path::new("/tmp/hotshoe-escape")];
+    let planted = ["scripts/addons/evil_addon.py", "scripts/startup/evil.py", "sitecustomize.py", "numpy.py"];
     for blender in blenders() {
-        let mut render = Render::with(&blender, &blender.scene("malicious")).frames("1-2");
-        let ended = render.run().expect(0);
-        for part in [
-            "text block 'evil.py'",
-            "text block 'handler.py'",
-            "driver of location on 'Cube'",
-            "style module 'style.py'",
-        ] {
-            assert!(ended.stderr.contains(&format!("kept from running: {part}")), "{part}: {ended:?}");
+        let folder = tempfile::tempdir().unwrap();
+        let (own, marks) = (folder.path().join("project"), folder.path().join("marks"));
+        fs::create_dir(&marks).unwrap();
+        for name in planted {
+            fs::create_dir_all(own.join(name).parent().unwrap()).unwrap();
+            fs::write(own.join(name), format!("open({:?}, 'w')", marks.join("planted"))).unwrap();
         }
-        assert!(marks.iter().all(|mark| !mark.exists()));
-        assert!(render.files().iter().any(|file| file.contains("pwned_")), "{:?}", render.files());
+        let scene = own.join("scene.blend");
+        fs::copy(blender.scene("malicious"), &scene).unwrap();
+        // Without a sandbox, so that it is not this that forbids it; and with one.
+        for how in ["off", "require"] {
+            let mut render = Render::with(&blender, &scene).frames("1-2").args(["--sandbox", how]);
+            render.command.env("HOTSHOE_MARKS", &marks).current_dir(&own);
+            let (out, victim) = (render.out(), folder.path().join("victim"));
+            fs::write(&victim, "mine").unwrap();
+            fs::create_dir(&out).unwrap();
+            for name in ["pwned_0001.png", "up_0001.png", "up_0001.exr", "RGBA0001.png"] {
+                symlink(&victim, out.join(name)).unwrap();
+            }
+            let ended = render.run().expect(0);
+            for part in [
+                "text block 'evil.py'",
+                "text block 'handler.py'",
+                "text block 'addon.py'",
+                "driver of location on 'Cube'",
+                "style module 'style.py'",
+            ] {
+                assert!(ended.stderr.contains(&format!("kept from running: {part}")), "{part}: {ended:?}");
+            }
+            assert!(files_below(&marks).is_empty(), "{how}: {:?}", files_below(&marks));
+            assert!(!Path::new("/tmp/hotshoe-escape").exists());
+            assert!(render.files().iter().any(|file| file.contains("pwned_")), "{:?}", render.files());
+            assert!(fs::symlink_metadata(out.join("pwned_0001.png")).unwrap().is_file());
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+        }
+        // A Blender that trusts the scene does what it says, so it is a harmful one.
+        if !blender.is_module {
+            let mut trusting = command(&blender.path);
+            trusting.args(["--background", "--factory-startup", "--enable-autoexec"]).arg(&scene);
+            trusting.env("HOTSHOE_MARKS", &marks).output().unwrap();
+            assert_eq!(files_below(&marks), ["hotshoe-pwned"]);
+        }
     }
 }

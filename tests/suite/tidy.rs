@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::harness::{files_below, root};
 
 /// The order of imports: a module uses only those that stand after it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "cli",
     "daemon",
     "api",
@@ -22,6 +22,7 @@ const ORDER: [&str; 18] = [
     "events",
     "frames",
     "config",
+    "folders",
     "terms",
     "crash",
 ];

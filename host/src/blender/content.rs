@@ -2,7 +2,6 @@
 //! their hashes.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::folders;
 use crate::terms::hexadecimal;
 
 /// How many bytes are read at once.
@@ -172,7 +172,7 @@ impl Content {
 /// Hashes a file's bytes. Blocks.
 pub fn sha256(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
-    let mut file = File::open(path)?;
+    let mut file = folders::open_named(path)?;
     let mut portion = vec![0; PORTION];
     loop {
         match file.read(&mut portion)? {

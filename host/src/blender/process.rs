@@ -4,11 +4,9 @@ use std::fs;
 use std::io::Read;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use nix::fcntl::OFlag;
 use nix::sched::sched_setaffinity;
 use nix::unistd::Pid;
 use regex::Regex;
@@ -20,6 +18,7 @@ use super::worker::{Launch, PROGRAM, Signs};
 use super::{Blender, BlenderError};
 use crate::config::create_private;
 use crate::config::file::Sandboxing;
+use crate::folders::{self, remove_soon};
 use crate::process::sandbox::{Bounds, Kind, Sandbox, graphics};
 use crate::process::{self, guarded, inherit};
 
@@ -64,8 +63,7 @@ impl Process {
         let is_file = |file: &fs::DirEntry| file.file_type().is_ok_and(|kind| kind.is_file());
         let crash = |path: &PathBuf| path.to_str().is_some_and(|name| name.ends_with(".crash.txt"));
         let path = files.filter(is_file).map(|file| file.path()).find(crash)?;
-        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-        let file = fs::File::options().read(true).custom_flags(flags).open(path).ok()?;
+        let file = folders::open(&path).ok()?;
         let mut text = Vec::new();
         file.take(CRASH_TEXT).read_to_end(&mut text).ok()?;
         Some(String::from_utf8_lossy(&text).into_owned())
@@ -84,7 +82,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         // What Blender left in its own temporary folder.
-        let _ = fs::remove_dir_all(&self.home);
+        remove_soon(std::mem::take(&mut self.home));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The messages between host and worker, as `blender/worker` speaks them.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -87,7 +87,30 @@ pub struct Write<'a> {
 #[derive(Debug, Default, Deserialize)]
 pub struct Written {
     /// OpenEXR files of several layers, which the worker cannot read again.
-    pub unread: Vec<PathBuf>,
+    pub unread: Vec<Below>,
+}
+
+/// The name of a file, and of its folders, below the one that a worker was given.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "PathBuf")]
+pub struct Below(PathBuf);
+
+impl From<Below> for PathBuf {
+    fn from(Below(path): Below) -> Self {
+        path
+    }
+}
+
+impl TryFrom<PathBuf> for Below {
+    type Error = String;
+
+    fn try_from(path: PathBuf) -> Result<Self, Self::Error> {
+        let is_below = path.components().all(|part| matches!(part, Component::Normal(_)));
+        match is_below && path.file_name().is_some() {
+            true => Ok(Self(path)),
+            false => Err(format!("{} is no name of a file below its folder", path.display())),
+        }
+    }
 }
 
 /// `scene.shot`

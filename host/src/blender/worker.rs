@@ -19,6 +19,7 @@ use super::seats::Seat;
 use super::wire::{self, Hello, Progress};
 use super::{Blender, BlenderError, Crash};
 use crate::config::file::Sandboxing;
+use crate::folders;
 use crate::rpc::{self, CallError, Incoming, Notification, Peer};
 
 /// The program that runs inside Blender.
@@ -204,7 +205,8 @@ impl Worker {
 
     /// Names the files that a frame will be written to.
     pub async fn paths(&self, request: &wire::Paths<'_>) -> Result<Vec<PathBuf>, BlenderError> {
-        self.call("scene.paths", request).await
+        let paths: Vec<wire::Below> = self.call("scene.paths", request).await?;
+        Ok(paths.into_iter().map(PathBuf::from).collect())
     }
 
     /// Renders a frame into files, and looks at each of them once.
@@ -221,7 +223,8 @@ impl Worker {
 
     /// Writes scene-linear pixels as the scene would write them; names the file.
     pub async fn develop(&self, request: &wire::Develop<'_>) -> Result<PathBuf, BlenderError> {
-        self.call("scene.develop", request).await
+        let path: wire::Below = self.call("scene.develop", request).await?;
+        Ok(path.into())
     }
 
     /// Lists the devices that Blender sees.
@@ -232,6 +235,13 @@ impl Worker {
     /// Returns its own folder, which both sides may write.
     pub fn home(&self) -> &Path {
         &self.process.home
+    }
+
+    /// Returns the folder in it for what is rendered next, which is empty. Blocks, shortly.
+    pub fn empty_folder(&self) -> Result<PathBuf, BlenderError> {
+        let (folder, aside) = (self.home().join("rendered"), self.home().with_extension("left"));
+        folders::empty(&folder, &aside).map_err(BlenderError::io("make a folder for a render"))?;
+        Ok(folder)
     }
 
     /// Follows the request that is being worked on.

@@ -7,17 +7,17 @@ use std::sync::atomic::Ordering;
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tempfile::TempDir;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 
 use super::image::{self, Image};
-use super::output::{self, File, Known};
+use super::output::{self, File, Known, Staging};
 use super::{Attempt, CapabilityError, Code, Report, Result, SCENE, blocking, read_json};
 use crate::blender::BlenderError;
 use crate::blender::pool::Held;
 use crate::blender::wire::{self, Region, Samples};
 use crate::blender::worker::Worker;
+use crate::folders;
 use crate::terms::{Capability, hexadecimal};
 
 /// A scene in a worker that is this attempt's alone.
@@ -48,7 +48,7 @@ pub struct Shot {
 /// How the files of a frame came to be there.
 enum Done {
     /// They were rendered just now, from this step.
-    Now { directory: TempDir, paths: Vec<PathBuf>, step: String },
+    Now { staging: Option<Staging>, paths: Vec<PathBuf>, step: String },
     /// An earlier attempt, or an earlier job, had rendered them from the same.
     Before(Vec<File>),
     /// They were there, and the person or the scene says that they stay.
@@ -135,7 +135,7 @@ impl Scene {
         check(frame, name)?;
         let output = &self.attempt.job.output;
         let write = async {
-            let mut inner = self.inner.lock().await;
+            let mut inner = self.inner.clone().lock_owned().await;
             let step = inner.step(frame, name);
             let known = output::finished(&step, &self.attempt).await?;
             if let Known::Whole(files) = known {
@@ -151,17 +151,14 @@ impl Scene {
                     return Ok(Done::Kept(files));
                 }
             }
-            let (directory, maker) = (aside(worker)?, &self.attempt.by.name);
-            let request = wire::Write { frame, name, directory: directory.path(), maker };
+            let (directory, maker) = (worker.empty_folder()?, &self.attempt.by.name);
+            let request = wire::Write { frame, name, directory: &directory, maker };
             let written = self.watched(worker, worker.write(&request)).await?;
-            if !written.unread.is_empty() {
-                let unread = written.unread.iter().map(|name| directory.path().join(name)).collect();
-                blocking(move || image::check_all(unread)).await?;
-            }
-            Ok(Done::Now { directory, paths, step })
+            let staging = self.take(inner, directory, &paths, written.unread).await?;
+            Ok(Done::Now { staging, paths, step })
         };
         match self.or_canceled(write).await? {
-            Done::Now { directory, paths, step } => self.publish(directory, paths, step).await,
+            Done::Now { staging, paths, step } => self.publish(staging, paths, step).await,
             Done::Before(files) => {
                 output::own(&files, &self.attempt).await?;
                 Ok(files)
@@ -202,13 +199,15 @@ impl Scene {
         inner.shots += 1;
         let number = inner.shots;
         let worker = inner.worker().await?;
-        let folder = worker.home().to_owned();
-        let file = folder.join(format!("shot-{number}.exr"));
+        let file = worker.home().join(format!("shot-{number}.exr"));
         let Shot { frame, region, samples } = shot;
         self.watched(worker, worker.shot(&wire::Shot { frame, region, samples, file: &file })).await?;
         let (count, attempt) = (samples.map_or(0, |s| s.count), self.attempt.clone());
         blocking(move || {
-            let image = Image::read_exr(&file, count, &attempt);
+            // Nobody else gets the worker before its file is gone.
+            let _inner = inner;
+            let opened = folders::open(&file).map_err(CapabilityError::io("read a rendered image"));
+            let image = opened.and_then(|opened| Image::read_exr(opened, count, &attempt));
             let _ = std::fs::remove_file(file);
             image
         })
@@ -219,33 +218,64 @@ impl Scene {
     pub async fn develop(&self, image: &Image, frame: i32, name: Option<&str>) -> Result<File> {
         check(frame, name)?;
         let develop = async {
-            let mut inner = self.inner.lock().await;
+            let mut inner = self.inner.clone().lock_owned().await;
             let worker = inner.worker().await?;
             let source = worker.home().join("develop.exr");
             let (pixels, file) = (image.clone(), source.clone());
             let maker = self.attempt.by.name.clone();
-            blocking(move || pixels.write_exr(&file, Some(&maker))).await?;
-            let step = format!("develop {}", uuid::Uuid::now_v7());
-            let directory = aside(worker)?;
-            let request = wire::Develop { image: &source, frame, name, directory: directory.path() };
+            blocking(move || {
+                let file =
+                    folders::create(&file).map_err(CapabilityError::io("write an image for Blender"))?;
+                pixels.write_exr(&file, Some(&maker))
+            })
+            .await?;
+            let directory = worker.empty_folder()?;
+            let request = wire::Develop { image: &source, frame, name, directory: &directory };
             let file = heard(&self.attempt, worker.develop(&request).await).await?;
-            Ok((directory, file, step))
+            let expected = vec![file];
+            let staging = self.take(inner, directory, &expected, Vec::new()).await?;
+            Ok((staging, expected))
         };
-        let (directory, file, step) = self.or_canceled(develop).await?;
-        let files = self.publish(directory, vec![file], step).await?;
+        let (staging, expected) = self.or_canceled(develop).await?;
+        let step = format!("develop {}", uuid::Uuid::now_v7());
+        let files = self.publish(staging, expected, step).await?;
         files.into_iter().next().ok_or_else(|| CapabilityError::new(Code::Blender, "Blender wrote no file"))
     }
 
-    /// Takes what a worker has left, and puts it in its place.
-    async fn publish(&self, left: TempDir, expected: Vec<PathBuf>, step: String) -> Result<Vec<File>> {
-        let _working = self.attempt.used.working();
+    /// Takes over what a worker has left; nobody else gets the worker before that is done.
+    async fn take(
+        &self,
+        inner: OwnedMutexGuard<Inner>,
+        from: PathBuf,
+        expected: &[PathBuf],
+        unread: Vec<wire::Below>,
+    ) -> Result<Option<Staging>> {
+        if expected.is_empty() && folders::is_empty(&from) {
+            return Ok(None);
+        }
         let output = self.attempt.job.output.clone();
-        let staging = blocking(move || {
+        let taken = blocking(move || {
+            let _inner = inner;
             let staging = output.stage()?;
-            staging.take(left.path()).map_err(CapabilityError::io("take over what was rendered"))?;
+            folders::take(&from, staging.folder())
+                .map_err(CapabilityError::io("take over what was rendered"))?;
+            let unread = unread.into_iter().map(|name| staging.folder().join(PathBuf::from(name)));
+            image::check_all(unread.collect())?;
             Ok(staging)
         });
-        staging.await?.publish(expected, step, &self.attempt).await
+        taken.await.map(Some)
+    }
+
+    /// Puts what was taken over in its place.
+    async fn publish(
+        &self,
+        staging: Option<Staging>,
+        expected: Vec<PathBuf>,
+        step: String,
+    ) -> Result<Vec<File>> {
+        let Some(staging) = staging else { return Ok(Vec::new()) };
+        let _working = self.attempt.used.working();
+        staging.publish(expected, step, &self.attempt).await
     }
 
     /// Reports how far the worker is while it works.
@@ -284,11 +314,6 @@ impl Scene {
         }
         Err(error)
     }
-}
-
-/// Makes a folder that a worker can write to; it goes when it is dropped.
-fn aside(worker: &Worker) -> Result<TempDir> {
-    TempDir::new_in(worker.home()).map_err(CapabilityError::io("make a folder for a render"))
 }
 
 /// Keeps a report of a crash of Blender, and tells the scheduler of it.

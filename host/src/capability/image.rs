@@ -1,5 +1,7 @@
 //! `image`: scene-linear pixels that the host keeps.
 
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -25,7 +27,7 @@ pub fn check_all(files: Vec<PathBuf>) -> Result<()> {
 }
 
 fn check_exr(file: &Path) -> exr::error::UnitResult {
-    let reader = exr::block::read(std::io::BufReader::new(std::fs::File::open(file)?), false)?;
+    let reader = exr::block::read(BufReader::new(File::open(file)?), false)?;
     let metadata = reader.meta_data().clone();
     for chunk in reader.all_chunks(false)? {
         match exr::block::UncompressedBlock::decompress_chunk(chunk?, &metadata, false) {
@@ -224,7 +226,7 @@ impl Image {
         std::fs::create_dir_all(&job.spool).map_err(CapabilityError::io("make the job's spool"))?;
         let aside = tempfile::NamedTempFile::new_in(&job.spool);
         let aside = aside.map_err(CapabilityError::io("write to the spool"))?;
-        self.write_exr(aside.path(), None)?;
+        self.write_exr(aside.as_file(), None)?;
         let kept = aside.persist(job.spool.join(key)).map_err(|error| error.error);
         kept.map_err(CapabilityError::io("write to the spool"))?;
         Ok(())
@@ -233,16 +235,18 @@ impl Image {
     /// Loads what an attempt of the job saved.
     pub fn load(key: &str, attempt: &Attempt) -> Result<Self> {
         check_key(key)?;
-        let file = attempt.job.spool.join(key);
-        if !file.exists() {
-            return Err(CapabilityError::new(Code::NotFound, format!("no image was saved under '{key}'")));
-        }
-        Self::read_exr(&file, 0, attempt)
+        let file = File::open(attempt.job.spool.join(key)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                CapabilityError::new(Code::NotFound, format!("no image was saved under '{key}'"))
+            }
+            _ => CapabilityError::io("read from the spool")(error),
+        })?;
+        Self::read_exr(file, 0, attempt)
     }
 
     /// Writes an OpenEXR file, whose rows run from the highest down; and who made it, which
     /// Blender takes along where it turns the file into another one.
-    pub fn write_exr(&self, file: &Path, maker: Option<&str>) -> Result<()> {
+    pub fn write_exr(&self, file: &File, maker: Option<&str>) -> Result<()> {
         let values = self.0.values.read().expect("no code panics under this lock");
         let (width, height) = (self.0.width as usize, self.0.height as usize);
         let pixel = |position: Vec2<usize>| {
@@ -256,34 +260,35 @@ impl Image {
         if let Some(maker) = maker {
             attributes.insert(Text::from("Note"), AttributeValue::Text(Text::from(maker)));
         }
-        image.write().to_file(file).map_err(|error| {
+        image.write().to_buffered(BufWriter::new(file)).map_err(|error| {
             CapabilityError::new(Code::Host, format!("cannot write an image to the spool: {error}"))
         })
     }
 
     /// Reads an OpenEXR file; `samples` is for files that do not say.
-    pub fn read_exr(file: &Path, samples: u32, attempt: &Attempt) -> Result<Self> {
+    pub fn read_exr(file: File, samples: u32, attempt: &Attempt) -> Result<Self> {
         let failed = |error: exr::error::Error| {
             CapabilityError::new(Code::Host, format!("cannot read a rendered image: {error}"))
         };
         // Counted before there is room made for it.
-        let metadata = MetaData::read_from_file(file, false).map_err(failed)?;
+        let mut file = BufReader::new(file);
+        let metadata = MetaData::read_from_buffered(&mut file, false).map_err(failed)?;
+        file.rewind().map_err(CapabilityError::io("read a rendered image"))?;
         let other = || CapabilityError::new(Code::Host, "a rendered image has not the layer that is wanted");
         let size = metadata.headers.first().ok_or_else(other)?.layer_size;
         let (width, height) = (size.width() as u32, size.height() as u32);
         let budget = Budget::take(attempt, width, height)?;
-        let read = read_first_rgba_layer_from_file(
-            file,
-            // Whoever has written it may have put another one in its place since.
+        let read = exr::image::read::read().no_deep_data().largest_resolution_level().rgba_channels(
+            // Whoever has written it may have written another one into it since.
             move |found, _| (found, vec![0.0f32; if found == size { size.area() * CHANNELS } else { 0 }]),
-            |(found, values), position, (r, g, b, a): (f32, f32, f32, f32)| {
+            |(found, values): &mut (Vec2<usize>, Vec<f32>), position, (r, g, b, a): (f32, f32, f32, f32)| {
                 let at = ((found.height() - 1 - position.y()) * found.width() + position.x()) * CHANNELS;
                 if let Some(pixel) = values.get_mut(at..at + CHANNELS) {
                     pixel.copy_from_slice(&[r, g, b, a]);
                 }
             },
         );
-        let layer = read.map_err(failed)?.layer_data;
+        let layer = read.first_valid_layer().all_attributes().from_buffered(file).map_err(failed)?.layer_data;
         let samples = match layer.attributes.other.get(&Text::from(SAMPLES)) {
             Some(AttributeValue::I32(samples)) => samples.unsigned_abs(),
             _ => samples,

@@ -12,19 +12,16 @@ mod names;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Seek};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, open, openat, renameat};
-use nix::libc;
-use nix::sys::stat::{Mode, mkdirat};
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, renameat};
 use tempfile::TempDir;
 
 use super::{Attempt, CapabilityError, Code, JobContext, Result};
 use crate::blender::content::sha256;
+use crate::folders;
 use crate::store::Writing;
 use crate::store::outputs::Output as Recorded;
 
@@ -173,11 +170,8 @@ fn sweep(folder: &Path) -> io::Result<()> {
             && entry.file_type()?.is_dir()
             && let Ok(_lock) = lock(&entry.path())
         {
-            match fs::remove_dir_all(entry.path()) {
-                // Its owner, who could not lock it, has removed it meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                removed => removed?,
-            }
+            // Its owner, who could not lock it, may have removed it meanwhile.
+            folders::remove_whole(&entry.path())?;
         }
     }
     Ok(())
@@ -196,7 +190,7 @@ pub struct Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if self.is_empty()
+        if folders::is_empty(self.folder())
             && let Some(locked) = self.locked.take()
         {
             self.output.spare.lock().expect("no code panics under this lock").push(locked);
@@ -210,37 +204,10 @@ impl Staging {
         self.locked.as_ref().expect("it is there until the drop").folder.path()
     }
 
-    fn is_empty(&self) -> bool {
-        fs::read_dir(self.folder()).is_ok_and(|mut files| files.next().is_none())
-    }
-
-    /// Takes over all files below a folder that somebody else may write to. Blocks.
-    pub fn take(&self, from: &Path) -> io::Result<()> {
-        let mut names = Vec::new();
-        files_below(from, Path::new(""), &mut names)?;
-        for name in names {
-            let (there, here) = (from.join(&name), self.folder().join(&name));
-            here.parent().map_or(Ok(()), fs::create_dir_all)?;
-            match fs::rename(&there, &here) {
-                // The output folder is on another disk.
-                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                    let mut source =
-                        fs::File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&there)?;
-                    io::copy(&mut source, &mut fs::File::create_new(&here)?)?;
-                }
-                renamed => renamed?,
-            }
-        }
-        Ok(())
-    }
-
     /// Moves all files to their places, each of them whole on disk and recorded first.
     ///
     /// Fails if one of the `expected` files is missing or empty.
     pub async fn publish(self, expected: Vec<PathBuf>, step: String, attempt: &Attempt) -> Result<Vec<File>> {
-        if expected.is_empty() && self.is_empty() {
-            return Ok(Vec::new());
-        }
         let task = attempt.task();
         let job = attempt.job.clone();
         let unchanged = job.content.unchanged();
@@ -278,10 +245,7 @@ impl Staging {
                 return Err(CapabilityError::new(Code::Blender, message));
             }
         }
-        let mut names = Vec::new();
-        files_below(&folder, Path::new(""), &mut names)
-            .map_err(CapabilityError::io("list the rendered files"))?;
-        names.sort();
+        let names = folders::files_below(&folder).map_err(CapabilityError::io("list the rendered files"))?;
         let mut recorded = Vec::with_capacity(names.len());
         for name in names {
             let aside = folder.join(&name);
@@ -325,37 +289,10 @@ fn put(recorded: &Recorded) -> io::Result<()> {
     let Some(aside) = &recorded.aside else { return Ok(()) };
     let parts = recorded.path.parent().zip(recorded.path.file_name());
     let (folder, name) = parts.ok_or_else(|| io::Error::other("it has no folder"))?;
-    let folder = folder_without_links(folder)?;
+    let folder = folders::open_or_make(folder)?;
     renameat(AT_FDCWD, aside, &folder, name)?;
     // A name that is only in memory would be gone with the power.
     folder.sync_all()
-}
-
-/// Opens a folder, and makes what is missing of it, part by part: a link that somebody has put
-/// in the way is not followed.
-fn folder_without_links(path: &Path) -> io::Result<fs::File> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut folder = open("/", flags | OFlag::O_PATH, Mode::empty())?;
-    for part in path.strip_prefix("/").map_err(io::Error::other)?.components() {
-        let part = part.as_os_str();
-        let next = match openat(&folder, part, flags | OFlag::O_PATH, Mode::empty()) {
-            Err(Errno::ENOENT) => {
-                match mkdirat(&folder, part, Mode::from_bits_truncate(0o777)) {
-                    Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(error) => return Err(error.into()),
-                }
-                openat(&folder, part, flags | OFlag::O_PATH, Mode::empty())
-            }
-            opened => opened,
-        };
-        folder = next.map_err(|error| match error {
-            Errno::ENOTDIR | Errno::ELOOP => {
-                io::Error::other(format!("'{}' is a link, or no folder", part.display()))
-            }
-            error => error.into(),
-        })?;
-    }
-    Ok(openat(&folder, ".", flags, Mode::empty())?.into())
 }
 
 async fn record(job: &JobContext, files: Vec<Recorded>) -> Result<()> {
@@ -463,20 +400,6 @@ fn is_whole(file: &Path) -> io::Result<bool> {
     Ok(found == end)
 }
 
-fn files_below(root: &Path, below: &Path, names: &mut Vec<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(root.join(below))? {
-        let entry = entry?;
-        let name = below.join(entry.file_name());
-        match entry.file_type()? {
-            kind if kind.is_dir() => files_below(root, &name, names)?,
-            kind if kind.is_file() => names.push(name),
-            // Blender writes no links; whatever made one does not get it placed.
-            _ => tracing::warn!(name = %name.display(), "ignoring what is no file among the rendered files"),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -494,10 +417,7 @@ mod tests {
     }
 
     fn left(output: &Output) -> Vec<PathBuf> {
-        let mut names = Vec::new();
-        files_below(output.folder(), Path::new(""), &mut names).unwrap();
-        names.sort();
-        names
+        folders::files_below(output.folder()).unwrap()
     }
 
     #[test]

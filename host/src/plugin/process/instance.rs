@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use super::calls::serve;
 use super::{Limits, ProcessPlugin, Processes};
 use crate::capability::{Attempt, harmless};
-use crate::config::remove_whole;
+use crate::folders::remove_soon;
 use crate::plugin::PluginError;
 use crate::plugin::bindings::v0_1::API;
 use crate::plugin::manifest::PATH;
@@ -355,14 +355,7 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         self.process.kill();
-        let home = std::mem::take(&mut self.home);
-        // Much may lie there, and its end may take a moment.
-        std::thread::spawn(move || {
-            if remove_whole(&home).is_err() {
-                std::thread::sleep(STEP);
-                let _ = remove_whole(&home);
-            }
-        });
+        remove_soon(std::mem::take(&mut self.home));
     }
 }
 
