@@ -6,6 +6,7 @@
 //! for long go first when there are too many, or when they take too much memory.
 
 use std::collections::BTreeMap;
+use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -98,9 +99,27 @@ impl Wanted {
         format!("{} {}", self.content, self.scene.display())
     }
 
-    /// The folders that a worker must be able to read for it.
+    /// What a worker must be able to read for it.
     fn read(&self) -> Vec<PathBuf> {
-        self.scene.parent().map(Path::to_owned).into_iter().collect()
+        readable(&self.scene, std::env::home_dir().as_deref())
+    }
+}
+
+/// Names what belongs to a scene: its folder; but of a home no hidden files, where keys are, and
+/// of a folder above it nothing but the scene.
+fn readable(scene: &Path, home: Option<&Path>) -> Vec<PathBuf> {
+    let folder = scene.parent().unwrap_or(scene);
+    let home = home.and_then(|home| home.canonicalize().ok());
+    match home.filter(|home| home.starts_with(folder)) {
+        None => vec![folder.to_owned()],
+        Some(home) if home == folder => {
+            let entries = folder.read_dir().into_iter().flatten().flatten();
+            let is_visible = |entry: &DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".");
+            let mut visible: Vec<_> = entries.filter(is_visible).map(|entry| entry.path()).collect();
+            visible.sort();
+            visible
+        }
+        Some(_) => vec![scene.to_owned()],
     }
 }
 
@@ -378,5 +397,30 @@ impl Drop for Held {
         if let Some(worker) = self.worker.take() {
             self.pool.keep(worker);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scene_has_its_folder_but_no_keys_of_its_user() {
+        let temp = tempfile::tempdir().unwrap();
+        let above = temp.path().canonicalize().unwrap();
+        let home = above.join("home");
+        for name in ["home/.ssh/key", "home/textures/a.png", "home/project/b.png"] {
+            std::fs::create_dir_all(above.join(name).parent().unwrap()).unwrap();
+            std::fs::write(above.join(name), "").unwrap();
+        }
+        std::fs::write(home.join("a.blend"), "").unwrap();
+        let check = |scene: &str, expected: &[&str]| {
+            let expected: Vec<_> = expected.iter().map(|name| above.join(name)).collect();
+            assert_eq!(readable(&above.join(scene), Some(&home)), expected, "{scene}");
+        };
+        check("home/project/a.blend", &["home/project"]);
+        check("home/a.blend", &["home/a.blend", "home/project", "home/textures"]);
+        check("a.blend", &["a.blend"]);
+        assert_eq!(readable(&home.join("a.blend"), None), [home]);
     }
 }
