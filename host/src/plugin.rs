@@ -28,7 +28,7 @@ use component::Component;
 use process::ProcessPlugin;
 
 /// How long `describe` may take in all: it may call nothing.
-const DESCRIBE_LIMIT: Duration = Duration::from_secs(5);
+const DESCRIBE_LIMIT: Duration = Duration::from_secs(20);
 /// How much of what a plugin printed is told if it dies, in bytes.
 const TOLD: usize = 4 * 1024;
 const MAX_PAGE: usize = 4096;
