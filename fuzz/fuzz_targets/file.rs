@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use hotshoe::blender::header;
-use hotshoe::capability::image;
+use hotshoe::capability::{image, output};
 use hotshoe::releases::Release;
 
 /// Where the file lies; one process is one fuzzer.
@@ -17,10 +17,12 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    for name in ["a.blend", "a.exr", "a.wasm"] {
+    for name in ["a.blend", "a.exr", "a.png", "a.wasm"] {
         fs::write(FOLDER.join(name), bytes).expect("the file can be written");
     }
     let _ = header::version(&FOLDER.join("a.blend"));
     let _ = image::check_all(vec![FOLDER.join("a.exr")]);
+    let is_whole = output::is_whole(&FOLDER.join("a.png")).expect("the file can be read");
+    assert_eq!(is_whole, bytes.ends_with(b"\0\0\0\0IEND\xae\x42\x60\x82"));
     let _ = Release::read(&FOLDER.join("a.wasm"));
 });

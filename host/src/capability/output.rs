@@ -383,8 +383,8 @@ pub fn reconcile(recorded: &[Recorded]) {
 }
 
 /// Whether a file ends as its format must. Blender 4.5 says nothing when the
-/// disk is full and it writes a PNG; of other formats it tells.
-fn is_whole(file: &Path) -> io::Result<bool> {
+/// disk is full and it writes a PNG; of other formats it tells. Blocks.
+pub fn is_whole(file: &Path) -> io::Result<bool> {
     let end: &[u8] = match file.extension().and_then(|ending| ending.to_str()) {
         Some("png") => b"\0\0\0\0IEND\xae\x42\x60\x82",
         Some("jpg" | "jpeg") => b"\xff\xd9",
