@@ -95,7 +95,8 @@ impl From<BlenderError> for CapabilityError {
             BlenderError::Io { .. } => Code::Host,
             _ => Code::Blender,
         };
-        Self::new(code, error.to_string())
+        // With the last lines that it printed.
+        Self::new(code, abridged(error.to_string(), 8 * ERROR_TEXT))
     }
 }
 
@@ -381,6 +382,9 @@ pub fn abridged(text: String, limit: usize) -> String {
     [&text[..head], GAP, &text[text.ceil_char_boundary(tail)..]].concat()
 }
 
+/// The longest text that is read as JSON, in bytes: as values it may take a hundred times as much.
+const JSON_TEXT: usize = 1024 * 1024;
+
 /// Reads JSON of at most so many levels; fails with what is wrong with it.
 pub fn read_json(text: &str, most: usize) -> Result<Value, String> {
     fn levels(value: &Value) -> usize {
@@ -389,6 +393,9 @@ pub fn read_json(text: &str, most: usize) -> Result<Value, String> {
             Value::Object(fields) => 1 + fields.values().map(levels).max().unwrap_or_default(),
             _ => 0,
         }
+    }
+    if text.len() > JSON_TEXT {
+        return Err(format!("is longer than {JSON_TEXT} bytes"));
     }
     let value = serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))?;
     match levels(&value) > most {

@@ -199,9 +199,14 @@ fn sweep(runs: &Path) -> io::Result<()> {
     let mut abandoned = Vec::new();
     for entry in fs::read_dir(runs)? {
         let path = entry?.path();
-        if path.is_dir()
-            && let Ok(_lock) = lock(&path.join("lock"), FlockArg::LockExclusiveNonblock)
-        {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // What a stranger has put there came to the top when its folder was to be removed.
+        let is_run = uuid::Uuid::try_parse(name).is_ok();
+        if !is_run && path.is_dir() {
+            if let Err(error) = remove_whole(&path) {
+                tracing::warn!(%error, path = %path.display(), "what a killed host left stays");
+            }
+        } else if is_run && let Ok(_lock) = lock(&path.join("lock"), FlockArg::LockExclusiveNonblock) {
             let journal = path.join(JOURNAL);
             let written = journal.metadata().and_then(|info| info.modified());
             // A clock that was set back makes nothing old.
@@ -269,7 +274,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let data = DataDir::open(Some(temp.path().join("data"))).unwrap();
         let first = RunDir::create(&data).unwrap();
-        let abandoned = data.path().join("run/killed");
+        let abandoned = data.path().join("run").join(uuid::Uuid::nil().simple().to_string());
         fs::create_dir(&abandoned).unwrap();
         let second = RunDir::create(&data).unwrap();
         assert!(first.path().exists(), "a living host keeps its folder");

@@ -6,10 +6,10 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -18,12 +18,15 @@ use std::time::Duration;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open as open_path, openat};
+use nix::fcntl::{OFlag, open as open_path, openat};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// How deep folders may lie in one another that are taken over.
 const DEEPEST: usize = 32;
+/// How many files may lie in one of them.
+const MOST: usize = 100_000;
 /// How long the end of what writes to a folder may take that is to be removed.
 const END: Duration = Duration::from_secs(2);
 
@@ -39,11 +42,16 @@ pub fn open_named(path: &Path) -> io::Result<File> {
 }
 
 fn open_regular(path: &Path, flags: OFlag) -> io::Result<File> {
-    let flags = (flags | OFlag::O_NONBLOCK).bits();
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::other("it is no file")),
+    // A device may do something when it is opened, a pipe be waited for by its other end.
+    let found = open_path(path, flags | OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    let itself = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    let kind = itself.metadata()?.file_type();
+    // What the kernel makes up has no end, or no size.
+    let is_kept = ![PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&fstatfs(&found)?.filesystem_type());
+    if kind.is_file() && is_kept {
+        File::open(itself)
+    } else {
+        Err(io::Error::other(if kind.is_symlink() { "it is a link" } else { "it is no file" }))
     }
 }
 
@@ -56,12 +64,12 @@ pub fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Makes a folder, or sees to it that it is empty: what is left in it is moved to `aside`, where
-/// nobody else can write, and removed. Blocks.
+/// nobody else can write, and removed soon. Blocks, shortly.
 pub fn empty(folder: &Path, aside: &Path) -> io::Result<()> {
     match fs::create_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_empty(folder) => {
             fs::rename(folder, aside)?;
-            remove_whole(aside)?;
+            remove_soon(aside.to_owned());
             fs::create_dir(folder)
         }
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -75,49 +83,52 @@ pub fn is_empty(folder: &Path) -> bool {
     is_folder && fs::read_dir(folder).is_ok_and(|mut files| files.next().is_none())
 }
 
-/// Moves all files below a folder to another one, which nobody else can write to. Blocks.
-pub fn take(from: &Path, to: &Path) -> io::Result<()> {
+/// Takes over all files below a folder into another one, which nobody else can write to: whoever
+/// holds the old ones cannot change the new ones. `admit` is asked for each, by its name there and
+/// its size in bytes, before anything is done. Blocks.
+pub fn take(from: &Path, to: &Path, admit: &mut dyn FnMut(&Path, u64) -> io::Result<()>) -> io::Result<()> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    take_below(open_path(from, flags, Mode::empty())?.into(), to, DEEPEST)
+    take_below(open_path(from, flags, Mode::empty())?.into(), to, Path::new(""), admit)
 }
 
-fn take_below(from: File, to: &Path, depth: usize) -> io::Result<()> {
+fn take_below(
+    from: File,
+    to: &Path,
+    below: &Path,
+    admit: &mut dyn FnMut(&Path, u64) -> io::Result<()>,
+) -> io::Result<()> {
     let mut folder = Dir::from_fd(from.into())?;
-    let names: Vec<CString> =
-        folder.iter().map(|entry| Ok(entry?.file_name().to_owned())).collect::<io::Result<_>>()?;
+    let names: Vec<CString> = folder
+        .iter()
+        .take(MOST + 1)
+        .map(|entry| Ok(entry?.file_name().to_owned()))
+        .collect::<io::Result<_>>()?;
+    if names.len() > MOST {
+        return Err(io::Error::other(format!("there are more than {MOST} files in one folder")));
+    }
     for name in names.iter().filter(|name| ![c".", c".."].contains(&name.as_c_str())) {
-        let to = to.join(OsStr::from_bytes(name.to_bytes()));
+        let here = below.join(OsStr::from_bytes(name.to_bytes()));
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(&folder, name.as_c_str(), flags, Mode::empty()) {
-            // A link, a socket.
-            Err(Errno::ELOOP | Errno::ENXIO) => None,
-            opened => Some(File::from(opened?)),
+            // A link, a socket: Blender makes none, and whatever made it does not get it placed.
+            Err(Errno::ELOOP | Errno::ENXIO) => continue,
+            opened => File::from(opened?),
         };
-        match file.as_ref().map(File::metadata).transpose()?.map(|info| info.file_type()) {
-            Some(kind) if kind.is_dir() && depth == 0 => {
+        let info = file.metadata()?;
+        if info.is_dir() {
+            if here.components().count() > DEEPEST {
                 return Err(io::Error::other(format!("folders lie in one another more than {DEEPEST} deep")));
             }
-            Some(kind) if kind.is_dir() => take_below(file.expect("it is there"), &to, depth - 1)?,
-            Some(kind) if kind.is_file() => {
-                to.parent().map_or(Ok(()), fs::create_dir_all)?;
-                give_name(&mut file.expect("it is there"), &to)?;
-                unlinkat(&folder, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
-            }
-            // Blender makes nothing else; whatever made it does not get it placed.
-            _ => tracing::warn!(name = %to.display(), "ignoring what is no file among what was rendered"),
+            take_below(file, to, &here, admit)?;
+        } else if info.is_file() {
+            admit(&here, info.len())?;
+            let to = to.join(&here);
+            to.parent().map_or(Ok(()), fs::create_dir_all)?;
+            io::copy(&mut file.take(info.len()), &mut File::create_new(&to)?)?;
+            unlinkat(&folder, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
         }
     }
     Ok(())
-}
-
-/// Gives this very file another name, whatever its old one means by now.
-fn give_name(file: &mut File, to: &Path) -> io::Result<()> {
-    let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match linkat(AT_FDCWD, itself.as_str(), AT_FDCWD, to, AtFlags::AT_SYMLINK_FOLLOW) {
-        Ok(()) => Ok(()),
-        // Another disk, or one that knows no second names.
-        Err(_) => io::copy(file, &mut File::create_new(to)?).map(drop),
-    }
 }
 
 /// Lists the files below a folder that is nobody else's, by their names there. Blocks.
@@ -223,17 +234,20 @@ static REMOVALS: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 /// Removes a folder some time soon: much may lie there, and the end of who writes to it, which
 /// was killed, may take a moment.
 pub fn remove_soon(folder: PathBuf) {
-    let removal = std::thread::spawn(move || {
+    let removing = move || {
         if remove_whole(&folder).is_err() {
             std::thread::sleep(END);
             if let Err(error) = remove_whole(&folder) {
                 tracing::warn!(%error, folder = %folder.display(), "a folder stays until the next start");
             }
         }
-    });
+    };
     let mut removals = removals();
     removals.retain(|removal| !removal.is_finished());
-    removals.push(removal);
+    match std::thread::Builder::new().spawn(removing) {
+        Ok(removal) => removals.push(removal),
+        Err(error) => tracing::warn!(%error, "a folder stays until the next start"),
+    }
 }
 
 /// Waits until all that was to be removed soon is gone. Blocks.
@@ -290,15 +304,27 @@ mod tests {
         symlink(other.join("secret"), from.join("link.png")).unwrap();
         symlink(&other, from.join("folder")).unwrap();
         mkfifo(&from.join("pipe.png"), stat::Mode::S_IRWXU).unwrap();
-        take(&from, &to).unwrap();
+        let mut seen = Vec::new();
+        let mut admit = |name: &Path, size| {
+            seen.push((name.to_owned(), size));
+            Ok(())
+        };
+        take(&from, &to, &mut admit).unwrap();
+        seen.sort();
+        assert_eq!(seen, [(PathBuf::from("a.png"), 1), (PathBuf::from("passes/z.exr"), 1)]);
         assert_eq!(files_below(&to).unwrap(), ["a.png", "passes/z.exr"].map(PathBuf::from));
         assert!(!from.join("a.png").exists() && other.join("secret").exists());
         // A link in the place of the folder itself.
-        assert!(take(&from.join("folder"), &to).is_err());
+        assert!(take(&from.join("folder"), &to, &mut |_, _| Ok(())).is_err());
         // What has the name of a file already is not replaced.
         fs::write(from.join("a.png"), "another").unwrap();
-        assert!(take(&from, &to).is_err());
+        assert!(take(&from, &to, &mut |_, _| Ok(())).is_err());
         assert_eq!(fs::read_to_string(to.join("a.png")).unwrap(), "a");
+        // What is not admitted is not taken.
+        fs::write(from.join("b.png"), "b").unwrap();
+        fs::remove_file(from.join("a.png")).unwrap();
+        assert!(take(&from, &to, &mut |_, _| Err(io::Error::other("full"))).is_err());
+        assert!(!to.join("b.png").exists());
     }
 
     #[test]
@@ -309,7 +335,7 @@ mod tests {
             let place = from.join(vec!["d"; depth].join("/"));
             fs::create_dir_all(&place).unwrap();
             fs::write(place.join("file"), "").unwrap();
-            take(&from, &temp.path().join("to").join(depth.to_string()))
+            take(&from, &temp.path().join("to").join(depth.to_string()), &mut |_, _| Ok(()))
         };
         deep(DEEPEST).unwrap();
         assert!(deep(DEEPEST + 1).unwrap_err().to_string().contains("more than 32 deep"));
@@ -327,7 +353,12 @@ mod tests {
         assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
         fs::remove_file(&path).unwrap();
         mkfifo(&path, stat::Mode::S_IRWXU).unwrap();
-        for opened in [open(&path), open_named(&path), open_named(Path::new("/dev/zero"))] {
+        for opened in [
+            open(&path),
+            open_named(&path),
+            open_named(Path::new("/dev/zero")),
+            open_named(Path::new("/proc/self/pagemap")),
+        ] {
             assert_eq!(opened.unwrap_err().to_string(), "it is no file");
         }
     }
@@ -347,6 +378,7 @@ mod tests {
                 _ => fs::remove_dir(&folder).and_then(|()| fs::write(&folder, "x")).unwrap(),
             }
             empty(&folder, &aside).unwrap();
+            wait_for_removals();
             assert!(is_empty(&folder) && !folder.is_symlink() && !aside.exists());
         }
         assert!(other.join("file").exists());

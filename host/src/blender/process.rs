@@ -27,6 +27,10 @@ const CRASH_TEXT: u64 = 64 * 1024;
 /// The largest file that it may write, in bytes.
 const LARGEST_FILE: u64 = 64 * 1024 * 1024 * 1024;
 
+/// What is named like this in the environment is not for workers: they make pictures, and anything
+/// can be written into one.
+const SECRET: [&str; 7] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "_KEY", "SSH_"];
+
 /// A Blender, and the folder that is its own.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -110,6 +114,12 @@ fn command(
     };
     for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "LD_PRELOAD", "NOTIFY_SOCKET"] {
         command.env_remove(name);
+    }
+    let secret = |name: &str| SECRET.iter().any(|word| name.to_ascii_uppercase().contains(word));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_none_or(secret) {
+            command.env_remove(name);
+        }
     }
     inherit(&mut command, "HOTSHOE_FD", line);
     if launch.sandbox != Sandboxing::Off {

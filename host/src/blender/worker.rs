@@ -27,6 +27,9 @@ pub const PROGRAM: &str = include_str!("../../../blender/worker/worker.py");
 /// How long Blender may take until it says hello.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
+/// How many files a frame may have by the scene's own names.
+const PATHS: usize = 1_000;
+
 /// How old what is known of a worker's memory may be.
 const MEMORY_AGE: Duration = Duration::from_secs(1);
 
@@ -206,6 +209,9 @@ impl Worker {
     /// Names the files that a frame will be written to.
     pub async fn paths(&self, request: &wire::Paths<'_>) -> Result<Vec<PathBuf>, BlenderError> {
         let paths: Vec<wire::Below> = self.call("scene.paths", request).await?;
+        if paths.len() > PATHS {
+            return Err(BlenderError::Worker(format!("it names more than {PATHS} files of a frame")));
+        }
         Ok(paths.into_iter().map(PathBuf::from).collect())
     }
 
@@ -237,9 +243,12 @@ impl Worker {
         &self.process.home
     }
 
-    /// Returns the folder in it for what is rendered next, which is empty. Blocks, shortly.
+    /// Returns the folder in it for what is rendered next, which is empty. Blocks,
+    /// shortly.
     pub fn empty_folder(&self) -> Result<PathBuf, BlenderError> {
-        let (folder, aside) = (self.home().join("rendered"), self.home().with_extension("left"));
+        // Each time another place aside: the last one may still be being removed.
+        let aside = format!("left-{}-{}", self.id, self.renders.load(Ordering::Relaxed));
+        let (folder, aside) = (self.home().join("rendered"), self.home().with_file_name(aside));
         folders::empty(&folder, &aside).map_err(BlenderError::io("make a folder for a render"))?;
         Ok(folder)
     }
@@ -396,7 +405,9 @@ async fn hangs(
 
 async fn hello(incoming: &mut mpsc::Receiver<Incoming>) -> Option<Hello> {
     let Incoming::Notification(notification) = incoming.recv().await? else { return None };
-    let hello: Hello = serde_json::from_value(notification.params).ok()?;
+    let mut hello: Hello = serde_json::from_value(notification.params).ok()?;
+    // People read it.
+    hello.blender_version = hello.blender_version.chars().filter(|c| !c.is_control()).take(100).collect();
     (notification.method == "hello" && hello.protocol == wire::PROTOCOL).then_some(hello)
 }
 

@@ -1,6 +1,7 @@
 //! `blender`: scenes in workers, whole frames and shots.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,13 +13,20 @@ use tokio::task::JoinHandle;
 
 use super::image::{self, Image};
 use super::output::{self, File, Known, Staging};
-use super::{Attempt, CapabilityError, Code, Report, Result, SCENE, blocking, read_json};
+use super::{
+    Attempt, CapabilityError, Code, ERROR_TEXT, Report, Result, SCENE, blocking, harmless, read_json,
+};
 use crate::blender::BlenderError;
 use crate::blender::pool::Held;
 use crate::blender::wire::{self, Region, Samples};
 use crate::blender::worker::Worker;
 use crate::folders;
 use crate::terms::{Capability, hexadecimal};
+
+/// How many properties of a scene may be set.
+const SETTINGS: usize = 256;
+/// The longest crash report that is kept of what Blender and its crash said, in bytes.
+const CRASH_REPORT: usize = 128 * 1024;
 
 /// A scene in a worker that is this attempt's alone.
 #[derive(Debug, Clone)]
@@ -124,8 +132,15 @@ impl Scene {
         self.or_canceled(async {
             let mut inner = self.inner.lock().await;
             inner.worker().await?.set(&path, &value).await?;
+            inner.settings.retain(|(known, _)| *known != path);
             inner.settings.push((path, value));
-            Ok(())
+            match inner.settings.len() > SETTINGS {
+                true => Err(CapabilityError::new(
+                    Code::Limit,
+                    format!("a scene is set in {SETTINGS} ways at most"),
+                )),
+                false => Ok(()),
+            }
         })
         .await
     }
@@ -253,14 +268,19 @@ impl Scene {
         if expected.is_empty() && folders::is_empty(&from) {
             return Ok(None);
         }
-        let output = self.attempt.job.output.clone();
+        let attempt = self.attempt.clone();
         let taken = blocking(move || {
             let _inner = inner;
-            let staging = output.stage()?;
-            folders::take(&from, staging.folder())
-                .map_err(CapabilityError::io("take over what was rendered"))?;
-            let unread = unread.into_iter().map(|name| staging.folder().join(PathBuf::from(name)));
-            image::check_all(unread.collect())?;
+            let staging = attempt.job.output.stage()?;
+            let mut admit = |name: &Path, size| {
+                let admitted = output::check_written(name).and_then(|()| Ok(attempt.used.leaves(size)?));
+                admitted.map_err(std::io::Error::other)
+            };
+            folders::take(&from, staging.folder(), &mut admit).map_err(|error| {
+                error.downcast().unwrap_or_else(CapabilityError::io("take over what was rendered"))
+            })?;
+            let unread: BTreeSet<PathBuf> = unread.into_iter().map(PathBuf::from).collect();
+            image::check_all(unread.into_iter().map(|name| staging.folder().join(name)).collect())?;
             Ok(staging)
         });
         taken.await.map(Some)
@@ -319,7 +339,8 @@ impl Scene {
 /// Keeps a report of a crash of Blender, and tells the scheduler of it.
 pub async fn heard<T>(attempt: &Attempt, result: Result<T, BlenderError>) -> Result<T> {
     let Err(BlenderError::Died { status, log, crash: Some(crash) }) = &result else { return Ok(result?) };
-    let (what, text) = (crash.what(&attempt.job.scene, status), crash.text(log));
+    let what = harmless(crash.what(&attempt.job.scene, status), ERROR_TEXT);
+    let text = harmless(crash.text(log), CRASH_REPORT);
     let place = attempt.crashed("blender", what.clone(), Some(text.clone())).await;
     attempt.report(Report::Crashed { report: format!("{what}\n\n{text}\n{place}") }).await;
     let CapabilityError { code, message } = result.err().map(CapabilityError::from).expect("it has died");

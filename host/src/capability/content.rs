@@ -1,5 +1,6 @@
 //! What a job renders from, and whether it still is what it was.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -92,8 +93,8 @@ impl JobContent {
         };
         let (accepts, since) = (content.accepts, content.accepted_ms.unwrap_or(submitted));
         if let Some(known) = &content.dependencies {
-            let known_file = |file: &PathBuf| known.iter().any(|hashed| hashed.path == *file);
-            if !accepts && files.len() == known.len() && files.iter().all(known_file) {
+            let known: HashSet<&Path> = known.iter().map(|hashed| hashed.path.as_path()).collect();
+            if !accepts && files.len() == known.len() && files.iter().all(|file| known.contains(&**file)) {
                 return Ok(Ok(content));
             }
         }

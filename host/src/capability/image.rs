@@ -1,15 +1,17 @@
 //! `image`: scene-linear pixels that the host keeps.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Seek};
+use std::io::{self, BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
+use exr::meta::BlockDescription;
+use exr::meta::header::Header;
 use exr::prelude::*;
 
 use super::usage::Hit;
-use super::{Attempt, CapabilityError, Code, JobContext, Result, check_key};
+use super::{Attempt, CapabilityError, Code, Result, check_key};
 use crate::blender::wire::Region;
 use crate::config::limits;
 
@@ -29,6 +31,7 @@ pub fn check_all(files: Vec<PathBuf>) -> Result<()> {
 fn check_exr(file: &Path) -> exr::error::UnitResult {
     let reader = exr::block::read(BufReader::new(File::open(file)?), false)?;
     let metadata = reader.meta_data().clone();
+    check_headers(&metadata.headers)?;
     for chunk in reader.all_chunks(false)? {
         match exr::block::UncompressedBlock::decompress_chunk(chunk?, &metadata, false) {
             // DWAA and DWAB: that the chunk is there is all that can be known.
@@ -39,6 +42,25 @@ fn check_exr(file: &Path) -> exr::error::UnitResult {
     Ok(())
 }
 
+/// Fails if a file says that it has parts for which there is no room: whoever has written it may
+/// say what he likes, and what is decoded has its room before it is.
+fn check_headers(headers: &[Header]) -> exr::error::UnitResult {
+    let is_small = |size: Vec2<usize>| size.width().max(size.height()) <= MAX_SIDE as usize;
+    let fits = |header: &Header| {
+        let tiles = match &header.blocks {
+            BlockDescription::Tiles(tiles) => is_small(tiles.tile_size),
+            BlockDescription::ScanLines => true,
+        };
+        tiles && is_small(header.layer_size) && header.max_block_byte_size() <= LARGEST_BLOCK
+    };
+    match headers.iter().all(fits) {
+        true => Ok(()),
+        false => Err(exr::error::Error::Invalid("its parts are too large".into())),
+    }
+}
+
+/// The largest part of an image that is decoded at once, in bytes.
+const LARGEST_BLOCK: usize = 512 * 1024 * 1024;
 /// The longest side of an image, in pixels.
 pub const MAX_SIDE: u32 = 65_536;
 /// The largest region that is read or written at once, in pixels.
@@ -221,13 +243,20 @@ impl Image {
     }
 
     /// Keeps the image for other attempts of the job.
-    pub fn save(&self, key: &str, job: &JobContext) -> Result<()> {
+    pub fn save(&self, key: &str, attempt: &Attempt) -> Result<()> {
+        let spool = &attempt.job.spool;
         check_key(key)?;
-        std::fs::create_dir_all(&job.spool).map_err(CapabilityError::io("make the job's spool"))?;
-        let aside = tempfile::NamedTempFile::new_in(&job.spool);
+        std::fs::create_dir_all(spool).map_err(CapabilityError::io("make the job's spool"))?;
+        let aside = tempfile::NamedTempFile::new_in(spool);
         let aside = aside.map_err(CapabilityError::io("write to the spool"))?;
         self.write_exr(aside.as_file(), None)?;
-        let kept = aside.persist(job.spool.join(key)).map_err(|error| error.error);
+        let saved = spool.read_dir().map_err(CapabilityError::io("list the spool"))?.flatten();
+        let saved = saved.filter(|file| file.file_name() != key).filter_map(|file| file.metadata().ok());
+        let most = limits::bytes(attempt.by.limits.saved_mib);
+        if saved.map(|info| info.len()).sum::<u64>() > most {
+            return Err(Hit::new("saved_mib", format!("{most} bytes of images that a job saves")).into());
+        }
+        let kept = aside.persist(spool.join(key)).map_err(|error| error.error);
         kept.map_err(CapabilityError::io("write to the spool"))?;
         Ok(())
     }
@@ -270,33 +299,29 @@ impl Image {
         let failed = |error: exr::error::Error| {
             CapabilityError::new(Code::Host, format!("cannot read a rendered image: {error}"))
         };
-        // Counted before there is room made for it.
-        let mut file = BufReader::new(file);
-        let metadata = MetaData::read_from_buffered(&mut file, false).map_err(failed)?;
-        file.rewind().map_err(CapabilityError::io("read a rendered image"))?;
+        let chunks = exr::block::read(BufReader::new(file), false).map_err(failed)?;
+        check_headers(chunks.headers()).map_err(failed)?;
         let other = || CapabilityError::new(Code::Host, "a rendered image has not the layer that is wanted");
-        let size = metadata.headers.first().ok_or_else(other)?.layer_size;
+        let [header] = chunks.headers() else { return Err(other()) };
+        let size = header.layer_size;
         let (width, height) = (size.width() as u32, size.height() as u32);
+        // Counted before there is room made for it.
         let budget = Budget::take(attempt, width, height)?;
         let read = exr::image::read::read().no_deep_data().largest_resolution_level().rgba_channels(
-            // Whoever has written it may have written another one into it since.
-            move |found, _| (found, vec![0.0f32; if found == size { size.area() * CHANNELS } else { 0 }]),
-            |(found, values): &mut (Vec2<usize>, Vec<f32>), position, (r, g, b, a): (f32, f32, f32, f32)| {
-                let at = ((found.height() - 1 - position.y()) * found.width() + position.x()) * CHANNELS;
-                if let Some(pixel) = values.get_mut(at..at + CHANNELS) {
-                    pixel.copy_from_slice(&[r, g, b, a]);
-                }
+            |size, _| (size, vec![0.0f32; size.area() * CHANNELS]),
+            |(size, values): &mut (Vec2<usize>, Vec<f32>), position, (r, g, b, a): (f32, f32, f32, f32)| {
+                let at = ((size.height() - 1 - position.y()) * size.width() + position.x()) * CHANNELS;
+                values[at..at + CHANNELS].copy_from_slice(&[r, g, b, a]);
             },
         );
-        let layer = read.first_valid_layer().all_attributes().from_buffered(file).map_err(failed)?.layer_data;
+        // On threads of its own a panic of the decoder would be nobody's.
+        let read = read.first_valid_layer().all_attributes().non_parallel();
+        let layer = read.from_chunks(chunks).map_err(failed)?.layer_data;
         let samples = match layer.attributes.other.get(&Text::from(SAMPLES)) {
             Some(AttributeValue::I32(samples)) => samples.unsigned_abs(),
             _ => samples,
         };
-        let (found, values) = layer.channel_data.pixels;
-        if found != size {
-            return Err(other());
-        }
+        let (_, values) = layer.channel_data.pixels;
         Ok(Self::new(width, height, samples, values, budget))
     }
 

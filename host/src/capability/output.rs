@@ -25,7 +25,7 @@ use crate::folders;
 use crate::store::Writing;
 use crate::store::outputs::Output as Recorded;
 
-pub use names::check_name;
+pub use names::{check_name, check_written};
 
 /// Names of staging folders begin with this; the next job removes stale ones.
 const STAGING: &str = ".hotshoe-";
@@ -216,7 +216,6 @@ impl Staging {
             unchanged().map(|()| prepared)
         };
         let (staging, recorded) = super::blocking(prepare).await?;
-        attempt.used.leaves(recorded.iter().map(|file| file.size))?;
         // What is recorded is put in its place, even if the attempt is cut meanwhile.
         let finishing = tokio::spawn(async move {
             record(&job, recorded.clone()).await?;

@@ -27,6 +27,7 @@ pub struct Limits {
     pub shots: u64,
     pub pixels_mib: f64,
     pub moved_mib: f64,
+    pub saved_mib: f64,
     pub output_mib: f64,
     pub output_files: u64,
     pub json_depth: usize,
@@ -51,6 +52,7 @@ impl Default for Limits {
             shots: 64,
             pixels_mib: 2048.0,
             moved_mib: 262_144.0,
+            saved_mib: 16_384.0,
             output_mib: 16_384.0,
             output_files: 1_000,
             json_depth: 64,
@@ -75,6 +77,7 @@ impl Limits {
             ("state_mib", self.state_mib),
             ("pixels_mib", self.pixels_mib),
             ("moved_mib", self.moved_mib),
+            ("saved_mib", self.saved_mib),
             ("output_mib", self.output_mib),
         ];
         for (key, value) in positive {

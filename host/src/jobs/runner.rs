@@ -17,7 +17,9 @@ use crate::blender::wire::SceneInfo;
 use crate::capability::blender::heard;
 use crate::capability::grants::Grants;
 use crate::capability::usage::Hit;
-use crate::capability::{Attempt, By, CapabilityError, Code, Directive, Report, SCENE, output};
+use crate::capability::{
+    Attempt, By, CapabilityError, Code, Directive, ERROR_TEXT, Report, SCENE, harmless, output,
+};
 use crate::events::EventKind;
 use crate::plugin::{self, Outcome, PlannedTask, PluginError};
 use crate::releases::{Loaded, Pin, ReleaseError, Releases};
@@ -95,8 +97,11 @@ pub(super) async fn plan(
         let attempt = Arc::new(attempt);
         let planning = async {
             check(&spec, &mailbox).await?;
-            look(&spec, &attempt, &mailbox).await?;
-            limited(&attempt, on.began_ms, pages(&spec, &loaded, &attempt, &mailbox)).await
+            let planning = async {
+                look(&spec, &attempt, &mailbox).await?;
+                Ok::<_, End>(pages(&spec, &loaded, &attempt, &mailbox).await?)
+            };
+            limited(&attempt, on.began_ms, planning).await
         };
         reported(until_canceled(&attempt, planning).await, &attempt).await
     };
@@ -149,12 +154,15 @@ pub(super) async fn attempt(
         let attempt = Arc::new(attempt);
         let work = async {
             check(&spec, &mailbox).await?;
-            if !spec.context.content.is_whole() {
-                // It was accepted that files have changed: it may be others now that it needs.
-                look(&spec, &attempt, &mailbox).await?;
-            }
-            let call = loaded.plugin.render(attempt.clone(), &described, &planned, number);
-            let ended = limited(&attempt, on.began_ms, call).await;
+            let making = async {
+                if !spec.context.content.is_whole() {
+                    // It was accepted that files have changed: it may be others now that it needs.
+                    look(&spec, &attempt, &mailbox).await?;
+                }
+                let call = loaded.plugin.render(attempt.clone(), &described, &planned, number);
+                Ok::<_, End>(call.await?)
+            };
+            let ended = limited(&attempt, on.began_ms, making).await;
             if ended.is_err() {
                 // That a file has changed meanwhile explains it better.
                 check(&spec, &mailbox).await?;
@@ -202,10 +210,10 @@ async fn until_canceled<T>(attempt: &Attempt, work: impl Future<Output = Result<
 }
 
 /// Cuts a plugin's work that makes no progress, or takes longer than it may.
-async fn limited<T>(
+async fn limited<T, E: Into<End>>(
     attempt: &Attempt,
     began_ms: u64,
-    work: impl Future<Output = Result<T, PluginError>>,
+    work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, End> {
     let limits = &attempt.by.limits;
     let after = async |limit: Option<Duration>, gone: Duration| match limit {
@@ -218,7 +226,7 @@ async fn limited<T>(
     let beyond = |hit: Hit| PluginError::Limit(hit.to_string());
     tokio::select! {
         biased;
-        done = work => Ok(done?),
+        done = work => done.map_err(Into::into),
         hit = attempt.used.idle() => Err(beyond(hit).into()),
         () = task => {
             let what = format!("{} s for a task", limits.task_seconds);
@@ -349,10 +357,14 @@ async fn seen<T>(result: Result<T, BlenderError>, attempt: &Attempt) -> Result<T
     Err(if has_died { End::Failed(error) } else { End::Hopeless(error) })
 }
 
+/// How many warnings of a scene are told.
+const WARNINGS: usize = 200;
+
 /// Finds what is wrong with the scene before anything is rendered, and takes
 /// down the files that it needs.
 async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>) -> Result<(), End> {
     let context = &spec.context;
+    let _working = attempt.used.working();
     // The workers that are wanted later come up meanwhile.
     let others = context.pool.size().min(spec.frames.len()).saturating_sub(1);
     let scene = context.pool.open(context.wanted());
@@ -395,7 +407,12 @@ fn warnings(info: &SceneInfo) -> Vec<String> {
         format!("kept from being read: {file}, which is outside of the scene's folder\n{hint}")
     });
     let blocked = info.blocked_scripts.iter().map(|script| format!("kept from running: {script}"));
-    missing.chain(unreadable).chain(blocked).chain(info.warnings.iter().cloned()).collect()
+    let all = missing.chain(unreadable).chain(blocked).chain(info.warnings.iter().cloned());
+    let mut said: Vec<String> = all.map(|warning| harmless(warning, ERROR_TEXT)).take(WARNINGS + 1).collect();
+    if said.len() > WARNINGS {
+        said[WARNINGS] = "there is more of this kind, which is not told".to_owned();
+    }
+    said
 }
 
 fn described(spec: &JobSpec) -> plugin::Job {

@@ -132,21 +132,39 @@ const REFUSED: [i64; 8] = [
 
 /// Those that fail for one with bounds besides: what would outlive it, what landlock does not
 /// see (rights of files, memory without a file) and what is made to change the machine.
-const REFUSED_WITH_BOUNDS: [i64; 31] = [
+const REFUSED_WITH_BOUNDS: [i64; 47] = [
     libc::SYS_chmod,
+    libc::SYS_fchmod,
     libc::SYS_fchmodat,
     libc::SYS_fchmodat2,
     libc::SYS_chown,
     libc::SYS_lchown,
+    libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_setxattr,
     libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    SYS_SETXATTRAT,
     libc::SYS_removexattr,
     libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    SYS_REMOVEXATTRAT,
+    SYS_FILE_SETATTR,
+    // A file whose times change has changed, and its job waits.
+    libc::SYS_utimensat,
     // Of those that know it, only newer versions of landlock.
     libc::SYS_truncate,
+    // What others share, by numbers that are easily guessed.
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
     libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
     libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
     libc::SYS_mq_open,
     libc::SYS_add_key,
     libc::SYS_request_key,
@@ -167,6 +185,17 @@ const REFUSED_WITH_BOUNDS: [i64; 31] = [
     // Several sessions would have several shares of the processors.
     libc::SYS_setsid,
 ];
+
+/// Older calls that do the same as others, where the processor knows them.
+#[cfg(target_arch = "x86_64")]
+const REFUSED_OLD: [i64; 3] = [libc::SYS_utime, libc::SYS_utimes, libc::SYS_futimesat];
+#[cfg(not(target_arch = "x86_64"))]
+const REFUSED_OLD: [i64; 0] = [];
+
+/// Calls that are too new to have a name in libc; their numbers are the same everywhere.
+const SYS_SETXATTRAT: i64 = 463;
+const SYS_REMOVEXATTRAT: i64 = 466;
+const SYS_FILE_SETATTR: i64 = 469;
 
 /// And for a plugin: memory that no limit sees. Drivers of graphics make such.
 const REFUSED_TO_PLUGINS: [i64; 3] = [libc::SYS_memfd_create, libc::SYS_memfd_secret, libc::SYS_shmget];
@@ -219,7 +248,9 @@ impl Sandbox {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = refused.collect();
         if let Self::Bound(bounds) = self {
             let own: &[i64] = if bounds.kind == Kind::Plugin { &REFUSED_TO_PLUGINS } else { &[] };
-            rules.extend(REFUSED_WITH_BOUNDS.iter().chain(own).map(|call| (*call, Vec::new())));
+            rules.extend(
+                REFUSED_WITH_BOUNDS.iter().chain(&REFUSED_OLD).chain(own).map(|call| (*call, Vec::new())),
+            );
             rules.insert(libc::SYS_socket, bounds.sockets()?);
             // Without a connection a socket of these kinds reaches any other one by its path.
             let kinds = [libc::SOCK_DGRAM, libc::SOCK_RAW];

@@ -1,5 +1,7 @@
 //! Names that a plugin may give to pictures.
 
+use std::path::{Component, Path};
+
 use super::{CapabilityError, Code, Result};
 
 /// Fails unless `name` can be the name of a picture: one part of a path.
@@ -30,6 +32,19 @@ pub fn check_name(name: &str) -> Result<()> {
     ))
 }
 
+/// Fails if a file is hidden that a scene has named, or lies in a hidden folder: other programs
+/// keep there what they obey.
+pub fn check_written(name: &Path) -> Result<()> {
+    let is_hidden = |part: Component<'_>| part.as_os_str().as_encoded_bytes().starts_with(b".");
+    match name.components().any(is_hidden) {
+        true => {
+            let message = format!("the scene would write the hidden file {}", name.display());
+            Err(CapabilityError::new(Code::Denied, message))
+        }
+        false => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,5 +60,13 @@ mod tests {
         for name in ["shot_####", "größe 1", "a.b", "console", "com", "com0", "com10", "auxiliary.1"] {
             assert!(check_name(name).is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn hidden_files_are_not_written() {
+        for name in [".git/hooks/pre-commit", "a/.b", ".bashrc"] {
+            assert!(check_written(Path::new(name)).is_err(), "{name}");
+        }
+        assert!(check_written(Path::new("passes.1/z.exr")).is_ok());
     }
 }

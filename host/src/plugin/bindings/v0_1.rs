@@ -205,7 +205,7 @@ impl image::HostImage for Handles {
     async fn save(&mut self, image: Resource<Image>, key: String) -> Answer<()> {
         let attempt = attempt!(self, "image.save", Image);
         let image = self.table.get(&image)?.clone();
-        answer(tokio::task::spawn_blocking(move || image.save(&key, &attempt.job)).await?)
+        answer(tokio::task::spawn_blocking(move || image.save(&key, &attempt)).await?)
     }
 
     async fn drop(&mut self, image: Resource<Image>) -> wasmtime::Result<()> {
