@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ use crate::blender::worker::Worker;
 use crate::folders;
 use crate::terms::{Capability, hexadecimal};
 
+/// How often progress of a worker is told at most.
+const PROGRESS: Duration = Duration::from_millis(50);
 /// How many properties of a scene may be set.
 const SETTINGS: usize = 256;
 /// The longest crash report that is kept of what Blender and its crash said, in bytes.
@@ -307,13 +310,17 @@ impl Scene {
         let mut signs = worker.signs();
         signs.mark_unchanged();
         self.attempt.rendering(worker.id, wire::Progress::default());
+        let mut told = Instant::now();
         tokio::pin!(work);
         loop {
             tokio::select! {
                 result = &mut work => return heard(&self.attempt, result).await,
                 Ok(()) = signs.changed() => {
                     let now = signs.borrow_and_update().progress;
-                    self.attempt.rendering(worker.id, now);
+                    if told.elapsed() >= PROGRESS {
+                        told = Instant::now();
+                        self.attempt.rendering(worker.id, now);
+                    }
                 }
             }
         }
