@@ -628,8 +628,9 @@ def readable(file):
 
 
 def dependencies():
-    """The files that the scene needs, beside itself."""
-    found = {os.path.realpath(file) for _, there in referred_files() for file in there if os.path.isfile(file)}
+    """The files that the scene is rendered with, beside itself: one that may not be read is none."""
+    files = {file for _, there in referred_files() for file in there if os.path.isfile(file)}
+    found = {os.path.realpath(file) for file in files if readable(file)}
     return sorted(found - {os.path.realpath(bpy.data.filepath)})
 
 

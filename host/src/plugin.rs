@@ -178,6 +178,7 @@ impl PluginError {
             Self::Died(_) => Some("process"),
             Self::Limit(_) => Some("limit"),
             Self::Contract(_) => Some("contract"),
+            Self::Answer(error) if error.code == Code::Limit => Some("limit"),
             _ => None,
         }
     }
@@ -188,7 +189,8 @@ impl PluginError {
         | Self::Trap(text)
         | Self::Died(text)
         | Self::Limit(text)
-        | Self::Contract(text) = &mut self
+        | Self::Contract(text)
+        | Self::Answer(CapabilityError { message: text, .. }) = &mut self
         {
             *text += &format!("\n{line}");
         }

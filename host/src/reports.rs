@@ -80,6 +80,9 @@ impl Report {
     }
 }
 
+/// How many reports of one job are kept: it is not to take the room of all others.
+const OF_A_JOB: usize = 20;
+
 /// The reports of a data directory.
 #[derive(Debug, Clone)]
 pub struct Reports {
@@ -106,6 +109,10 @@ impl Reports {
         let mut file = NamedTempFile::new_in(&self.folder)?;
         file.write_all(&serde_json::to_vec_pretty(report)?)?;
         file.persist(self.place(report.id))?;
+        let of_the_job = |earlier: &Report| earlier.job.is_some() && earlier.job == report.job;
+        for earlier in self.list().into_iter().filter(of_the_job).skip(OF_A_JOB) {
+            let _ = fs::remove_file(self.place(earlier.id));
+        }
         let (mut left, mut bytes) = (self.most, self.bytes);
         for path in files(&self.folder) {
             let size = path.metadata().map_or(0, |info| info.len());
@@ -163,5 +170,16 @@ mod tests {
         // What is no report is neither shown nor in the way.
         fs::write(temp.path().join("crashes/f.json"), "{").unwrap();
         assert_eq!(reports.list().len(), 1);
+    }
+
+    #[test]
+    fn one_job_does_not_take_the_room_of_others() {
+        let temp = tempfile::tempdir().unwrap();
+        let reports = Reports::new(temp.path().join("crashes"), 100, 1_000_000);
+        reports.keep(&report("another")).unwrap();
+        let job = Some(JobId::new());
+        (0..30).for_each(|n| reports.keep(&Report { job, ..report(&n.to_string()) }).unwrap());
+        let kept: Vec<String> = reports.list().into_iter().map(|report| report.what).collect();
+        assert_eq!((kept.len(), kept[0].as_str(), kept[20].as_str()), (21, "29", "another"));
     }
 }

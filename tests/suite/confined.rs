@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::harness::{PROGRAM, Render, blenders, command, files_below, installed, root};
+use crate::harness::{Ended, PROGRAM, Render, blenders, command, files_below, installed, root};
 
 /// A program that is run as if it were a Blender: a fixture.
 fn stand_in(name: &str, folder: &Path) -> PathBuf {
@@ -29,7 +29,7 @@ fn a_blender_that_is_taken_over_reaches_nothing() {
         render.arg("render").arg(own.join("scene.blend")).args(["--frames", "1", "--sandbox", how]);
         render.arg("--out").arg(own.join("out")).arg("--blender").arg(&blender);
         render.env("OTHER", &other).env("OWN", &own);
-        crate::harness::Ended::from(render.output().unwrap()).expect(2).stderr
+        Ended::from(render.output().unwrap()).expect(2).stderr
     };
     let said = render("require");
     for expected in [
@@ -100,7 +100,7 @@ fn a_worker_that_lies_to_the_host_gets_nothing_by_it() {
             render.arg("--renderer").arg(crate::harness::probe()).args(["--set", &format!("act={act}")]);
         }
         render.env("OTHER", &other).env("TRAITOR", how).env("HOTSHOE_DATA", &data);
-        let ended = crate::harness::Ended::from(render.output().unwrap());
+        let ended = Ended::from(render.output().unwrap());
         assert!(ended.stderr.contains(expected), "{how}: {ended:#?}");
         assert_eq!(ended.code, Some(1), "{how}: {ended:#?}");
         assert_eq!(files_below(&other), ["secret"], "{how}");
@@ -154,6 +154,18 @@ fn files_outside_of_the_scenes_folder_are_not_read_and_named_and_can_be_allowed(
         let other = other.to_str().unwrap();
         let ended = render(&["--read", other, "--read", "/etc"]).expect(0);
         assert!(!ended.stderr.contains("kept from being read"), "{ended:?}");
+        // What was rendered without them is not what is rendered with them.
+        let out = folder.path().join("out");
+        let again = |more: &[&str]| {
+            let mut render = command(PROGRAM);
+            render.arg("render").arg(own.join("scene.blend")).args(["--frames", "1", "--resume", "--out"]);
+            render.arg(&out).arg("--blender").arg(&blender.path).args(more);
+            Ended::from(render.output().unwrap()).expect(0)
+        };
+        again(&[]);
+        assert!(again(&[]).stderr.contains("kept "));
+        let ended = again(&["--read", other, "--read", "/etc"]);
+        assert!(!ended.stderr.contains("kept "), "{ended:?}");
         render(&["--read", "/no/such/folder"]).expect(2).tells(&["check the path behind --read"]);
     }
 }

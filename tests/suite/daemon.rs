@@ -367,7 +367,9 @@ fn a_worker_that_stalls_or_grows_is_killed_and_replaced() {
         assert_eq!((&failed["done"], &failed["retries"]), (&json!(3), &json!(1)), "{what}");
         let tasks = farm.client().call("tasks.list", json!({"job": job, "states": ["failed"]}));
         let message = tasks["tasks"][0]["error"]["message"].as_str().unwrap();
-        assert!(message.contains(what), "{message}");
+        let key = config.split(' ').next().unwrap();
+        assert!(message.contains(what) && message.contains(&format!("(workers.{key})")), "{message}");
+        assert!(message.contains("hotshoe crash show "), "{message}");
     }
 }
 

@@ -390,15 +390,19 @@ async fn hangs(
             ticks = Some(now);
         }
         if signs.alive.elapsed() > frozen {
-            return format!("it showed no sign of life for {} s", frozen.as_secs_f64());
+            return format!(
+                "it showed no sign of life for {} s (workers.frozen_seconds)",
+                frozen.as_secs_f64()
+            );
         }
         if signs.active.elapsed() > stalled {
-            return format!("it made no progress for {} s", stalled.as_secs_f64());
+            return format!("it made no progress for {} s (workers.stalled_seconds)", stalled.as_secs_f64());
         }
         let now = process.memory();
         used.store(now, Ordering::Relaxed);
         if now > memory {
-            return format!("it took {now} bytes of memory, more than the {memory} that it may");
+            let limit = format!("more than the {memory} that it may (workers.kill_above_mib)");
+            return format!("it took {now} bytes of memory, {limit}");
         }
     }
 }

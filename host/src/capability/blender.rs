@@ -343,13 +343,24 @@ impl Scene {
     }
 }
 
-/// Keeps a report of a crash of Blender, and tells the scheduler of it.
+/// Keeps a report of a Blender that crashed or had to be killed; of a crash the scheduler hears.
 pub async fn heard<T>(attempt: &Attempt, result: Result<T, BlenderError>) -> Result<T> {
-    let Err(BlenderError::Died { status, log, crash: Some(crash) }) = &result else { return Ok(result?) };
-    let what = harmless(crash.what(&attempt.job.scene, status), ERROR_TEXT);
-    let text = harmless(crash.text(log), CRASH_REPORT);
+    let (what, text, has_crashed) = match &result {
+        Err(BlenderError::Died { status, log, crash: Some(crash) }) => {
+            (crash.what(&attempt.job.scene, status), crash.text(log), true)
+        }
+        Err(BlenderError::Hung { what, log }) => {
+            let scene = attempt.job.scene.display();
+            let what = format!("Blender was killed while it worked on {scene}: {what}");
+            (what, format!("the last lines it printed:{log}"), false)
+        }
+        _ => return Ok(result?),
+    };
+    let (what, text) = (harmless(what, ERROR_TEXT), harmless(text, CRASH_REPORT));
     let place = attempt.crashed("blender", what.clone(), Some(text.clone())).await;
-    attempt.report(Report::Crashed { report: format!("{what}\n\n{text}\n{place}") }).await;
+    if has_crashed {
+        attempt.report(Report::Crashed { report: format!("{what}\n\n{text}\n{place}") }).await;
+    }
     let CapabilityError { code, message } = result.err().map(CapabilityError::from).expect("it has died");
     Err(CapabilityError::new(code, format!("{message}\n{place}")))
 }

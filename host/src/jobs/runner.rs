@@ -385,7 +385,7 @@ async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>
     if spec.strict && lacking > 0 {
         let message = format!(
             "the scene misses {lacking} of its files and --strict forbids that\n\
-             put them where the scene wants them, or render without --strict"
+             put them where the scene wants them, let workers --read them, or render without --strict"
         );
         return Err(End::Hopeless(PluginError::Answer(CapabilityError::new(Code::NotFound, message))));
     }
@@ -402,8 +402,10 @@ async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>
 fn warnings(info: &SceneInfo) -> Vec<String> {
     let missing = info.missing_files.iter().map(|file| format!("missing file: {}", file.display()));
     let unreadable = info.unreadable_files.iter().map(|file| {
-        let (file, hint) =
-            (file.display(), "allow its folder with --read DIR, or workers.read in the configuration");
+        let (file, hint) = (
+            file.display(),
+            "allow its folder with --read DIR of `render` or `serve`, or workers.read in the configuration",
+        );
         format!("kept from being read: {file}, which is outside of the scene's folder\n{hint}")
     });
     let blocked = info.blocked_scripts.iter().map(|script| format!("kept from running: {script}"));
