@@ -84,6 +84,7 @@ fn a_worker_that_lies_to_the_host_gets_nothing_by_it() {
         ("abyss", "files", "lie in one another more than 32 deep"),
         ("unread", "files", "is no name of a file below its folder"),
         ("crash", "files", "SIGABRT"),
+        ("forks", "files", "it started more than 64 processes"),
         ("hidden", "files", "would write the hidden file .git/hooks/pre-commit"),
         ("many", "files", "1000 files in the output folder (limits.output_files)"),
         ("sparse", "files", "bytes in the output folder (limits.output_mib)"),

@@ -27,6 +27,8 @@ pub const PROGRAM: &str = include_str!("../../../blender/worker/worker.py");
 /// How long Blender may take until it says hello.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
+/// How many processes a worker may have, with the host's own guard.
+const PROCESSES: usize = 64;
 /// How many files a frame may have by the scene's own names.
 const PATHS: usize = 1_000;
 
@@ -397,6 +399,9 @@ async fn hangs(
         }
         if signs.active.elapsed() > stalled {
             return format!("it made no progress for {} s (workers.stalled_seconds)", stalled.as_secs_f64());
+        }
+        if process.tree().len() > PROCESSES {
+            return format!("it started more than {PROCESSES} processes");
         }
         let now = process.memory();
         used.store(now, Ordering::Relaxed);

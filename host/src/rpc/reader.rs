@@ -17,6 +17,9 @@ const SHOWN: usize = 200;
 /// What is allocated for a line and kept for the next one, in bytes.
 const KEPT: usize = 64 * 1024;
 
+/// How many values a message may have: one of a few bytes may take several hundred in memory.
+const VALUES: usize = 250_000;
+
 /// Reads what the other side says.
 pub(super) struct Reader {
     waiting: Waiting,
@@ -44,6 +47,21 @@ pub(super) enum Message {
 
 /// Why a line is no message: the code of the error, the words, and the id, if it has one.
 pub(super) type Refusal = (i64, &'static str, Value);
+
+/// Counts the values of a text, if it is JSON: each but the first comes after one of these.
+pub(super) fn values(text: &[u8]) -> usize {
+    let (mut count, mut is_in_text, mut is_escaped) = (0, false, false);
+    for byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_in_text,
+            b'"' => is_in_text = !is_in_text,
+            b'[' | b'{' | b',' | b':' if !is_in_text => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
 
 /// Reads a line as a message.
 pub(super) fn parse(line: &[u8]) -> Result<Message, Refusal> {
@@ -162,7 +180,10 @@ impl Reader {
         match read.await {
             Err(_) => Err("a message did not end in time"),
             Ok(Err(_)) => Ok(false),
-            Ok(Ok(_)) if line.last() == Some(&b'\n') => Ok(true),
+            Ok(Ok(_)) if line.last() == Some(&b'\n') => match line.len() > KEPT && values(line) > VALUES {
+                true => Err("a message has too many values"),
+                false => Ok(true),
+            },
             Ok(Ok(count)) if count as u64 == most => Err("a message is too long"),
             // The end came in the middle of a line.
             Ok(Ok(_)) => Ok(false),

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 fn limits() -> Limits {
@@ -161,4 +161,19 @@ async fn a_flood_is_not_read_before_there_is_room() {
     assert!(third.await.is_err(), "two at a time");
     first.answer(Ok(Value::Null)).await;
     request(incoming.recv().await);
+}
+
+#[tokio::test]
+async fn a_message_of_too_many_values_closes_the_connection() {
+    assert_eq!(reader::values(br#"{"a":[1,"b,[\",:"],"c":{}}"#), 7);
+    let many = |count: usize| {
+        format!("{{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"params\":[{}0]}}\n", "0,".repeat(count))
+    };
+    for (count, is_served) in [(200_000, true), (250_000, false)] {
+        let (stream, mut theirs) = UnixStream::pair().unwrap();
+        let (reading, writing) = stream.into_split();
+        let (_peer, mut incoming) = Peer::start(reading, writing, Limits { line: 1 << 20, ..limits() });
+        theirs.write_all(many(count).as_bytes()).await.unwrap();
+        assert_eq!(incoming.recv().await.is_some(), is_served, "{count}");
+    }
 }
