@@ -63,13 +63,14 @@ pub fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Makes a folder, or sees to it that it is empty: what is left in it is moved to `aside`, where
+/// Makes a folder, or sees to it that it is empty: what is left in it is moved beside `home`, where
 /// nobody else can write, and removed soon. Blocks, shortly.
-pub fn empty(folder: &Path, aside: &Path) -> io::Result<()> {
+pub fn empty(folder: &Path, home: &Path) -> io::Result<()> {
     match fs::create_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_empty(folder) => {
-            fs::rename(folder, aside)?;
-            remove_soon(aside.to_owned());
+            let aside = beside(home);
+            fs::rename(folder, &aside)?;
+            remove_soon(aside);
             fs::create_dir(folder)
         }
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -120,6 +121,8 @@ fn take_below(
                 return Err(io::Error::other(format!("folders lie in one another more than {DEEPEST} deep")));
             }
             take_below(file, to, &here, admit)?;
+            // What was in it is gone with it; anything else stays until all of it is removed.
+            let _ = unlinkat(&folder, name.as_c_str(), UnlinkatFlags::RemoveDir);
         } else if info.is_file() {
             admit(&here, info.len())?;
             let to = to.join(&here);
@@ -182,7 +185,6 @@ pub fn open_or_make(path: &Path) -> io::Result<File> {
 pub fn remove_whole(folder: &Path) -> io::Result<()> {
     // What is in a folder comes to the top: no path grows, and nothing recurses. There it is out
     // of the stranger's reach, and stays what it is.
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
         match unlock(&next).and_then(|()| fs::read_dir(&next)) {
@@ -197,9 +199,7 @@ pub fn remove_whole(folder: &Path) -> io::Result<()> {
                     let removed = match entry.file_type()?.is_dir() {
                         true if fs::remove_dir(&path).is_ok() => Ok(()),
                         true => {
-                            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-                            let name = format!("removed-{}-{number}", std::process::id());
-                            let top = folder.with_file_name(name);
+                            let top = beside(folder);
                             // Only what its user may enter can be moved elsewhere.
                             unlock(&path).and_then(|()| fs::rename(&path, &top)).map(|()| folders.push(top))
                         }
@@ -212,6 +212,13 @@ pub fn remove_whole(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Names a place beside a folder for what is to be removed, which is no other's.
+fn beside(folder: &Path) -> PathBuf {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    folder.with_file_name(format!("removed-{}-{number}", std::process::id()))
 }
 
 /// Lets its user into a folder.
@@ -314,6 +321,7 @@ mod tests {
         assert_eq!(seen, [(PathBuf::from("a.png"), 1), (PathBuf::from("passes/z.exr"), 1)]);
         assert_eq!(files_below(&to).unwrap(), ["a.png", "passes/z.exr"].map(PathBuf::from));
         assert!(!from.join("a.png").exists() && other.join("secret").exists());
+        assert!(!from.join("passes").exists());
         // A link in the place of the folder itself.
         assert!(take(&from.join("folder"), &to, &mut |_, _| Ok(())).is_err());
         // What has the name of a file already is not replaced.
@@ -366,8 +374,8 @@ mod tests {
     #[test]
     fn a_folder_is_emptied_whatever_is_in_its_place() {
         let temp = tempfile::tempdir().unwrap();
-        let (folder, aside) = (temp.path().join("folder"), temp.path().join("aside"));
-        let other = temp.path().join("other");
+        let home = temp.path().join("home");
+        let (folder, other) = (home.join("folder"), home.join("other"));
         fs::create_dir_all(&other).unwrap();
         fs::write(other.join("file"), "x").unwrap();
         for left in 0..4 {
@@ -377,9 +385,10 @@ mod tests {
                 2 => fs::remove_dir(&folder).and_then(|()| symlink(&other, &folder)).unwrap(),
                 _ => fs::remove_dir(&folder).and_then(|()| fs::write(&folder, "x")).unwrap(),
             }
-            empty(&folder, &aside).unwrap();
+            empty(&folder, &home).unwrap();
             wait_for_removals();
-            assert!(is_empty(&folder) && !folder.is_symlink() && !aside.exists());
+            assert!(is_empty(&folder) && !folder.is_symlink());
+            assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
         }
         assert!(other.join("file").exists());
     }

@@ -23,7 +23,7 @@ use semver::Version;
 use crate::capability::{Attempt, CapabilityError, Code, abridged, read_json};
 use crate::config::limits::Limits;
 use crate::frames::FrameRange;
-use crate::terms::Blame;
+use crate::terms::{Blame, one_line};
 use component::Component;
 use process::ProcessPlugin;
 
@@ -47,7 +47,7 @@ impl Description {
     fn read(summary: &str, settings_schema: &str, limits: &Limits) -> Result<Self, PluginError> {
         let settings_schema = read_json(settings_schema, limits.json_depth)
             .map_err(|what| PluginError::Contract(format!("its settings schema {what}")))?;
-        let summary = summary.chars().filter(|c| !c.is_control()).take(200).collect();
+        let summary = one_line(summary, 200);
         Ok(Self { summary, settings_schema })
     }
 }

@@ -215,6 +215,11 @@ impl TaskState {
     }
 }
 
+/// Makes a line of at most so many characters of what a stranger says of himself.
+pub fn one_line(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
+}
+
 /// Writes a digest, or what else has no other name, as hexadecimal digits.
 pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
 
 use crate::harness::{Ended, PROGRAM, Render, blenders, command, files_below, installed, root};
 
@@ -15,19 +18,31 @@ fn stand_in(name: &str, folder: &Path) -> PathBuf {
     path
 }
 
-#[test]
-fn a_blender_that_is_taken_over_reaches_nothing() {
+/// Makes the folder of a project with a scene in it, and one that is none of the scene's.
+fn project(scene: &Path) -> (TempDir, PathBuf, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let (own, other) = (folder.path().join("project"), folder.path().join("other"));
     fs::create_dir(&own).unwrap();
     fs::create_dir(&other).unwrap();
-    fs::copy(installed().scene("small"), own.join("scene.blend")).unwrap();
+    fs::copy(scene, own.join("scene.blend")).unwrap();
+    (folder, own, other)
+}
+
+/// Prepares to render a frame of a project.
+fn render_of(own: &Path, blender: &Path, sandbox: &str) -> Command {
+    let mut render = command(PROGRAM);
+    render.arg("render").arg(own.join("scene.blend")).args(["--frames", "1", "--sandbox", sandbox]);
+    render.arg("--out").arg(own.join("out")).arg("--blender").arg(blender);
+    render
+}
+
+#[test]
+fn a_blender_that_is_taken_over_reaches_nothing() {
+    let (folder, own, other) = project(&installed().scene("small"));
     fs::write(other.join("secret"), "secret").unwrap();
     let blender = stand_in("intruder", folder.path());
     let render = |how: &str| {
-        let mut render = command(PROGRAM);
-        render.arg("render").arg(own.join("scene.blend")).args(["--frames", "1", "--sandbox", how]);
-        render.arg("--out").arg(own.join("out")).arg("--blender").arg(&blender);
+        let mut render = render_of(&own, &blender, how);
         render.env("OTHER", &other).env("OWN", &own);
         Ended::from(render.output().unwrap()).expect(2).stderr
     };
@@ -67,11 +82,7 @@ fn a_blender_that_is_taken_over_reaches_nothing() {
 /// removes what lies in the worker's folder, where a worker can put anything.
 #[test]
 fn a_worker_that_lies_to_the_host_gets_nothing_by_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let (own, other) = (folder.path().join("project"), folder.path().join("other"));
-    fs::create_dir(&own).unwrap();
-    fs::create_dir(&other).unwrap();
-    fs::copy(installed().scene("small"), own.join("scene.blend")).unwrap();
+    let (folder, own, other) = project(&installed().scene("small"));
     fs::write(other.join("secret"), "a word that nobody knows").unwrap();
     let (blender, data) = (stand_in("traitor", folder.path()), folder.path().join("data"));
     for (how, act, expected) in [
@@ -94,9 +105,7 @@ fn a_worker_that_lies_to_the_host_gets_nothing_by_it() {
         ("shot-link", "shots", "it is a link"),
         ("shot-pipe", "shots", "it is no file"),
     ] {
-        let mut render = command(PROGRAM);
-        render.arg("render").arg(own.join("scene.blend")).args(["--frames", "1", "--sandbox", "require"]);
-        render.arg("--out").arg(own.join("out")).arg("--blender").arg(&blender);
+        let mut render = render_of(&own, &blender, "require");
         if act != "files" {
             render.arg("--renderer").arg(crate::harness::probe()).args(["--set", &format!("act={act}")]);
         }
@@ -128,11 +137,7 @@ fn files_and_folders(folder: &Path) -> Vec<String> {
 #[test]
 fn files_outside_of_the_scenes_folder_are_not_read_and_named_and_can_be_allowed() {
     for blender in blenders() {
-        let folder = tempfile::tempdir().unwrap();
-        let (own, other) = (folder.path().join("project"), folder.path().join("other"));
-        fs::create_dir(&own).unwrap();
-        fs::create_dir(&other).unwrap();
-        fs::copy(blender.scene("outside"), own.join("scene.blend")).unwrap();
+        let (_folder, own, other) = project(&blender.scene("outside"));
         let picture = root().join("docs/images/contact-sheet.png");
         fs::copy(&picture, other.join("parent.png")).unwrap();
         fs::copy(&picture, other.join("linked.png")).unwrap();
@@ -156,11 +161,9 @@ fn files_outside_of_the_scenes_folder_are_not_read_and_named_and_can_be_allowed(
         let ended = render(&["--read", other, "--read", "/etc"]).expect(0);
         assert!(!ended.stderr.contains("kept from being read"), "{ended:?}");
         // What was rendered without them is not what is rendered with them.
-        let out = folder.path().join("out");
         let again = |more: &[&str]| {
-            let mut render = command(PROGRAM);
-            render.arg("render").arg(own.join("scene.blend")).args(["--frames", "1", "--resume", "--out"]);
-            render.arg(&out).arg("--blender").arg(&blender.path).args(more);
+            let mut render = render_of(&own, &blender.path, "auto");
+            render.arg("--resume").args(more);
             Ended::from(render.output().unwrap()).expect(0)
         };
         again(&[]);

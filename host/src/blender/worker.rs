@@ -21,6 +21,7 @@ use super::{Blender, BlenderError, Crash};
 use crate::config::file::Sandboxing;
 use crate::folders;
 use crate::rpc::{self, CallError, Incoming, Notification, Peer};
+use crate::terms::one_line;
 
 /// The program that runs inside Blender.
 pub const PROGRAM: &str = include_str!("../../../blender/worker/worker.py");
@@ -248,10 +249,8 @@ impl Worker {
     /// Returns the folder in it for what is rendered next, which is empty. Blocks,
     /// shortly.
     pub fn empty_folder(&self) -> Result<PathBuf, BlenderError> {
-        // Each time another place aside: the last one may still be being removed.
-        let aside = format!("left-{}-{}", self.id, self.renders.load(Ordering::Relaxed));
-        let (folder, aside) = (self.home().join("rendered"), self.home().with_file_name(aside));
-        folders::empty(&folder, &aside).map_err(BlenderError::io("make a folder for a render"))?;
+        let folder = self.home().join("rendered");
+        folders::empty(&folder, self.home()).map_err(BlenderError::io("make a folder for a render"))?;
         Ok(folder)
     }
 
@@ -400,10 +399,11 @@ async fn hangs(
         if signs.active.elapsed() > stalled {
             return format!("it made no progress for {} s (workers.stalled_seconds)", stalled.as_secs_f64());
         }
-        if process.tree().len() > PROCESSES {
+        let tree = process.tree();
+        if tree.len() > PROCESSES {
             return format!("it started more than {PROCESSES} processes");
         }
-        let now = process.memory();
+        let now = crate::process::memory(&tree);
         used.store(now, Ordering::Relaxed);
         if now > memory {
             let limit = format!("more than the {memory} that it may (workers.kill_above_mib)");
@@ -416,7 +416,7 @@ async fn hello(incoming: &mut mpsc::Receiver<Incoming>) -> Option<Hello> {
     let Incoming::Notification(notification) = incoming.recv().await? else { return None };
     let mut hello: Hello = serde_json::from_value(notification.params).ok()?;
     // People read it.
-    hello.blender_version = hello.blender_version.chars().filter(|c| !c.is_control()).take(100).collect();
+    hello.blender_version = one_line(&hello.blender_version, 100);
     (notification.method == "hello" && hello.protocol == wire::PROTOCOL).then_some(hello)
 }
 

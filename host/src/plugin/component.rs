@@ -27,7 +27,7 @@ use super::{
 use crate::capability::usage::Hit;
 use crate::capability::{Attempt, abridged};
 use crate::config::limits::{Limits, MOST_ELEMENTS, bytes};
-use crate::terms::Capability;
+use crate::terms::{Capability, one_line};
 
 /// The interface that makes a component a renderer plugin, but for its version.
 const RENDERER: &str = "hotshoe:plugin/renderer@";
@@ -362,10 +362,7 @@ fn explain(error: &wasmtime::Error, data: &mut Data, limits: &Limits) -> PluginE
 fn calls_of(error: &wasmtime::Error) -> String {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
     let name = |frame: &FrameInfo| match frame.func_name() {
-        Some(name) => {
-            let name = format!("{:#}", rustc_demangle::demangle(name));
-            name.chars().filter(|c| !c.is_control()).take(FUNCTION_NAME).collect()
-        }
+        Some(name) => one_line(&format!("{:#}", rustc_demangle::demangle(name)), FUNCTION_NAME),
         None => format!("function {}", frame.func_index()),
     };
     let names = backtrace.frames().iter().map(name);
