@@ -103,6 +103,7 @@ impl Host {
             stalled: seconds(config.workers.stalled_seconds),
             // Before the kernel would, which may choose somebody else.
             memory: or(config.workers.kill_above_mib, memory() / 10 * 9),
+            work: config.workers.work_mib.saturating_mul(1024 * 1024),
         };
         confined(config.workers.sandbox, &program).await?;
         let (sandbox, read) = (config.workers.sandbox, config.workers.read.clone());

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -27,6 +27,8 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 const DEEPEST: usize = 32;
 /// How many files may lie in one of them.
 const MOST: usize = 100_000;
+/// How many files of a folder are looked at to know its size.
+const LOOKED_AT: usize = 10_000;
 /// How long the end of what writes to a folder may take that is to be removed.
 const END: Duration = Duration::from_secs(2);
 
@@ -86,17 +88,38 @@ pub fn is_empty(folder: &Path) -> bool {
 
 /// Takes over all files below a folder into another one, which nobody else can write to: whoever
 /// holds the old ones cannot change the new ones. `admit` is asked for each, by its name there and
-/// its size in bytes, before anything is done. Blocks.
+/// its size in bytes, before any is copied. Blocks.
 pub fn take(from: &Path, to: &Path, admit: &mut dyn FnMut(&Path, u64) -> io::Result<()>) -> io::Result<()> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    take_below(open_path(from, flags, Mode::empty())?.into(), to, Path::new(""), admit)
+    let folder = || io::Result::Ok(File::from(open_path(from, flags, Mode::empty())?));
+    let mut admitted = 0;
+    let mut count = |file: Found<'_>| {
+        admitted += file.size;
+        admit(file.name, file.size)
+    };
+    walk(folder()?, Path::new(""), false, &mut count)?;
+    let mut copy = |Found { name, size, file }: Found<'_>| {
+        admitted = admitted.checked_sub(size).ok_or_else(|| io::Error::other("the files grow meanwhile"))?;
+        let to = to.join(name);
+        to.parent().map_or(Ok(()), fs::create_dir_all)?;
+        io::copy(&mut file.take(size), &mut File::create_new(&to)?).map(drop)
+    };
+    walk(folder()?, Path::new(""), true, &mut copy)
 }
 
-fn take_below(
+/// A file below a folder, by its name there.
+struct Found<'a> {
+    name: &'a Path,
+    size: u64,
+    file: File,
+}
+
+/// Shows all files below a folder; one that is `taken` goes.
+fn walk(
     from: File,
-    to: &Path,
     below: &Path,
-    admit: &mut dyn FnMut(&Path, u64) -> io::Result<()>,
+    taken: bool,
+    each: &mut dyn FnMut(Found<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut folder = Dir::from_fd(from.into())?;
     let names: Vec<CString> = folder
@@ -120,15 +143,16 @@ fn take_below(
             if here.components().count() > DEEPEST {
                 return Err(io::Error::other(format!("folders lie in one another more than {DEEPEST} deep")));
             }
-            take_below(file, to, &here, admit)?;
-            // What was in it is gone with it; anything else stays until all of it is removed.
-            let _ = unlinkat(&folder, name.as_c_str(), UnlinkatFlags::RemoveDir);
+            walk(file, &here, taken, each)?;
+            if taken {
+                // What was in it is gone with it; anything else stays until all of it is removed.
+                let _ = unlinkat(&folder, name.as_c_str(), UnlinkatFlags::RemoveDir);
+            }
         } else if info.is_file() {
-            admit(&here, info.len())?;
-            let to = to.join(&here);
-            to.parent().map_or(Ok(()), fs::create_dir_all)?;
-            io::copy(&mut file.take(info.len()), &mut File::create_new(&to)?)?;
-            unlinkat(&folder, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
+            each(Found { name: &here, size: info.len(), file })?;
+            if taken {
+                unlinkat(&folder, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
+            }
         }
     }
     Ok(())
@@ -150,6 +174,29 @@ pub fn files_below(root: &Path) -> io::Result<Vec<PathBuf>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Returns how many bytes of the disk a folder takes; fails if it is too much to look at. Blocks.
+pub fn size(folder: &Path) -> io::Result<u64> {
+    let (mut size, mut files, mut folders) = (0, 0, vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries.flatten() {
+            // It may have been removed by now; links are not followed.
+            let Ok(info) = entry.metadata() else { continue };
+            (size, files) = (size + info.blocks() * 512, files + 1);
+            if info.is_dir() {
+                folders.push(entry.path());
+            }
+            if files > LOOKED_AT {
+                return Err(io::Error::other(format!("it has more than {LOOKED_AT} files")));
+            }
+        }
+    }
+    Ok(size)
 }
 
 /// Opens a folder, and makes what is missing of it, part by part: a link that somebody has put

@@ -4,9 +4,10 @@
 //! killed. Knows nothing of what runs in it, nor what it prints means.
 
 pub mod guard;
+pub mod measure;
 pub mod sandbox;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -32,6 +33,10 @@ use sandbox::{Bounds, Kind, Sandbox};
 pub const END_LIMIT: Duration = Duration::from_secs(5);
 /// How many processes are looked at.
 const MOST: usize = 20_000;
+/// How many of them are the host's own: the guard, and the first process of its namespace.
+const OURS: usize = 2;
+/// How often they are looked for that are to rest.
+const LOOKS: usize = 16;
 /// How many lines of its output an error shows.
 const LOG_LINES: usize = 20;
 /// The longest line of it that is read whole, in bytes.
@@ -164,10 +169,7 @@ impl Process {
 
     /// Asks the program, and nothing that it started, to end.
     pub fn terminate(&self) {
-        // Below the guard is the first process of its namespace, and below that the program.
-        for pid in self.tree().get(2..3).unwrap_or_default() {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGTERM);
-        }
+        signal(self.tree().get(OURS..=OURS).unwrap_or_default(), Signal::SIGTERM);
     }
 
     /// Whether it has ended.
@@ -198,14 +200,23 @@ impl Process {
         }
     }
 
-    /// Returns the memory that all of it has in use, in bytes.
-    pub fn memory(&self) -> u64 {
-        memory(&self.tree())
+    /// Stops all that runs in it, until it is woken; it can still be killed. Blocks, shortly.
+    pub fn rest(&self) {
+        let mut stopped = HashSet::new();
+        // What one had started before it was stopped is found at the next look.
+        for _ in 0..LOOKS {
+            let tree = self.tree();
+            let more: Vec<i32> = tree.into_iter().skip(OURS).filter(|pid| stopped.insert(*pid)).collect();
+            if more.is_empty() {
+                return;
+            }
+            signal(&more, Signal::SIGSTOP);
+        }
     }
 
-    /// Returns the processor time that all of it has used, in clock ticks.
-    pub fn processor_time(&self) -> u64 {
-        processor_time(&self.tree())
+    /// Lets it go on after a rest. Blocks, shortly.
+    pub fn wake(&self) {
+        signal(self.tree().get(OURS..).unwrap_or_default(), Signal::SIGCONT);
     }
 
     /// Lists the guard and the processes below it.
@@ -230,30 +241,11 @@ impl Drop for Process {
     }
 }
 
-/// Returns the memory that processes have in use, in bytes.
-pub fn memory(tree: &[i32]) -> u64 {
-    let resident = |pid: &i32| -> Option<u64> {
-        let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-        text.split_whitespace().nth(1)?.parse::<u64>().ok()
-    };
-    tree.iter().filter_map(resident).sum::<u64>() * page_size()
-}
-
-/// Returns the processor time that processes have used, in clock ticks.
-pub fn processor_time(tree: &[i32]) -> u64 {
-    let ticks = |pid: &i32| -> Option<u64> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name before it is in brackets and may hold anything.
-        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-        // Its own, and that of its children that have ended.
-        fields.get(11..15)?.iter().map(|field| field.parse::<u64>().ok()).sum()
-    };
-    tree.iter().filter_map(ticks).sum()
-}
-
-fn page_size() -> u64 {
-    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
-    size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
+fn signal(processes: &[i32], signal: Signal) {
+    for pid in processes {
+        // It may have ended by itself.
+        let _ = kill(Pid::from_raw(*pid), signal);
+    }
 }
 
 /// Passes on what is printed line by line, and keeps its end.

@@ -356,6 +356,7 @@ fn a_worker_that_stalls_or_grows_is_killed_and_replaced() {
         ("stall=2", "frozen_seconds = 0.5", "no sign of life"),
         ("stall=2", "stalled_seconds = 0.5", "no progress"),
         ("grow=2", "kill_above_mib = 200", "bytes of memory"),
+        ("fill=2", "work_mib = 8", "bytes of the disk"),
     ] {
         let mut farm = Farm::new();
         farm.workers = 1;
@@ -414,7 +415,7 @@ fn warm_workers_are_kept_by_scene_up_to_a_number() {
     [0, 1, 0, 1, 0].into_iter().for_each(&mut render);
     assert_eq!(started(&farm), 2, "each scene has its worker");
     render(2);
-    assert_eq!(started(&farm), 2, "the one that was idle longest takes the third scene");
+    assert_eq!(started(&farm), 3, "no worker opens two scenes: the one that was idle longest ends");
     let workers = farm.client().call("workers.list", json!({}));
     let open: Vec<&str> =
         workers["workers"].as_array().unwrap().iter().map(|w| w["scene"].as_str().unwrap()).collect();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::harness::{Blender, Picture, Render, assert_same_pixels, blenders, files_below, root};
+use crate::harness::{Blender, Picture, Render, blenders, different_values, files_below, root};
 
 /// Copies scenes and what they refer to, since plain Blender writes beside them.
 fn copied(from: &Path) -> tempfile::TempDir {
@@ -18,8 +18,29 @@ fn copied(from: &Path) -> tempfile::TempDir {
     copy
 }
 
+/// How often frames are rendered both ways until they are equal. Blender itself is not always equal
+/// to itself: of 72 times that 3.4.1 alone rendered frame 1 of orbit.blend, it did so once with
+/// another value in one place. What Hotshoe did wrong, it would do each time.
+const TRIES: usize = 3;
+
 /// Renders frames both ways and compares every file that came of it.
 fn check(blender: &Blender, scenes: &Path, scene: &str, frames: &[i32], expected: &[&str]) {
+    let mut tried = (0..TRIES).map(|_| differences(blender, scenes, scene, frames, expected));
+    let first = tried.next().unwrap();
+    if !first.is_empty() {
+        eprintln!("once more: {first:?} of {scene}");
+        assert!(tried.any(|found| found.is_empty()), "each time: {first:?} of {scene}");
+    }
+}
+
+/// Renders frames both ways; names the files that differ, and in how many values.
+fn differences(
+    blender: &Blender,
+    scenes: &Path,
+    scene: &str,
+    frames: &[i32],
+    expected: &[&str],
+) -> Vec<(String, usize)> {
     let copy = copied(scenes);
     let before = files_below(copy.path());
     let list = frames.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
@@ -31,10 +52,12 @@ fn check(blender: &Blender, scenes: &Path, scene: &str, frames: &[i32], expected
     let mut theirs = files_below(copy.path());
     theirs.retain(|name| !before.contains(name));
     assert_eq!(theirs, expected, "what plain Blender wrote of {scene:?}");
-    for name in expected {
-        assert_same_pixels(&ours.out().join(name), &copy.path().join(name));
-        assert!(Picture::read(&ours.out().join(name)).shows_something(), "{name} shows nothing");
-    }
+    let count = |name: &&str| {
+        let picture = ours.out().join(name);
+        assert!(Picture::read(&picture).shows_something(), "{name} shows nothing");
+        ((*name).to_owned(), different_values(&picture, &copy.path().join(name)))
+    };
+    expected.iter().map(count).filter(|(_, different)| *different > 0).collect()
 }
 
 #[test]

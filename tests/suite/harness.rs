@@ -396,11 +396,17 @@ impl Picture {
 /// Fails unless both files hold the same pixels.
 #[track_caller]
 pub(crate) fn assert_same_pixels(ours: &Path, theirs: &Path) {
+    let different = different_values(ours, theirs);
+    assert_eq!(different, 0, "values of {} are not those of {}", ours.display(), theirs.display());
+}
+
+/// Counts the values in which two files of the same size differ.
+#[track_caller]
+pub(crate) fn different_values(ours: &Path, theirs: &Path) -> usize {
     let (a, b) = (Picture::read(ours), Picture::read(theirs));
     assert_eq!(a.size, b.size, "{} {}", ours.display(), theirs.display());
-    let different = a.values.iter().zip(&b.values).filter(|(a, b)| a != b).count();
-    assert_eq!(different, 0, "of {} values in {}", a.values.len(), ours.display());
-    assert_eq!(a.values.len(), b.values.len());
+    assert_eq!(a.values.len(), b.values.len(), "{} {}", ours.display(), theirs.display());
+    a.values.iter().zip(&b.values).filter(|(a, b)| a != b).count()
 }
 
 /// Runs a command at a terminal, and returns all that it shows; nothing where there

@@ -2,14 +2,16 @@
 //!
 //! Owns how many work at a time, and which stay warm. A worker is held by one
 //! attempt at a time and comes back with its scene loaded; the next attempt at
-//! the same scene, of whatever job, finds it so. Workers that nobody has used
-//! for long go first when there are too many, or when they take too much memory.
+//! the same scene, of whatever job, finds it so, and nobody else gets it. While nobody
+//! holds it, it is stopped. Workers that nobody has used for long go first when there
+//! are too many, or when they take too much memory.
 
 use std::collections::BTreeMap;
 use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,9 @@ use super::{BlenderError, header, wire};
 use crate::events::EventKind;
 use crate::process::END_LIMIT;
 use crate::store::Store;
+
+/// How often those are stopped that nobody holds.
+const REST: Duration = Duration::from_secs(1);
 
 /// A handle on the workers; clones share them.
 #[derive(Debug, Clone)]
@@ -58,7 +63,7 @@ pub struct Seen {
     pub id: u32,
     /// Its Blender's version.
     pub blender: String,
-    /// The scene that it has loaded.
+    /// The scene that it was made to open, and the only one ever.
     pub scene: Option<PathBuf>,
     /// Whether an attempt holds it.
     pub is_busy: bool,
@@ -127,7 +132,7 @@ impl Pool {
     /// Makes a pool; no worker is started yet.
     pub fn new(launch: Launch, limits: Limits, store: Store) -> Self {
         let (seats, free) = (Seats::divide(limits.size), Arc::new(Semaphore::new(limits.size)));
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             launch,
             limits,
             seats,
@@ -138,7 +143,20 @@ impl Pool {
             version: OnceLock::new(),
             next_id: AtomicU32::new(1),
             stopping: CancellationToken::new(),
-        }))
+        });
+        tokio::spawn(Self::rest(Arc::downgrade(&shared)));
+        Self(shared)
+    }
+
+    /// Stops those that nobody holds, time and again.
+    async fn rest(pool: Weak<Shared>) {
+        loop {
+            tokio::time::sleep(REST).await;
+            let Some(pool) = pool.upgrade().map(Self) else { return };
+            // Nobody gets one meanwhile.
+            pool.idle().iter().for_each(Worker::rest);
+            pool.bury();
+        }
     }
 
     /// Returns how many workers work at a time.
@@ -158,8 +176,7 @@ impl Pool {
 
     /// Starts up to `count` workers if none is idle, so that they are up when they are wanted.
     pub async fn warm_up(&self, wanted: &Wanted, count: usize) -> Result<(), BlenderError> {
-        let read = wanted.read();
-        let starting = (0..count.min(self.size())).map(|_| self.clone().start_idle(read.clone()));
+        let starting = (0..count.min(self.size())).map(|_| self.clone().start_idle(wanted.clone()));
         let started = starting.map(tokio::spawn).collect::<Vec<_>>();
         for task in started {
             task.await.expect("starting a worker does not panic")?;
@@ -167,12 +184,13 @@ impl Pool {
         Ok(())
     }
 
-    async fn start_idle(self, read: Vec<PathBuf>) -> Result<(), BlenderError> {
+    async fn start_idle(self, wanted: Wanted) -> Result<(), BlenderError> {
         let _permit = self.permit().await;
-        let seat = self.0.seats.take();
+        let (seat, read) = (self.0.seats.take(), wanted.read());
         let any = {
             let mut idle = self.idle();
-            idle.iter().rposition(|worker| worker.read == read).map(|index| idle.remove(index))
+            let fits = |worker: &Worker| worker.read == read && self.may_open(worker, &wanted.scene);
+            idle.iter().rposition(fits).map(|index| idle.remove(index))
         };
         let worker = async {
             match any {
@@ -232,32 +250,41 @@ impl Pool {
         }
     }
 
-    /// Takes the idle worker that has the scene; else one that has none; else starts
-    /// one, if there may be more; else takes the one that was idle longest, or starts one in
-    /// its place if that may not read what is wanted.
+    /// Takes the idle worker that has the scene loaded; else one that is fresh; else starts one,
+    /// if there may be more; else takes one that had the scene as it was, or starts one in the
+    /// place of the one that was idle longest.
     async fn worker(&self, wanted: &Wanted, seat: &Seat) -> Result<Worker, BlenderError> {
         let (name, read) = (wanted.name(), wanted.read());
-        let has = |worker: &Worker, scene: Option<&String>| {
-            worker.read == read && worker.loaded().as_ref() == scene
-        };
+        let fits = |worker: &Worker| worker.read == read && self.may_open(worker, &wanted.scene);
+        let has =
+            |worker: &Worker, loaded: Option<&String>| fits(worker) && worker.loaded().as_ref() == loaded;
         self.bury();
         let found = {
             let mut idle = self.idle();
             let with_it = idle.iter().rposition(|worker| has(worker, Some(&name)));
-            let with_none = || idle.iter().position(|worker| has(worker, None));
-            let of_its_folder = || idle.iter().position(|worker| worker.read == read);
-            let oldest =
-                || if self.may_start() { None } else { of_its_folder().or((!idle.is_empty()).then_some(0)) };
-            with_it.or_else(with_none).or_else(oldest).map(|index| idle.remove(index))
+            let fresh = || idle.iter().position(|worker| has(worker, None));
+            let of_it = || idle.iter().position(fits);
+            let oldest = || if self.may_start() { None } else { of_it().or((!idle.is_empty()).then_some(0)) };
+            with_it.or_else(fresh).or_else(oldest).map(|index| idle.remove(index))
         };
         match found {
-            Some(worker) if worker.read == read => Ok(worker),
+            Some(worker) if fits(&worker) => {
+                worker.wake();
+                Ok(worker)
+            }
             Some(worker) => {
                 self.end(worker, "another scene needs its place");
                 self.start(seat, &read).await
             }
             None => self.start(seat, &read).await,
         }
+    }
+
+    /// Whether a worker has opened no scene but this one: what a stranger's scene has made of it
+    /// makes no pictures of others.
+    fn may_open(&self, worker: &Worker, scene: &Path) -> bool {
+        let own = self.seen().get(&worker.id).and_then(|seen| seen.scene.clone());
+        own.is_none_or(|own| own == scene)
     }
 
     fn may_start(&self) -> bool {
@@ -277,25 +304,32 @@ impl Pool {
         let worker = Worker::start(&self.0.launch, id, seat, read).await?;
         let blender = worker.hello.blender_version.clone();
         let _ = self.0.version.set(blender.clone());
+        worker.look();
         self.see(&worker, None, false);
         let seconds = worker.started_in.as_secs_f64();
         self.0.store.append_soon(EventKind::WorkerStarted { id, blender, seconds });
         Ok(worker)
     }
 
-    /// Ends the idle ones that have died.
+    /// Ends the idle ones that have died, or have taken too much before they were stopped.
     fn bury(&self) {
+        let (mut kept, mut dead) = (Vec::new(), Vec::new());
         let mut idle = self.idle();
-        let (alive, dead) = std::mem::take(&mut *idle).into_iter().partition(Worker::is_idle);
-        *idle = alive;
+        for worker in std::mem::take(&mut *idle) {
+            match if worker.is_idle() { worker.look() } else { Some("it died".to_owned()) } {
+                None => kept.push(worker),
+                Some(reason) => dead.push((worker, reason)),
+            }
+        }
+        *idle = kept;
         drop(idle);
-        let dead: Vec<Worker> = dead;
-        dead.into_iter().for_each(|worker| self.end(worker, "it died"));
+        dead.into_iter().for_each(|(worker, reason)| self.end(worker, &reason));
     }
 
     /// Takes a worker back, unless it has served its time.
     fn keep(&self, worker: Worker) {
         let Limits { renders, growth, .. } = self.0.limits;
+        let excess = worker.look();
         let now = self.see(&worker, None, false);
         let memory = now.memory.load(Ordering::Relaxed);
         let reason = match () {
@@ -303,7 +337,7 @@ impl Pool {
             () if !worker.is_idle() => Some("it died, failed, or its work was given up".to_owned()),
             () if now.renders >= renders => Some(format!("it has rendered {} times", now.renders)),
             () if worker.grown(memory) > growth => Some(format!("it has grown to {} MiB", memory >> 20)),
-            () => None,
+            () => excess,
         };
         match reason {
             Some(reason) => self.end(worker, &reason),
@@ -333,7 +367,6 @@ impl Pool {
 
     /// Takes down how a worker is; `wanted` is what it has loaded now.
     fn see(&self, worker: &Worker, wanted: Option<&Wanted>, is_busy: bool) -> Seen {
-        worker.look();
         let mut seen = self.seen();
         let scene = wanted.map(|wanted| wanted.scene.clone());
         let before = seen.get(&worker.id).and_then(|seen| seen.scene.clone());

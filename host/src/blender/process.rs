@@ -24,8 +24,8 @@ use crate::process::{self, guarded, inherit};
 
 /// How much is read of what Blender wrote about its own crash, in bytes.
 const CRASH_TEXT: u64 = 64 * 1024;
-/// The largest file that it may write, in bytes.
-const LARGEST_FILE: u64 = 64 * 1024 * 1024 * 1024;
+/// How many names in its folder are looked at to find that.
+const NAMES: usize = 10_000;
 
 /// What is named like this in the environment is not for workers: they make pictures, and anything
 /// can be written into one.
@@ -66,7 +66,7 @@ impl Process {
         let files = fs::read_dir(&self.home).ok()?.flatten();
         let is_file = |file: &fs::DirEntry| file.file_type().is_ok_and(|kind| kind.is_file());
         let crash = |path: &PathBuf| path.to_str().is_some_and(|name| name.ends_with(".crash.txt"));
-        let path = files.filter(is_file).map(|file| file.path()).find(crash)?;
+        let path = files.take(NAMES).filter(is_file).map(|file| file.path()).find(crash)?;
         let file = folders::open(&path).ok()?;
         let mut text = Vec::new();
         file.take(CRASH_TEXT).read_to_end(&mut text).ok()?;
@@ -151,7 +151,7 @@ fn bounds(launch: &Launch, home: &Path, read: &[PathBuf]) -> Bounds {
         devices: graphics(),
         network: false,
         memory: None,
-        file: LARGEST_FILE,
+        file: launch.patience.work,
         cpu: None,
         apart: false,
     }

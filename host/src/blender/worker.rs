@@ -2,6 +2,7 @@
 //!
 //! Dropping the worker kills its process, and all that it started.
 
+use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use super::wire::{self, Hello, Progress};
 use super::{Blender, BlenderError, Crash};
 use crate::config::file::Sandboxing;
 use crate::folders;
+use crate::process::measure::{InUse, in_use, processor_time};
 use crate::rpc::{self, CallError, Incoming, Notification, Peer};
 use crate::terms::one_line;
 
@@ -33,8 +35,8 @@ const PROCESSES: usize = 64;
 /// How many files a frame may have by the scene's own names.
 const PATHS: usize = 1_000;
 
-/// How old what is known of a worker's memory may be.
-const MEMORY_AGE: Duration = Duration::from_secs(1);
+/// How old what is known of what a worker has in use may be.
+const LOOK_AGE: Duration = Duration::from_secs(1);
 
 /// How to start workers.
 #[derive(Debug, Clone)]
@@ -64,12 +66,14 @@ pub struct Patience {
     pub stalled: Duration,
     /// More memory than this, in bytes.
     pub memory: u64,
+    /// More than this in its own folder, in bytes.
+    pub work: u64,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         let [frozen, stalled] = [120, 1800].map(Duration::from_secs);
-        Self { frozen, stalled, memory: u64::MAX }
+        Self { frozen, stalled, memory: u64::MAX, work: u64::MAX }
     }
 }
 
@@ -80,7 +84,7 @@ pub struct Worker {
     pub id: u32,
     /// What it said of itself.
     pub hello: Hello,
-    /// The folders of scenes that it may read.
+    /// What it may read of its scene.
     pub read: Vec<PathBuf>,
     /// How long it took to come up.
     pub started_in: Duration,
@@ -91,6 +95,7 @@ pub struct Worker {
     /// Memory in use, in bytes, when it was last looked at.
     pub memory: Arc<AtomicU64>,
     looked: Mutex<Option<Instant>>,
+    rests: AtomicBool,
     /// The scene that it came back with, and its memory then.
     first: Mutex<Option<(Option<String>, u64)>>,
     peer: Peer,
@@ -182,6 +187,7 @@ impl Worker {
             renders: AtomicU32::new(0),
             memory,
             looked: Mutex::default(),
+            rests: AtomicBool::new(false),
             first: Mutex::default(),
             peer,
             process,
@@ -248,9 +254,9 @@ impl Worker {
 
     /// Returns the folder in it for what is rendered next, which is empty. Blocks,
     /// shortly.
-    pub fn empty_folder(&self) -> Result<PathBuf, BlenderError> {
+    pub fn empty_folder(&self) -> io::Result<PathBuf> {
         let folder = self.home().join("rendered");
-        folders::empty(&folder, self.home()).map_err(BlenderError::io("make a folder for a render"))?;
+        folders::empty(&folder, self.home())?;
         Ok(folder)
     }
 
@@ -259,12 +265,28 @@ impl Worker {
         self.signs.subscribe()
     }
 
-    /// Looks how much memory it has in use, unless somebody did a moment ago.
-    pub fn look(&self) {
+    /// Looks what it has in use, unless somebody did a moment ago; says so if it is too much.
+    pub fn look(&self) -> Option<String> {
         let mut looked = self.looked.lock().expect("no code panics under this lock");
-        if looked.is_none_or(|looked| looked.elapsed() > MEMORY_AGE) {
-            *looked = Some(Instant::now());
-            self.memory.store(self.process.memory(), Ordering::Relaxed);
+        if looked.is_some_and(|looked| looked.elapsed() <= LOOK_AGE) {
+            return None;
+        }
+        *looked = Some(Instant::now());
+        excess(&self.process, &self.memory, self.patience)
+    }
+
+    /// Stops it until it is wanted again: nobody's code runs in a worker that has nothing to do.
+    /// Blocks, shortly.
+    pub fn rest(&self) {
+        if !self.rests.swap(true, Ordering::Relaxed) {
+            self.process.rest();
+        }
+    }
+
+    /// Lets it go on, if it rests. Blocks, shortly.
+    pub fn wake(&self) {
+        if self.rests.swap(false, Ordering::Relaxed) {
+            self.process.wake();
         }
     }
 
@@ -354,7 +376,11 @@ impl Worker {
     }
 
     async fn died(&self, method: &'static str) -> BlenderError {
-        let ended = self.process.ended().await;
+        let mut ended = self.process.ended().await;
+        if ended.status.ends_with("SIGXFSZ") {
+            let most = self.patience.work;
+            ended.status += &format!(": a file of its own was larger than {most} bytes (workers.work_mib)");
+        }
         let log = self.process.log.tail();
         let crash = ended.is_fault.then(|| Crash {
             text: self.process.crash_text(),
@@ -372,7 +398,7 @@ async fn hangs(
     used: &AtomicU64,
     patience: Patience,
 ) -> String {
-    let Patience { frozen, stalled, memory } = patience;
+    let Patience { frozen, stalled, .. } = patience;
     // Most calls are over before anybody looks.
     let mut ticks = None;
     let look = (frozen / 4).clamp(Duration::from_millis(100), Duration::from_secs(2));
@@ -380,7 +406,7 @@ async fn hangs(
         tokio::time::sleep(look).await;
         let signs = *shown.borrow();
         if signs.alive.elapsed() > look {
-            let now = process.processor_time();
+            let now = processor_time(&process.tree());
             if ticks.is_some_and(|before| now > before + 1) {
                 // It says nothing, and yet it works: Blender is loading, say.
                 shown.send_if_modified(|signs| {
@@ -399,16 +425,35 @@ async fn hangs(
         if signs.active.elapsed() > stalled {
             return format!("it made no progress for {} s (workers.stalled_seconds)", stalled.as_secs_f64());
         }
-        let tree = process.tree();
-        if tree.len() > PROCESSES {
-            return format!("it started more than {PROCESSES} processes");
+        if let Some(excess) = excess(process, used, patience) {
+            return excess;
         }
-        let now = crate::process::memory(&tree);
-        used.store(now, Ordering::Relaxed);
-        if now > memory {
-            let limit = format!("more than the {memory} that it may (workers.kill_above_mib)");
-            return format!("it took {now} bytes of memory, {limit}");
+    }
+}
+
+/// Looks what a worker has in use, and says so if it is too much.
+fn excess(process: &Process, used: &AtomicU64, patience: Patience) -> Option<String> {
+    let tree = process.tree();
+    if tree.len() > PROCESSES {
+        return Some(format!("it started more than {PROCESSES} processes"));
+    }
+    let InUse { memory, nameless } = match in_use(&tree) {
+        Ok(in_use) => in_use,
+        Err(hidden) => return Some(hidden),
+    };
+    used.store(memory, Ordering::Relaxed);
+    let Patience { memory: most, work, .. } = patience;
+    if memory > most {
+        let limit = format!("more than the {most} that it may (workers.kill_above_mib)");
+        return Some(format!("it took {memory} bytes of memory, {limit}"));
+    }
+    match folders::size(&process.home) {
+        Err(error) => Some(format!("its folder cannot be looked at: {error}")),
+        Ok(size) if size + nameless > work => {
+            let limit = format!("more than the {work} that it may (workers.work_mib)");
+            Some(format!("it took {} bytes of the disk, {limit}", size + nameless))
         }
+        Ok(_) => None,
     }
 }
 

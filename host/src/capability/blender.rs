@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use nix::libc;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
@@ -169,7 +170,7 @@ impl Scene {
                     return Ok(Done::Kept(files));
                 }
             }
-            let (directory, maker) = (worker.empty_folder()?, &self.attempt.by.name);
+            let (directory, maker) = (empty_folder(worker)?, &self.attempt.by.name);
             let request = wire::Write { frame, name, directory: &directory, maker };
             let written = self.watched(worker, worker.write(&request)).await?;
             let staging = self.take(inner, directory, &paths, written.unread).await?;
@@ -224,7 +225,7 @@ impl Scene {
         blocking(move || {
             // Nobody else gets the worker before its file is gone.
             let _inner = inner;
-            let opened = folders::open(&file).map_err(CapabilityError::io("read a rendered image"));
+            let opened = folders::open(&file).map_err(in_its_folder("read a rendered image"));
             let image = opened.and_then(|opened| Image::read_exr(opened, count, &attempt));
             let _ = std::fs::remove_file(file);
             image
@@ -242,12 +243,11 @@ impl Scene {
             let (pixels, file) = (image.clone(), source.clone());
             let maker = self.attempt.by.name.clone();
             blocking(move || {
-                let file =
-                    folders::create(&file).map_err(CapabilityError::io("write an image for Blender"))?;
+                let file = folders::create(&file).map_err(in_its_folder("write an image for Blender"))?;
                 pixels.write_exr(&file, Some(&maker))
             })
             .await?;
-            let directory = worker.empty_folder()?;
+            let directory = empty_folder(worker)?;
             let request = wire::Develop { image: &source, frame, name, directory: &directory };
             let file = heard(&self.attempt, worker.develop(&request).await).await?;
             let expected = vec![file];
@@ -280,7 +280,7 @@ impl Scene {
                 admitted.map_err(std::io::Error::other)
             };
             folders::take(&from, staging.folder(), &mut admit).map_err(|error| {
-                error.downcast().unwrap_or_else(CapabilityError::io("take over what was rendered"))
+                error.downcast().unwrap_or_else(in_its_folder("take over what was rendered"))
             })?;
             let unread: BTreeSet<PathBuf> = unread.into_iter().map(PathBuf::from).collect();
             image::check_all(unread.into_iter().map(|name| staging.folder().join(name)).collect())?;
@@ -340,6 +340,25 @@ impl Scene {
             held.end().await;
         }
         Err(error)
+    }
+}
+
+/// Makes the folder for what a worker renders next.
+fn empty_folder(worker: &Worker) -> Result<PathBuf> {
+    worker.empty_folder().map_err(in_its_folder("make a folder for a render"))
+}
+
+/// Makes an error of something in a worker's folder: it is the worker's, unless only the machine
+/// can have made it.
+fn in_its_folder(doing: &str) -> impl FnOnce(std::io::Error) -> CapabilityError + '_ {
+    use std::io::ErrorKind::{OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let machine = [libc::EIO, libc::EMFILE, libc::ENFILE];
+    move |error| {
+        let kinds = [OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
+        let is_machine = error.raw_os_error().is_some_and(|error| machine.contains(&error));
+        let is_ours = is_machine || kinds.contains(&error.kind());
+        let code = if is_ours { Code::Host } else { Code::Blender };
+        CapabilityError::new(code, format!("cannot {doing}: {error}"))
     }
 }
 

@@ -102,7 +102,9 @@ impl JobContent {
         let hashing = tokio::task::spawn_blocking(move || -> io::Result<Result<Content, Changed>> {
             let mut hashed = Vec::with_capacity(files.len());
             for file in files {
-                let file = hashes.of(&file)?;
+                let named =
+                    |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+                let file = hashes.of(&file).map_err(named)?;
                 if !accepts && file.changed_ms() > since {
                     return Ok(Err(Changed(file.path)));
                 }
@@ -112,7 +114,12 @@ impl JobContent {
             Ok(Ok(content))
         });
         let found = hashing.await.expect("hashing files does not panic");
-        let found = found.map_err(CapabilityError::io("read a file that the scene needs"))?;
+        let found = found.map_err(|error| {
+            // A pipe or a device will be none the next time either.
+            let is_hopeless = error.kind() == io::ErrorKind::Other;
+            let code = if is_hopeless { Code::InvalidArgument } else { Code::Host };
+            CapabilityError::new(code, format!("cannot read a file that the scene needs: {error}"))
+        })?;
         if let Ok(content) = &found {
             self.hashes.remember(content);
             self.keep(content.clone());

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, renameat};
+use nix::fcntl::{AT_FDCWD, FallocateFlags, Flock, FlockArg, fallocate, renameat};
 use tempfile::TempDir;
 
 use super::{Attempt, CapabilityError, Code, JobContext, Result};
@@ -34,6 +34,8 @@ const STAGING: &str = ".hotshoe-";
 const PROVEN: Duration = Duration::from_secs(5);
 /// A disk with less than this, in bytes, and less than a 20th of its size, is full.
 const ROOM: u64 = 64 * 1024 * 1024;
+/// How much of it is tried to be had, in bytes.
+const TRIED: i64 = 1024 * 1024;
 
 /// The folder that a job's files go to.
 #[derive(Debug, Clone)]
@@ -84,7 +86,7 @@ impl Folders {
             // Proves that files can be made here, before anything is rendered. A disk that
             // is full may have room by then.
             match staging_in(&folder) {
-                Err(error) if error.kind() != io::ErrorKind::StorageFull => return Err(error),
+                Err(error) if !is_full(&error) => return Err(error),
                 _ => {}
             }
             let mut all = self.proven();
@@ -139,12 +141,21 @@ impl Output {
     }
 }
 
-/// Whether there is room for more on a folder's disk; one that cannot be looked at
-/// has other troubles. Blocks.
+/// Whether there is room for more on a folder's disk, and its user may have it; one that cannot
+/// be looked at has other troubles. Blocks.
 pub fn has_room(folder: &Path) -> bool {
     let Ok(disk) = nix::sys::statvfs::statvfs(folder) else { return true };
     let (free, all) = (disk.blocks_available(), disk.blocks());
-    free * disk.fragment_size() >= ROOM.min(all * disk.fragment_size() / 20)
+    let is_free = free * disk.fragment_size() >= ROOM.min(all * disk.fragment_size() / 20);
+    // A quota is seen by whoever tries.
+    let tried = tempfile::tempfile_in(folder)
+        .and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), 0, TRIED)?));
+    is_free && !tried.is_err_and(|error| is_full(&error))
+}
+
+/// Whether an error is that of a disk that is full, or of one's share of it.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Makes a staging folder, locked as long as somebody writes into it.
@@ -251,7 +262,7 @@ impl Staging {
             let whole = is_whole(&aside).map_err(CapabilityError::io("read a rendered file"))?;
             if !whole {
                 let message = format!("{} is cut off: is the disk full?", name.display());
-                return Err(CapabilityError::new(Code::Host, message));
+                return Err(CapabilityError::new(Code::Blender, message));
             }
             let path = self.output.folder.join(&name);
             recorded.push(

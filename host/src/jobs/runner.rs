@@ -290,8 +290,9 @@ async fn no_room(end: End, spec: &JobSpec) -> End {
         return end;
     }
     let (text, context) = (error.to_string(), spec.context.clone());
-    let said = ["No space left", "cut off: is the disk full", "Disk quota"];
-    let is_said = said.iter().any(|said| text.contains(said));
+    // What a worker says of the disk is a stranger's word.
+    let words = ["No space left", "Disk quota"];
+    let is_said = error.blame() == Blame::Host && words.iter().any(|words| text.contains(words));
     let has_room = move || !is_said && context.has_room();
     if tokio::task::spawn_blocking(has_room).await.unwrap_or(true) {
         return end;

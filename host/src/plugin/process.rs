@@ -73,6 +73,30 @@ impl From<file::Processes> for Limits {
     }
 }
 
+/// What is said by whoever gets no more memory: Python, C++, Rust, the C library.
+const NO_MEMORY: [&str; 5] =
+    ["MemoryError", "bad_alloc", "memory allocation of", "Cannot allocate memory", "os error 12"];
+/// And whose file may not grow.
+const TOO_LARGE: [&str; 4] = ["SIGXFSZ", "File too large", "file too large", "os error 27"];
+
+impl Limits {
+    /// Names the limit behind an error if the kernel has kept it, and the process tells of it.
+    fn behind(&self, error: PluginError) -> PluginError {
+        let (PluginError::Panic(text) | PluginError::Died(text)) = &error else { return error };
+        let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
+        let Self { memory, work, .. } = self;
+        match () {
+            () if says(&NO_MEMORY) => {
+                PluginError::Limit(format!("{memory} bytes of memory (processes.memory_mib): {text}"))
+            }
+            () if says(&TOO_LARGE) => {
+                PluginError::Limit(format!("{work} bytes in its work folder (processes.work_mib): {text}"))
+            }
+            () => error,
+        }
+    }
+}
+
 /// The processes of all plugins of a host; clones share them.
 #[derive(Debug, Clone)]
 pub struct Processes(Arc<Shared>);
@@ -259,7 +283,7 @@ impl ProcessPlugin {
     /// Takes down how a call has ended. That a process died is one failure, however many
     /// calls it had.
     fn judged<T>(&self, seat: &Seat, called: Result<T, PluginError>) -> Result<T, PluginError> {
-        match called {
+        match called.map_err(|error| self.limits.behind(error)) {
             Err(error) if error.is_of_the_process() => {
                 let error = error.abridged();
                 self.running().retain(|instance| !seat.is_in(instance));

@@ -48,6 +48,8 @@ pub fn run(arguments: &[OsString]) -> ! {
         false => setpgid(Pid::from_raw(0), Pid::from_raw(0)),
     };
     let isolated = isolate();
+    // In a namespace of its user's own it would hide what it is, and so would all below it.
+    let _ = prctl::set_dumpable(true);
     if !isolated {
         let _ = prctl::set_child_subreaper(true);
     }

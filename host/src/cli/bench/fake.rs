@@ -5,7 +5,7 @@
 //! $(command -v hotshoe)`). For measurements of the host, and for tests that kill
 //! it often. `HOTSHOE_FAKE` says how it behaves: `ms=5` a frame takes so long,
 //! `files=no` it leaves no files, `log=FILE` it writes a line there a frame,
-//! `crash=7`, `stall=7` and `grow=7` it does so at that frame.
+//! `crash=7`, `stall=7`, `grow=7` and `fill=7` (its folder) it does so at that frame.
 
 use std::collections::HashMap;
 use std::fs;
@@ -91,6 +91,12 @@ fn render(frame: i64, folder: &Path, behaviour: &HashMap<&str, &str>) -> std::io
         let mut hoard = Vec::new();
         loop {
             hoard.push(vec![1u8; 8 * 1024 * 1024]);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    if at("fill") {
+        for number in 0.. {
+            fs::write(folder.join(number.to_string()), vec![1; 1024 * 1024])?;
             std::thread::sleep(Duration::from_millis(20));
         }
     }

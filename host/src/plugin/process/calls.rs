@@ -230,13 +230,18 @@ async fn carry_out(held: &mut Held, method: &str, params: Value) -> Result<Value
 /// Says what an error of a process means: the contract's own, else that it panicked.
 fn told(error: ErrorObject) -> PluginError {
     #[derive(Deserialize)]
-    struct Told {
-        code: Code,
-        message: String,
+    #[serde(untagged)]
+    enum Told {
+        Error { code: Code, message: String },
+        Panic { trace: String },
     }
     match serde_json::from_value(error.data) {
-        Ok(Told { code, message }) if error.code == CONTRACT_ERROR => {
+        Ok(Told::Error { code, message }) if error.code == CONTRACT_ERROR => {
             PluginError::Answer(CapabilityError::new(code, abridged(message, ERROR_TEXT)))
+        }
+        Ok(Told::Panic { trace }) if error.code != CONTRACT_ERROR => {
+            let lines = trace.lines().map(|line| format!("\n  {line}")).collect::<String>();
+            PluginError::Panic(abridged(error.message + &lines, TOLD))
         }
         _ => PluginError::Panic(abridged(error.message, TOLD)),
     }

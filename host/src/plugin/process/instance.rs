@@ -6,8 +6,6 @@
 //! ```
 
 use std::collections::HashMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -23,14 +21,15 @@ use tokio::sync::mpsc;
 use super::calls::serve;
 use super::{Limits, ProcessPlugin, Processes};
 use crate::capability::{Attempt, harmless};
-use crate::folders::remove_soon;
+use crate::folders::{self, remove_soon};
 use crate::plugin::PluginError;
 use crate::plugin::bindings::v0_1::API;
 use crate::plugin::manifest::PATH;
 use crate::plugin::wire::Held;
 use crate::plugin::wire::buffers::PixelLine;
+use crate::process::measure::{InUse, in_use, processor_time};
 use crate::process::sandbox::{Bounds, Kind, Sandbox};
-use crate::process::{Process, guarded, inherit, memory, processor_time};
+use crate::process::{Process, guarded, inherit};
 use crate::rpc::{self, CallError, Peer, Request};
 
 /// The version of the messages.
@@ -43,8 +42,6 @@ const PING: Duration = Duration::from_secs(5);
 pub(super) const STEP: Duration = Duration::from_secs(2);
 /// Clock ticks a second, as the kernel tells times to programs.
 const TICKS: f64 = 100.0;
-/// How many files a work folder may hold.
-const FILES: usize = 10_000;
 /// How many lines a second of what it prints go to the log.
 const LINES: u32 = 100;
 
@@ -74,13 +71,23 @@ pub(super) struct Instance {
     pub(super) calls: AtomicU64,
     /// Whether its failure was taken down.
     judged: AtomicBool,
-    /// The calls and the processor time when it was last seen to call.
-    called: Mutex<(u64, u64)>,
+    called: Mutex<Called>,
     first_memory: OnceLock<u64>,
     /// When it was last looked at, in bytes.
     pub(super) memory: AtomicU64,
     /// Whether it takes one task and no more.
     pub(super) alone: bool,
+}
+
+/// What was known of a process when it was last seen to call the host, or to begin or end its work.
+#[derive(Debug)]
+struct Called {
+    is_idle: bool,
+    /// How often it had called.
+    calls: u64,
+    /// The processor time it had used, in clock ticks.
+    ticks: u64,
+    at: Instant,
 }
 
 /// What a process did wrong.
@@ -137,7 +144,7 @@ impl Instance {
             served: AtomicU32::new(0),
             calls: AtomicU64::new(0),
             judged: AtomicBool::new(false),
-            called: Mutex::default(),
+            called: Mutex::new(Called { is_idle: true, calls: 0, ticks: 0, at: Instant::now() }),
             first_memory: OnceLock::new(),
             memory: AtomicU64::new(0),
             alone: plugin.manifest.tasks.is_none(),
@@ -199,8 +206,8 @@ impl Instance {
                 }
                 let looking = instance.clone();
                 let looked = tokio::task::spawn_blocking(move || looking.look()).await;
-                if let Ok(Err(limit)) = looked {
-                    return instance.break_off(Fault::Limit(limit));
+                if let Ok(Err(fault)) = looked {
+                    return instance.break_off(fault);
                 }
                 let is_up = instance.served.load(Ordering::Relaxed) > 0 || !instance.is_idle();
                 if is_up && pinged.elapsed() > PING.min(instance.limits.silence) {
@@ -211,42 +218,55 @@ impl Instance {
         });
     }
 
-    /// Fails with the limit that it is beyond. Blocks.
-    fn look(&self) -> Result<(), String> {
+    /// Fails with the limit that it is beyond, or the rule that it breaks. Blocks.
+    fn look(&self) -> Result<(), Fault> {
         let Limits { memory: most, work, processes, .. } = self.limits;
         let tree = self.process.tree();
         // The guard and the first process of the namespace are the host's.
         let count = tree.len().saturating_sub(2);
         if count > processes {
-            return Err(format!("{processes} processes (it had {count}; processes.count)"));
+            return Err(Fault::Limit(format!("{processes} processes (it had {count}; processes.count)")));
         }
-        let used = memory(&tree);
+        let InUse { memory: used, nameless } = in_use(&tree).map_err(Fault::Rule)?;
         self.memory.store(used, Ordering::Relaxed);
         // Before its first task it is still coming up.
         let has_served = self.served.load(Ordering::Relaxed) > 0;
         let first = if has_served { *self.first_memory.get_or_init(|| used) } else { used };
         if used > most {
-            return Err(format!("{most} bytes of memory (it had {used}; processes.memory_mib)"));
+            let limit = format!("{most} bytes of memory (it had {used}; processes.memory_mib)");
+            return Err(Fault::Limit(limit));
         }
         if let Some(seconds) = self.spun(processor_time(&tree)) {
             let what = "of processor time between two host calls (processes.cpu_seconds)";
-            return Err(format!("{seconds} s {what}"));
+            return Err(Fault::Limit(format!("{seconds} s {what}")));
         }
         if used.saturating_sub(first) > self.limits.growth {
             self.retire_quietly("it has grown");
         }
-        folder_size(&self.home, work)
+        let size = folders::size(&self.home)
+            .map_err(|error| Fault::Limit(format!("what can be looked at of its work folder: {error}")))?;
+        let used = size + nameless;
+        match used > work {
+            true => {
+                let limit = format!("{work} bytes in its work folder (it had {used}; processes.work_mib)");
+                Err(Fault::Limit(limit))
+            }
+            false => Ok(()),
+        }
     }
 
     /// Returns the limit of processor time if it has used more since it last called the
-    /// host, given what it has used in all.
+    /// host, or while it had nothing to do; given what it has used in all.
     fn spun(&self, ticks: u64) -> Option<f64> {
         let (limit, calls) = (self.limits.cpu, self.calls.load(Ordering::Relaxed));
         let mut called = self.called.lock().expect("no code panics under this lock");
-        if self.is_idle() || calls != called.0 {
-            *called = (calls, ticks);
+        let is_idle = self.is_idle();
+        // What has nothing to do may tidy up, but not work half of the time.
+        let rests = is_idle && called.at.elapsed() > 2 * limit;
+        if rests || is_idle != called.is_idle || calls != called.calls {
+            *called = Called { is_idle, calls, ticks, at: Instant::now() };
         }
-        let used = ticks.saturating_sub(called.1) as f64 / TICKS;
+        let used = ticks.saturating_sub(called.ticks) as f64 / TICKS;
         (used > limit.as_secs_f64()).then_some(limit.as_secs_f64())
     }
 
@@ -404,31 +424,4 @@ fn command(plugin: &ProcessPlugin, home: &Path, limits: &Limits) -> Result<Comma
     command.env("PATH", PATH).env("HOME", home).env("TMPDIR", home);
     command.env("LC_ALL", "C.UTF-8").env("LANG", "C.UTF-8");
     Ok(command)
-}
-
-/// Fails with the limit if a folder holds more than that. Blocks.
-fn folder_size(folder: &Path, most: u64) -> Result<(), String> {
-    let (mut size, mut files, mut folders) = (0, 0, vec![folder.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(format!("what its work folder may look like ({error})")),
-        };
-        for entry in entries.flatten() {
-            // It may have been removed by now; links are not followed.
-            let Ok(info) = entry.metadata() else { continue };
-            (size, files) = (size + info.blocks() * 512, files + 1);
-            if info.is_dir() {
-                folders.push(entry.path());
-            }
-            if files > FILES {
-                return Err(format!("{FILES} files in its work folder"));
-            }
-        }
-    }
-    if size > most {
-        return Err(format!("{most} bytes in its work folder (it had {size}; processes.work_mib)"));
-    }
-    Ok(())
 }

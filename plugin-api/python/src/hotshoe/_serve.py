@@ -148,8 +148,13 @@ class _Server:
             traceback.print_exc()
             file, line = _process.place_of(error)
             said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            message, trace = f"{said} (at {file}:{line})", "".join(traceback.format_tb(error.__traceback__))
             answer = {
-                "error": {"code": _process.INTERNAL_ERROR, "message": f"{said} (at {file}:{line})"}
+                "error": {
+                    "code": _process.INTERNAL_ERROR,
+                    "message": message,
+                    "data": {"trace": trace},
+                }
             }
         if attempt is not None:
             self._connection.end(attempt)
