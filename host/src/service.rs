@@ -276,8 +276,9 @@ impl Service {
     /// Lists events that are stored.
     pub async fn events(&self, EventFilter { from, job, limit }: EventFilter) -> Result<EventPage> {
         let (count, from) = (page(limit)?, from.min(i64::MAX as u64));
-        let events =
-            self.parts.store.read(move |db| crate::store::events::read(db, from, job, count)).await?;
+        let read = move |db: &_| crate::store::events::read(db, from, job, count);
+        let mut events = self.parts.store.read(read).await?;
+        cut(&mut events, |event| serde_json::to_string(&**event).map_or(0, |text| text.len()));
         Ok(EventPage { events: events.iter().map(|event| (**event).clone()).collect() })
     }
 

@@ -25,6 +25,8 @@ const HELLO: std::time::Duration = std::time::Duration::from_secs(10);
 const REST: std::time::Duration = std::time::Duration::from_secs(2);
 /// How many subscriptions one connection may have.
 const SUBSCRIPTIONS: usize = 16;
+/// How many events are told in one message: each may have the text of a long error.
+const TOGETHER: usize = 64;
 
 /// What a client says first.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -203,9 +205,11 @@ impl Connection {
                         .map(|event| &**event)
                         .filter(|event| wanted(event.kind.job()))
                         .collect();
-                    let news = json!({"subscription": id, "events": events});
-                    if !events.is_empty() && peer.notify("events", &news).await.is_err() {
-                        return;
+                    for events in events.chunks(TOGETHER) {
+                        let news = json!({"subscription": id, "events": events});
+                        if peer.notify("events", &news).await.is_err() {
+                            return;
+                        }
                     }
                 }
             }
