@@ -31,7 +31,7 @@ MAX_LINE = 16 * 1024 * 1024
 # Cycles' own limit.
 MAX_SAMPLES = 16_777_216
 NO_DENOISER = "the scene denoises, which this Blender cannot (it is built without OpenImageDenoise)"
-NO_DENOISER_HINT = "turn denoising off in the scene, or use another Blender"
+NO_DENOISER_HINT = "turn denoising off in the scene, or use another Blender: `hotshoe blender install` gets one"
 MOVIE_FORMATS = {"AVI_JPEG", "AVI_RAW", "FFMPEG", "FRAMESERVER", "H264", "THEORA", "XVID"}
 
 

@@ -39,7 +39,7 @@ mod stopping;
 mod table;
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -192,7 +192,10 @@ async fn run(cli: Cli) -> Result {
         Command::Doctor(args) => doctor::run(args, &data()?).await,
         Command::Bench(args) => bench::run(args, &data()?).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "hotshoe", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "hotshoe", &mut script);
+            // Without a reader there is nothing left to do.
+            let _ = io::stdout().write_all(&script);
             Ok(())
         }
     }

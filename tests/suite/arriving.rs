@@ -302,6 +302,9 @@ fn what_is_bad_touches_nothing_and_says_why() {
     assert!(told.iter().any(|event| event["state"] == "rejected" && event["id"] == "no-wasm"));
     let listed = farm.run(&["plugin", "list"]).expect(0);
     assert!(listed.stdout.contains("rejected") && listed.stdout.contains("active"), "{}", listed.stdout);
+    let removed = farm.run(&["plugin", "remove", "changeling@=1.0.5"]).expect(0);
+    assert!(removed.stdout.contains("removed changeling"), "{}", removed.stdout);
+    assert!(!farm.plugins().join("schema.wasm").exists());
     // What is mended is taken.
     farm.put("truncated.wasm", &good);
     farm.until("1.0.1", "active");
@@ -456,7 +459,7 @@ fn a_lockfile_makes_a_render_repeatable() {
 fn each_limit_of_compiling_is_told_by_its_name() {
     for (limits, part) in [
         ("compile_seconds = 0.2\n", "its limit of 0.2 s to be compiled"),
-        ("compile_memory_mib = 128\n", "its limit of 134217728 bytes of memory to be compiled"),
+        ("compile_memory_mib = 128\n", "its limit of 128 MiB of memory to be compiled"),
     ] {
         let mut farm = Farm::with_plugins(&format!("[releases]\n{limits}"));
         farm.put("bomb.wasm", &bomb());

@@ -187,6 +187,7 @@ fn missing_files_are_a_warning_and_an_error_with_strict() {
         "warning: missing file: ",
         "textures/lost.png",
         "libraries/lost.blend",
+        "2 warnings stand above",
     ]);
     let strict = Render::new(&scene).frames("1").args(["--strict"]);
     refused(strict, &["misses 2 of its files", "--strict forbids"]);

@@ -104,7 +104,7 @@ fn a_worker_that_lies_to_the_host_gets_nothing_by_it() {
         ("forks", "files", "it started more than 64 processes"),
         ("hidden", "files", "would write the hidden file .git/hooks/pre-commit"),
         ("many", "files", "1000 files in the output folder (limits.output_files)"),
-        ("sparse", "files", "bytes in the output folder (limits.output_mib)"),
+        ("sparse", "files", "16384 MiB in the output folder (limits.output_mib)"),
         ("bomb", "files", "its parts are too large"),
         ("endless", "files", "it is no file"),
         ("waits", "files", "it is no file"),
@@ -152,7 +152,7 @@ fn files_that_a_worker_has_open_without_a_name_count_as_its_own() {
     farm.wait_for(&job, "failed");
     let tasks = farm.client().call("tasks.list", json!({"job": job, "states": ["failed"]}));
     let message = tasks["tasks"][0]["error"]["message"].as_str().unwrap();
-    assert!(message.contains("more than the 8388608 that it may (workers.work_mib)"), "{message}");
+    assert!(message.contains("more than the 8 MiB that it may (workers.work_mib)"), "{message}");
 }
 
 /// What a scene has started in its worker does not run while nobody uses the worker, and does not

@@ -355,8 +355,8 @@ fn a_worker_that_stalls_or_grows_is_killed_and_replaced() {
     for (fake, config, what) in [
         ("stall=2", "frozen_seconds = 0.5", "no sign of life"),
         ("stall=2", "stalled_seconds = 0.5", "no progress"),
-        ("grow=2", "kill_above_mib = 200", "bytes of memory"),
-        ("fill=2", "work_mib = 8", "bytes of the disk"),
+        ("grow=2", "kill_above_mib = 200", "MiB of memory"),
+        ("fill=2", "work_mib = 8", "MiB of the disk"),
     ] {
         let mut farm = Farm::new();
         farm.workers = 1;
@@ -663,8 +663,9 @@ fn a_configuration_is_checked_and_shown() {
     std::fs::write(&file, "[workers]\ncuont = 2\n").unwrap();
     farm.run(&["config", "check", path]).expect(2).tells(&["cuont", "line 2", "--template"]);
     farm.run(&["config", "check", "/no/such/file"]).expect(2).tells(&["cannot read"]);
-    std::fs::write(&file, "[workers]\ncount = 3\n").unwrap();
-    farm.run(&["config", "check", path]).expect(0);
+    std::fs::write(&file, "[workers]\ncount = 3\nread = [\"/no/such\"]\n").unwrap();
+    let missing = "workers.read names /no/such, which is not there";
+    farm.run(&["config", "check", path]).expect(0).tells(&[missing]);
     assert!(farm.run(&["config", "show", path]).expect(0).stdout.contains("count = 3"));
     assert!(farm.run(&["config", "show", "--template"]).expect(0).stdout.contains("stalled_seconds"));
     let mut serve = farm.hotshoe(&["serve", "--plugins", "/no/such/folder"]);

@@ -108,7 +108,7 @@ fn every_harm_is_cut_short_and_named() {
     check("exit", "the plugin trapped: it called exit");
     check("loop", "its limit of 10 s of processor time between two host calls");
     check("recurse", "the plugin trapped: stack overflow");
-    check("eat_memory", "its limit of 268435456 bytes of memory");
+    check("eat_memory", "its limit of 256 MiB of memory");
     check("eat_handles", "the limit of 1000 handles open at a time");
 }
 

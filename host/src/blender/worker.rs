@@ -23,7 +23,7 @@ use crate::config::file::Sandboxing;
 use crate::folders;
 use crate::process::measure::{InUse, in_use, processor_time};
 use crate::rpc::{self, CallError, Incoming, Notification, Peer};
-use crate::terms::one_line;
+use crate::terms::{one_line, size};
 
 /// The program that runs inside Blender.
 pub const PROGRAM: &str = include_str!("../../../blender/worker/worker.py");
@@ -378,8 +378,8 @@ impl Worker {
     async fn died(&self, method: &'static str) -> BlenderError {
         let mut ended = self.process.ended().await;
         if ended.status.ends_with("SIGXFSZ") {
-            let most = self.patience.work;
-            ended.status += &format!(": a file of its own was larger than {most} bytes (workers.work_mib)");
+            let most = size(self.patience.work);
+            ended.status += &format!(": a file of its own was larger than {most} (workers.work_mib)");
         }
         let log = self.process.log.tail();
         let crash = ended.is_fault.then(|| Crash {
@@ -444,14 +444,14 @@ fn excess(process: &Process, used: &AtomicU64, patience: Patience) -> Option<Str
     used.store(memory, Ordering::Relaxed);
     let Patience { memory: most, work, .. } = patience;
     if memory > most {
-        let limit = format!("more than the {most} that it may (workers.kill_above_mib)");
-        return Some(format!("it took {memory} bytes of memory, {limit}"));
+        let limit = format!("more than the {} that it may (workers.kill_above_mib)", size(most));
+        return Some(format!("it took {} of memory, {limit}", size(memory)));
     }
     match folders::size(&process.home) {
         Err(error) => Some(format!("its folder cannot be looked at: {error}")),
-        Ok(size) if size + nameless > work => {
-            let limit = format!("more than the {work} that it may (workers.work_mib)");
-            Some(format!("it took {} bytes of the disk, {limit}", size + nameless))
+        Ok(files) if files + nameless > work => {
+            let limit = format!("more than the {} that it may (workers.work_mib)", size(work));
+            Some(format!("it took {} of the disk, {limit}", size(files + nameless)))
         }
         Ok(_) => None,
     }

@@ -14,6 +14,7 @@ use super::usage::Hit;
 use super::{Attempt, CapabilityError, Code, Result, check_key};
 use crate::blender::wire::Region;
 use crate::config::limits;
+use crate::terms::size;
 
 /// Fails if one of the OpenEXR files cannot be decoded whole. Keeps no pixels.
 pub fn check_all(files: Vec<PathBuf>) -> Result<()> {
@@ -105,7 +106,7 @@ impl Budget {
         let (pixels, most) = (&attempt.used.pixels, limits::bytes(attempt.by.limits.pixels_mib));
         let budget = Self { used: pixels.clone(), bytes };
         match pixels.fetch_add(bytes, Ordering::Relaxed) + bytes > most {
-            true => Err(Hit::new("pixels_mib", format!("{most} bytes of pixels kept")).into()),
+            true => Err(Hit::new("pixels_mib", format!("{} of pixels kept", size(most))).into()),
             false => Ok(budget),
         }
     }
@@ -254,7 +255,7 @@ impl Image {
         let saved = saved.filter(|file| file.file_name() != key).filter_map(|file| file.metadata().ok());
         let most = limits::bytes(attempt.by.limits.saved_mib);
         if saved.map(|info| info.len()).sum::<u64>() > most {
-            return Err(Hit::new("saved_mib", format!("{most} bytes of images that a job saves")).into());
+            return Err(Hit::new("saved_mib", format!("{} of images that a job saves", size(most))).into());
         }
         let kept = aside.persist(spool.join(key)).map_err(|error| error.error);
         kept.map_err(CapabilityError::io("write to the spool"))?;

@@ -3,7 +3,7 @@
 use super::usage::Hit;
 use super::{CapabilityError, Code, Result, check_key};
 use crate::store::Store;
-use crate::terms::JobId;
+use crate::terms::{JobId, size};
 
 /// The largest value, in bytes.
 pub const MAX_VALUE: usize = 1024 * 1024;
@@ -49,7 +49,7 @@ impl State {
         });
         match has_room.await? {
             true => Ok(()),
-            false => Err(Hit::new("state_mib", format!("{most} bytes of state")).into()),
+            false => Err(Hit::new("state_mib", format!("{} of state", size(most))).into()),
         }
     }
 
@@ -119,7 +119,7 @@ mod tests {
             set(&state, &format!("k{n}"), vec![0; MAX_VALUE]).await.unwrap();
         }
         let error = set(&state, "more", vec![0]).await.unwrap_err();
-        assert_eq!(error.message, "beyond the limit of 4194304 bytes of state (limits.state_mib)");
+        assert_eq!(error.message, "beyond the limit of 4 MiB of state (limits.state_mib)");
         set(&state, "k0", vec![0; MAX_VALUE]).await.unwrap();
     }
 

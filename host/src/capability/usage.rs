@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::file::seconds;
 use crate::config::limits::{Limits, bytes};
+use crate::terms;
 
 /// How many words on progress a second are passed on; nobody reads faster.
 const PROGRESS_PER_SECOND: u64 = 100;
@@ -125,7 +126,7 @@ impl Usage {
         let mut said = self.said.lock().expect("no code panics under this lock");
         said.bytes += line.len() as u64;
         if said.bytes > most {
-            return Err(Hit::new("log_mib", format!("{most} bytes of log")));
+            return Err(Hit::new("log_mib", format!("{} of log", terms::size(most))));
         }
         let most = self.limits.log_lines_per_second;
         match said.lines.has_room(most) {
@@ -148,7 +149,7 @@ impl Usage {
     pub fn moves(&self, floats: usize) -> Result<(), Hit> {
         let (size, most) = ((floats * size_of::<f32>()) as u64, bytes(self.limits.moved_mib));
         match self.moved.fetch_add(size, Ordering::Relaxed) + size > most {
-            true => Err(Hit::new("moved_mib", format!("{most} bytes of pixels read and written"))),
+            true => Err(Hit::new("moved_mib", format!("{} of pixels read and written", terms::size(most)))),
             false => Ok(()),
         }
     }
@@ -170,7 +171,7 @@ impl Usage {
         }
         let most = bytes(self.limits.output_mib);
         match self.output.fetch_add(size, Ordering::Relaxed).saturating_add(size) > most {
-            true => Err(Hit::new("output_mib", format!("{most} bytes in the output folder"))),
+            true => Err(Hit::new("output_mib", format!("{} in the output folder", terms::size(most)))),
             false => Ok(()),
         }
     }

@@ -80,7 +80,14 @@ impl View {
         self.leave();
         match self {
             Self::Json => {}
-            Self::Lines(_) | Self::Bars(_) => ending(job, took).iter().for_each(|ending| say!("{ending}")),
+            Self::Lines(Lines { tally }) | Self::Bars(Bars { tally, .. }) => {
+                ending(job, took).iter().for_each(|ending| say!("{ending}"));
+                match tally.warnings {
+                    0 => {}
+                    1 => eprintln!("a warning stands above"),
+                    count => eprintln!("{count} warnings stand above"),
+                }
+            }
         }
     }
 
@@ -100,6 +107,7 @@ struct Tally {
     /// How many had ended before this began to count.
     before: usize,
     began: Option<Instant>,
+    warnings: usize,
 }
 
 impl Tally {
@@ -120,6 +128,7 @@ impl Tally {
             }
             EventKind::TaskState { state: TaskState::Done | TaskState::Failed, .. } => self.ended += 1,
             EventKind::TasksCanceled { count, .. } => self.ended += count,
+            EventKind::Warning { .. } => self.warnings += 1,
             _ => {}
         }
     }

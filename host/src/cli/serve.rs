@@ -99,6 +99,7 @@ fn configuration(args: &Args) -> Result<(Config, Option<PathBuf>)> {
     if let Some(folder) = config.plugins.as_ref().filter(|folder| !folder.is_dir()) {
         return Err(Failure::bad_input(format!("the folder of plugins, {}, is not there", folder.display())));
     }
+    config.missing().iter().for_each(|missing| tracing::warn!("{missing}"));
     Ok((config, file))
 }
 

@@ -348,6 +348,7 @@ impl Config {
         let counts = [
             ("workers.count", usize::from(workers.count), 1..=256),
             ("workers.warm", usize::from(workers.warm), 0..=256),
+            ("workers.work_mib", workers.work_mib as usize, 1..=usize::MAX >> 20),
             ("workers.replace_after_renders", workers.replace_after_renders as usize, 1..=u32::MAX as usize),
             ("clients.connections", clients.connections, 1..=100_000),
             ("clients.requests", clients.requests, 1..=10_000),
@@ -372,6 +373,19 @@ impl Config {
             changed(&self.processes, &grant.processes, &processes)?.check(&processes)?;
         }
         Ok(())
+    }
+
+    /// Names what it speaks of and is not there, which may come yet. Blocks.
+    pub fn missing(&self) -> Vec<String> {
+        let mut named = vec![("workers.read".to_owned(), &self.workers.read)];
+        for (name, grant) in &self.plugin {
+            named.push((format!("plugin.{name}.read"), &grant.read));
+            named.push((format!("plugin.{name}.devices"), &grant.devices));
+        }
+        let all =
+            named.into_iter().flat_map(|(key, paths)| paths.iter().map(move |path| (key.clone(), path)));
+        let missing = all.filter(|(_, path)| !path.exists());
+        missing.map(|(key, path)| format!("{key} names {}, which is not there", path.display())).collect()
     }
 
     /// Returns what a plugin may use.

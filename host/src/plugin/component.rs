@@ -27,7 +27,7 @@ use super::{
 use crate::capability::usage::Hit;
 use crate::capability::{Attempt, abridged};
 use crate::config::limits::{Limits, MOST_ELEMENTS, bytes};
-use crate::terms::{Capability, one_line};
+use crate::terms::{Capability, one_line, size};
 
 /// The interface that makes a component a renderer plugin, but for its version.
 const RENDERER: &str = "hotshoe:plugin/renderer@";
@@ -376,8 +376,8 @@ fn calls_of(error: &wasmtime::Error) -> String {
 /// What wasmtime limits by itself, it tells as text.
 fn own_limit(text: &str, limits: &Limits) -> Option<Hit> {
     if text.contains("fuel allocated for hostcalls") {
-        let most = bytes(limits.copied_mib);
-        return Some(Hit::new("copied_mib", format!("{most} bytes that one call of the host copies")));
+        let most = size(bytes(limits.copied_mib));
+        return Some(Hit::new("copied_mib", format!("{most} that one call of the host copies")));
     }
     let what = || format!("{} instances, memories or tables each", limits.instances);
     text.contains("count too high").then(|| Hit::new("instances", what()))

@@ -6,6 +6,7 @@ use wasmtime::ResourceLimiter;
 
 use crate::capability::usage::Hit;
 use crate::config::limits::{Limits, bytes};
+use crate::terms::size;
 
 /// How often the engine's epoch advances.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -68,7 +69,7 @@ impl ResourceLimiter for Watch {
         let sum = (self.memory - current.min(self.memory)).saturating_add(desired);
         let most = bytes(self.limits.memory_mib);
         if sum as u64 > most {
-            let what = format!("{most} bytes of memory, and asked for {sum}");
+            let what = format!("{} of memory, and asked for {}", size(most), size(sum as u64));
             return Err(self.trip(Hit::new("memory_mib", what)));
         }
         self.memory = sum;
@@ -118,7 +119,7 @@ mod tests {
         assert!(watch.memory_growing(600, 700, None).unwrap());
         assert!(watch.memory_growing(0, 301, None).is_err());
         let hit = watch.tripped().unwrap().to_string();
-        assert_eq!(hit, "1000 bytes of memory, and asked for 1001 (limits.memory_mib)");
+        assert_eq!(hit, "1000 bytes of memory, and asked for 1001 bytes (limits.memory_mib)");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::{Description, Job, Outcome, Page, PlannedTask, PluginError};
 use crate::capability::Attempt;
 use crate::config::file::{self, seconds};
 use crate::config::{self, DataDir, RunDir};
+use crate::terms::size;
 use calls::Seat;
 use history::History;
 use instance::Instance;
@@ -84,13 +85,13 @@ impl Limits {
     fn behind(&self, error: PluginError) -> PluginError {
         let (PluginError::Panic(text) | PluginError::Died(text)) = &error else { return error };
         let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
-        let Self { memory, work, .. } = self;
+        let (memory, work) = (size(self.memory), size(self.work));
         match () {
             () if says(&NO_MEMORY) => {
-                PluginError::Limit(format!("{memory} bytes of memory (processes.memory_mib): {text}"))
+                PluginError::Limit(format!("{memory} of memory (processes.memory_mib): {text}"))
             }
             () if says(&TOO_LARGE) => {
-                PluginError::Limit(format!("{work} bytes in its work folder (processes.work_mib): {text}"))
+                PluginError::Limit(format!("{work} in its work folder (processes.work_mib): {text}"))
             }
             () => error,
         }

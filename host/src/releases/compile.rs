@@ -18,6 +18,7 @@ use crate::plugin::PluginError;
 use crate::plugin::component;
 use crate::process::sandbox::{Bounds, Kind, Sandbox};
 use crate::process::{Process, guarded};
+use crate::terms::size;
 
 /// The argument by which the host calls itself to compile.
 pub const ARGUMENT: &str = "compile-component";
@@ -110,7 +111,7 @@ pub async fn compile(component: &Path, folder: &Path, limits: Limits) -> Result<
             Err(PluginError::Limit(format!("{} s of processor time to be compiled", limits.cpu)))
         }
         _ if ended.status.contains("SIGABRT") && said.contains("memory allocation") => {
-            Err(PluginError::Limit(format!("{} bytes of memory to be compiled", limits.memory)))
+            Err(PluginError::Limit(format!("{} of memory to be compiled", size(limits.memory))))
         }
         _ if ended.status == "exited with code 1" && !said.is_empty() => {
             Err(PluginError::Contract(said.to_owned()))

@@ -210,9 +210,11 @@ impl Service {
             releases.settled().await;
             let remove = || releases.shelf.remove(&id);
             let removed = tokio::task::block_in_place(remove).map_err(RequestError::from)?;
-            let digest = removed[0].digest.clone();
-            service.look_at(removed.into_iter().filter_map(|copy| copy.place).collect()).await;
-            service.known(&digest)
+            let places = removed.iter().filter_map(|copy| copy.place.clone());
+            service.look_at(places.collect()).await;
+            // One that was rejected stood nowhere but in the folder.
+            let rejected = || unlisted(&removed[0], ReleaseState::Rejected, "it is gone from the folder");
+            Ok(service.known(&removed[0].digest).unwrap_or_else(|_| rejected()))
         })
         .await
     }

@@ -31,6 +31,7 @@ use crate::process::measure::{InUse, in_use, processor_time};
 use crate::process::sandbox::{Bounds, Kind, Sandbox};
 use crate::process::{Process, guarded, inherit};
 use crate::rpc::{self, CallError, Peer, Request};
+use crate::terms::size;
 
 /// The version of the messages.
 const PROTOCOL: u32 = 1;
@@ -233,7 +234,7 @@ impl Instance {
         let has_served = self.served.load(Ordering::Relaxed) > 0;
         let first = if has_served { *self.first_memory.get_or_init(|| used) } else { used };
         if used > most {
-            let limit = format!("{most} bytes of memory (it had {used}; processes.memory_mib)");
+            let limit = format!("{} of memory (it had {}; processes.memory_mib)", size(most), size(used));
             return Err(Fault::Limit(limit));
         }
         if let Some(seconds) = self.spun(processor_time(&tree)) {
@@ -243,16 +244,15 @@ impl Instance {
         if used.saturating_sub(first) > self.limits.growth {
             self.retire_quietly("it has grown");
         }
-        let size = folders::size(&self.home)
+        let files = folders::size(&self.home)
             .map_err(|error| Fault::Limit(format!("what can be looked at of its work folder: {error}")))?;
-        let used = size + nameless;
-        match used > work {
-            true => {
-                let limit = format!("{work} bytes in its work folder (it had {used}; processes.work_mib)");
-                Err(Fault::Limit(limit))
-            }
-            false => Ok(()),
+        let used = files + nameless;
+        if used > work {
+            let (work, used) = (size(work), size(used));
+            let limit = format!("{work} in its work folder (it had {used}; processes.work_mib)");
+            return Err(Fault::Limit(limit));
         }
+        Ok(())
     }
 
     /// Returns the limit of processor time if it has used more since it last called the
