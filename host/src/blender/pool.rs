@@ -256,13 +256,12 @@ impl Pool {
     async fn worker(&self, wanted: &Wanted, seat: &Seat) -> Result<Worker, BlenderError> {
         let (name, read) = (wanted.name(), wanted.read());
         let fits = |worker: &Worker| worker.read == read && self.may_open(worker, &wanted.scene);
-        let has =
-            |worker: &Worker, loaded: Option<&String>| fits(worker) && worker.loaded().as_ref() == loaded;
         self.bury();
         let found = {
             let mut idle = self.idle();
-            let with_it = idle.iter().rposition(|worker| has(worker, Some(&name)));
-            let fresh = || idle.iter().position(|worker| has(worker, None));
+            // The name says which scene it is.
+            let with_it = idle.iter().rposition(|worker| worker.loaded().as_ref() == Some(&name));
+            let fresh = || idle.iter().position(|worker| worker.loaded().is_none() && fits(worker));
             let of_it = || idle.iter().position(fits);
             let oldest = || if self.may_start() { None } else { of_it().or((!idle.is_empty()).then_some(0)) };
             with_it.or_else(fresh).or_else(oldest).map(|index| idle.remove(index))
@@ -283,7 +282,8 @@ impl Pool {
     /// Whether a worker has opened no scene but this one: what a stranger's scene has made of it
     /// makes no pictures of others.
     fn may_open(&self, worker: &Worker, scene: &Path) -> bool {
-        let own = self.seen().get(&worker.id).and_then(|seen| seen.scene.clone());
+        let seen = self.seen();
+        let own = seen.get(&worker.id).and_then(|seen| seen.scene.as_deref());
         own.is_none_or(|own| own == scene)
     }
 
