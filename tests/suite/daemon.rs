@@ -516,6 +516,8 @@ fn a_host_that_drains_begins_nothing_until_it_is_let() {
     farm.run(&["host", "drain"]).expect(0);
     let status = farm.client().call("host.status", json!({}));
     assert_eq!((&status["state"], &status["running"]), (&json!("draining"), &json!(0)));
+    let shown = farm.run(&["job", "show", &job]).expect(0).stdout;
+    assert!(shown.contains("the host drains and begins nothing; `hotshoe host drain --off`"), "{shown}");
     let done = farm.state(&job)["done"].clone();
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(farm.state(&job)["done"], done);

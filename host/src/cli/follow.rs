@@ -9,7 +9,7 @@ use super::progress::View;
 use super::stopping::Stopping;
 use super::{BAD_INPUT, FAILED, Failure, INTERRUPTED, Result};
 use crate::events::EventKind;
-use crate::service::types::Job;
+use crate::service::types::{HostState, Job};
 use crate::terms::{Blame, JobId, JobState, PauseCode};
 
 /// What becomes of the job when the person does not want to wait.
@@ -32,6 +32,7 @@ pub(super) async fn follow(
 ) -> Result {
     let began = Instant::now();
     let mut interrupts = 0;
+    held_up(client).await?.iter().for_each(|why| view.note(why));
     loop {
         let mut has_ended = false;
         let news = tokio::select! {
@@ -82,6 +83,12 @@ pub(super) async fn follow(
             }
         }
     }
+}
+
+/// Says why the host begins nothing, if it does not.
+pub(super) async fn held_up(client: &Client) -> Result<Option<&'static str>> {
+    let hint = "the host drains and begins nothing; `hotshoe host drain --off` lets it begin again";
+    Ok((client.status().await?.state == HostState::Draining).then_some(hint))
 }
 
 /// What the program's end says of the job's.

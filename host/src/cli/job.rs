@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::client::{At, Client};
-use super::follow::{Leaving, follow};
+use super::follow::{Leaving, follow, held_up};
 use super::progress::{View, line};
 use super::render::Wish;
 use super::stopping::Stopping;
@@ -234,6 +234,9 @@ async fn show(client: &Client, id: JobId, json: bool) -> Result {
     }
     let release = &job.release;
     show!("{}  {}", job.id, job.state);
+    if !job.state.is_final() {
+        held_up(client).await?.iter().for_each(|why| show!("  {why}"));
+    }
     show!("  scene     {}", job.scene.display());
     show!("  frames    {}", job.frames);
     show!(
