@@ -163,7 +163,7 @@ fn a_panic_is_told_with_its_words_whatever_it_is_written_in() {
             let failed = failed.unwrap_or_else(|| panic!("{kind:?} {act}: {events:#?}"));
             assert_eq!(failed["error"]["blame"], "plugin");
             // Whoever wrote it wants to know where.
-            let place = if kind == Kind::Python { "main.py\", line" } else { "" };
+            let place = if kind == Kind::Python { " (main.py:" } else { "" };
             assert!(error(failed).contains(place), "{failed}");
         }
     }

@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+import traceback
 import weakref
 from concurrent.futures import Future
 from enum import Enum
@@ -350,13 +351,8 @@ def _exception(error: Json) -> Exception:
     return ProtocolError(str(error.get("message")))
 
 
-def place_of(error: BaseException) -> Tuple[str, int]:
-    """Names the file and line where an error was raised, as far as it is the plugin's own."""
-    found = ("?", 0)
-    trace = error.__traceback__
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if os.path.dirname(file) != os.path.dirname(__file__):
-            found = (os.path.basename(file), trace.tb_lineno)
-        trace = trace.tb_next
-    return found
+def places_of(error: BaseException) -> List[str]:
+    """Names who called whom when an error was raised, the last one first, as far as it is not ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if os.path.dirname(frame.filename) != os.path.dirname(__file__)]
+    return [f"{frame.name} ({os.path.basename(frame.filename)}:{frame.lineno})" for frame in reversed(theirs)]

@@ -146,16 +146,10 @@ class _Server:
             }
         except BaseException as error:  # noqa: BLE001
             traceback.print_exc()
-            file, line = _process.place_of(error)
             said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            message, trace = f"{said} (at {file}:{line})", "".join(traceback.format_tb(error.__traceback__))
-            answer = {
-                "error": {
-                    "code": _process.INTERNAL_ERROR,
-                    "message": message,
-                    "data": {"trace": trace},
-                }
-            }
+            trace = "\n".join(f"in {place}" for place in _process.places_of(error))
+            data = {"trace": trace}
+            answer = {"error": {"code": _process.INTERNAL_ERROR, "message": said, "data": data}}
         if attempt is not None:
             self._connection.end(attempt)
         self._connection.send({"id": number, **answer})
