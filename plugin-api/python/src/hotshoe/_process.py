@@ -19,7 +19,7 @@ import weakref
 from concurrent.futures import Future
 from enum import Enum
 from types import TracebackType
-from typing import Any, Callable, ClassVar, Dict, List, Optional, Tuple, Type, TypeVar, Union, get_type_hints
+from typing import Any, Callable, ClassVar, Dict, List, Optional, Type, TypeVar, Union, get_type_hints
 
 Json = Dict[str, Any]
 H = TypeVar("H", bound="Handle")
