@@ -163,6 +163,18 @@ fn a_process_that_has_served_its_time_is_replaced_and_no_task_is_lost() {
 }
 
 #[test]
+fn a_process_that_works_on_when_it_has_nothing_to_do_is_ended() {
+    let mut farm = farm();
+    farm.config = farm.config.replace("cpu_seconds = 30.0", "cpu_seconds = 1.0");
+    farm.serve();
+    let folder = villain(&farm, "works_on", "tasks = 1\n");
+    for _ in 0..2 {
+        assert_eq!(farm.suffers(&folder).0, "succeeded");
+        nobody_is_left(&farm);
+    }
+}
+
+#[test]
 fn what_fails_again_and_again_is_quarantined() {
     let mut farm = farm();
     farm.config = farm.config.replace("failures = 100", "failures = 4");

@@ -316,7 +316,8 @@ impl Pool {
         let (mut kept, mut dead) = (Vec::new(), Vec::new());
         let mut idle = self.idle();
         for worker in std::mem::take(&mut *idle) {
-            match if worker.is_idle() { worker.look() } else { Some("it died".to_owned()) } {
+            let reason = if worker.is_idle() { worker.look() } else { Some("it died".to_owned()) };
+            match reason {
                 None => kept.push(worker),
                 Some(reason) => dead.push((worker, reason)),
             }

@@ -105,9 +105,9 @@ fn page_size() -> u64 {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::io::Write;
 
     use memmap2::MmapRaw;
+    use nix::fcntl::{FallocateFlags, fallocate};
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     use super::*;
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn files_without_a_name_are_seen() {
         // Besides what other tests of this process do.
-        const MUCH: usize = 64 << 20;
+        const MUCH: usize = 256 << 20;
         let tree = [0, 0, std::process::id().cast_signed()];
         let grown = |before: InUse| {
             let now = in_use(&tree).unwrap();
@@ -123,14 +123,14 @@ mod tests {
             (more(now.memory, before.memory), more(now.nameless, before.nameless))
         };
         let before = in_use(&tree).unwrap();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&vec![1; MUCH]).unwrap();
-        file.sync_all().unwrap();
+        let fill = |file: &File| fallocate(file, FallocateFlags::empty(), 0, MUCH as i64).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        fill(&file);
         assert_eq!(grown(before), (0, 2));
         drop(file);
-        let mut memory = File::from(memfd_create("some", MFdFlags::empty()).unwrap());
+        let memory = File::from(memfd_create("some", MFdFlags::empty()).unwrap());
         let twice = memory.try_clone().unwrap();
-        memory.write_all(&vec![1; MUCH]).unwrap();
+        fill(&memory);
         assert_eq!(grown(before), (2, 0));
         // What is mapped is not counted twice.
         let map = MmapRaw::map_raw(&memory).unwrap();
