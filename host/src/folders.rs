@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open as open_path, openat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::fcntl::{AtFlags, OFlag, open as open_path, openat};
+use nix::libc;
+use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -101,11 +102,17 @@ pub fn take(from: &Path, to: &Path, admit: &mut dyn FnMut(&Path, u64) -> io::Res
     let mut copy = |Found { name, size, file }: Found<'_>| {
         admitted = admitted.checked_sub(size).ok_or_else(|| io::Error::other("the files grow meanwhile"))?;
         let to = to.join(name);
-        to.parent().map_or(Ok(()), fs::create_dir_all)?;
-        io::copy(&mut file.take(size), &mut File::create_new(&to)?).map(drop)
+        let made = to.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| File::create_new(&to));
+        let mut to = made.map_err(|error| io::Error::other(Untaken(error)))?;
+        io::copy(&mut file.take(size), &mut to).map(drop)
     };
     walk(folder()?, Path::new(""), true, &mut copy)
 }
+
+/// What is wrong with the place that files are taken to, which is no stranger's.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Untaken(pub io::Error);
 
 /// A file below a folder, by its name there.
 struct Found<'a> {
@@ -178,25 +185,52 @@ pub fn files_below(root: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Returns how many bytes of the disk a folder takes; fails if it is too much to look at. Blocks.
 pub fn size(folder: &Path) -> io::Result<u64> {
-    let (mut size, mut files, mut folders) = (0, 0, vec![folder.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            entries => entries?,
-        };
-        for entry in entries.flatten() {
-            // It may have been removed by now; links are not followed.
-            let Ok(info) = entry.metadata() else { continue };
-            (size, files) = (size + info.blocks() * 512, files + 1);
-            if info.is_dir() {
-                folders.push(entry.path());
-            }
-            if files > LOOKED_AT {
-                return Err(io::Error::other(format!("it has more than {LOOKED_AT} files")));
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut files = 0;
+    match open_path(folder, flags, Mode::empty()) {
+        Err(Errno::ENOENT) => Ok(0),
+        opened => size_below(opened?.into(), 0, &mut files),
+    }
+}
+
+fn size_below(folder: File, depth: usize, files: &mut usize) -> io::Result<u64> {
+    if depth > DEEPEST {
+        return Err(io::Error::other(format!("folders lie in one another more than {DEEPEST} deep")));
+    }
+    let mut folder = Dir::from_fd(folder.into())?;
+    let names: Vec<CString> = folder
+        .iter()
+        // With `.` and `..`, and one that is too much.
+        .take(LOOKED_AT + 3)
+        .map(|entry| Ok(entry?.file_name().to_owned()))
+        .collect::<io::Result<_>>()?;
+    let mut size = 0;
+    for name in names.iter().filter(|name| ![c".", c".."].contains(&name.as_c_str())) {
+        *files += 1;
+        if *files > LOOKED_AT {
+            return Err(io::Error::other(format!("it has more than {LOOKED_AT} files")));
+        }
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        // It may have been removed by now.
+        let Ok(info) = fstatat(&folder, name.as_c_str(), flags) else { continue };
+        size += u64::try_from(info.st_blocks).unwrap_or_default() * 512;
+        if SFlag::from_bits_truncate(info.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
+            let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            match openat(&folder, name.as_c_str(), flags, Mode::empty()) {
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
+                opened => size += size_below(opened?.into(), depth + 1, files)?,
             }
         }
     }
     Ok(size)
+}
+
+/// Whether an error is one of the whole machine, or of this host, whatever it was doing.
+pub fn is_of_the_machine(error: &io::Error) -> bool {
+    use io::ErrorKind::{OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let errors = [libc::EIO, libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ESTALE];
+    let kinds = [OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
+    error.raw_os_error().is_some_and(|error| errors.contains(&error)) || kinds.contains(&error.kind())
 }
 
 /// Opens a folder, and makes what is missing of it, part by part: a link that somebody has put

@@ -161,7 +161,7 @@ impl Process {
     /// Closes the life line: all of it is killed.
     pub fn kill(&self) {
         *self.life_line.lock().expect("no code panics under this lock") = None;
-        if let Some(pid) = self.pid {
+        if let Some(pid) = self.pid.filter(|_| !self.has_ended()) {
             // A guard that was stopped does not see the end of its life line.
             let _ = kill(pid, Signal::SIGCONT);
         }
@@ -219,9 +219,11 @@ impl Process {
         signal(self.tree().get(OURS..).unwrap_or_default(), Signal::SIGCONT);
     }
 
-    /// Lists the guard and the processes below it.
+    /// Lists the guard and the processes below it; none once it has ended, as its number may be
+    /// another's by then.
     pub fn tree(&self) -> Vec<i32> {
-        let mut found: Vec<i32> = self.pid.iter().map(|pid| pid.as_raw()).collect();
+        let alive = self.pid.filter(|_| !self.has_ended());
+        let mut found: Vec<i32> = alive.iter().map(|pid| pid.as_raw()).collect();
         let mut next = 0;
         // Whoever has more than these has too many in any case.
         while let Some(&pid) = found.get(next).filter(|_| found.len() < MOST) {

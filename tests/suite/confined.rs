@@ -96,12 +96,13 @@ fn a_worker_that_lies_to_the_host_gets_nothing_by_it() {
         ("pipe", "files", "wrote no 0001.png"),
         ("folder", "files", "take over what was rendered: Not a directory"),
         ("deep", "files", "lie in one another more than 32 deep"),
-        ("abyss", "files", "its folder cannot be looked at: File name too long"),
+        ("abyss", "files", "its folder cannot be looked at: folders lie in one another more than 32 deep"),
         ("unread", "files", "is no name of a file below its folder"),
         ("crash", "files", "SIGABRT"),
         ("cut", "files", "0001.png is cut off: is the disk full?"),
         ("full", "files", "No space left on device"),
         ("forks", "files", "it started more than 64 processes"),
+        ("threads", "files", "it has more than 4096 threads"),
         ("hidden", "files", "would write the hidden file .git/hooks/pre-commit"),
         ("many", "files", "1000 files in the output folder (limits.output_files)"),
         ("sparse", "files", "16384 MiB in the output folder (limits.output_mib)"),
@@ -184,6 +185,20 @@ fn nothing_runs_in_a_worker_that_nobody_uses() {
     }
     let started = farm.events().iter().filter(|event| event["event"] == "worker_started").count();
     assert_eq!(started, 1);
+}
+
+#[test]
+fn a_worker_that_cannot_be_stopped_is_ended() {
+    let mut farm = farm_of_traitors("restless");
+    farm.serve();
+    let job = farm.submit("1");
+    farm.wait_for(&job, "succeeded");
+    let began = Instant::now();
+    let is_told = |event: &serde_json::Value| event["reason"] == "it works while it has nothing to do";
+    while !farm.events().iter().any(is_told) {
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", farm.events());
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Names what is in the folders of a folder.

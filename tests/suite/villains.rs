@@ -88,6 +88,9 @@ fn every_misbehaviour_is_contained_and_named() {
         ("refills_buffers", "failed", "its limit of 200 MiB of memory"),
         ("leaves_nameless_files", "failed", "its limit of 8 MiB in its work folder"),
         ("too_large_a_file", "failed", "its limit of 8 MiB in its work folder (processes.work_mib)"),
+        ("ends_its_first_thread", "failed", "it hides behind a first thread that has ended"),
+        ("maps_nameless_files", "failed", "it hides a file that it has mapped"),
+        ("asks_too_late", "failed", "times a second for attempts that are over"),
         ("hides", "succeeded", ""),
         ("stops", "failed", "showed no sign of life for 2 s"),
         ("dies", "failed", "was ended by SIGSEGV"),
@@ -172,6 +175,9 @@ fn a_process_that_works_on_when_it_has_nothing_to_do_is_ended() {
         assert_eq!(farm.suffers(&folder).0, "succeeded");
         nobody_is_left(&farm);
     }
+    // Nor does it help to let children do it that nobody waits for.
+    let (state, said) = farm.suffers(&villain(&farm, "burns_in_children", ""));
+    assert!(state == "failed" && said.contains("(processes.cpu_seconds)"), "{said}");
 }
 
 #[test]

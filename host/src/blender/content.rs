@@ -29,7 +29,7 @@ pub struct Hashed {
 }
 
 /// What changes whenever a file is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Stamp {
     inode: u64,
     size: u64,
@@ -63,20 +63,24 @@ pub struct Hashes(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     files: HashMap<PathBuf, Hashed>,
+    /// By the number of the disk: one file may have many names.
+    sums: HashMap<(u64, Stamp), String>,
     /// What scenes that were opened before need, by their path and hash.
     needs: HashMap<(PathBuf, String), Vec<PathBuf>>,
 }
 
 impl Stamp {
-    fn of(path: &Path) -> io::Result<Self> {
+    /// Looks at a file, and on which disk it is.
+    fn of(path: &Path) -> io::Result<(u64, Self)> {
         let info = path.metadata()?;
         let ns = |seconds: i64, ns: i64| seconds.saturating_mul(1_000_000_000).saturating_add(ns);
-        Ok(Self {
+        let stamp = Self {
             inode: info.ino(),
             size: info.size(),
             modified_ns: ns(info.mtime(), info.mtime_nsec()),
             changed_ns: ns(info.ctime(), info.ctime_nsec()),
-        })
+        };
+        Ok((info.dev(), stamp))
     }
 }
 
@@ -90,17 +94,26 @@ impl Hashed {
 impl Hashes {
     /// Hashes a file, unless it is as it was the last time. Blocks.
     pub fn of(&self, path: &Path) -> io::Result<Hashed> {
-        let stamp = Stamp::of(path)?;
+        self.of_unless(path, &|| false)
+    }
+
+    /// The same, as long as nobody has given it up.
+    pub fn of_unless(&self, path: &Path, is_given_up: &dyn Fn() -> bool) -> io::Result<Hashed> {
+        let (disk, stamp) = Stamp::of(path)?;
         let known = self.known().files.get(path).filter(|known| known.stamp == stamp).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
-        let hashed = Hashed { path: path.to_owned(), sha256: sha256(path)?, stamp };
-        let files = &mut self.known().files;
+        let known = self.known().sums.get(&(disk, stamp)).cloned();
+        let sha256 = known.map_or_else(|| sha256_unless(path, is_given_up), Ok)?;
+        let hashed = Hashed { path: path.to_owned(), sha256, stamp };
+        let Known { files, sums, .. } = &mut *self.known();
         if files.len() >= REMEMBERED {
             files.clear();
+            sums.clear();
         }
         files.insert(path.to_owned(), hashed.clone());
+        sums.insert((disk, stamp), hashed.sha256.clone());
         Ok(hashed)
     }
 
@@ -155,7 +168,7 @@ impl Content {
     /// Names the first file that is not as it was. Blocks.
     pub fn check(&self, hashes: &Hashes) -> Result<(), Changed> {
         let is_as_it_was = |file: &Hashed| {
-            let stays = Stamp::of(&file.path).is_ok_and(|stamp| stamp == file.stamp);
+            let stays = Stamp::of(&file.path).is_ok_and(|(_, stamp)| stamp == file.stamp);
             stays || hashes.of(&file.path).is_ok_and(|now| now.sha256 == file.sha256)
         };
         match self.files().find(|file| !is_as_it_was(file)) {
@@ -171,6 +184,10 @@ impl Content {
 
 /// Hashes a file's bytes. Blocks.
 pub fn sha256(path: &Path) -> io::Result<String> {
+    sha256_unless(path, &|| false)
+}
+
+fn sha256_unless(path: &Path, is_given_up: &dyn Fn() -> bool) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let file = folders::open_named(path)?;
     // Whoever writes it meanwhile does not make this last for ever.
@@ -179,6 +196,7 @@ pub fn sha256(path: &Path) -> io::Result<String> {
     let mut portion = vec![0; PORTION];
     loop {
         match file.read(&mut portion)? {
+            _ if is_given_up() => return Err(io::Error::other("nobody waits for its hash any more")),
             0 => break,
             count => hasher.update(&portion[..count]),
         }

@@ -153,9 +153,9 @@ impl Pool {
         loop {
             tokio::time::sleep(REST).await;
             let Some(pool) = pool.upgrade().map(Self) else { return };
+            pool.bury();
             // Nobody gets one meanwhile.
             pool.idle().iter().for_each(Worker::rest);
-            pool.bury();
         }
     }
 
@@ -304,41 +304,38 @@ impl Pool {
         let worker = Worker::start(&self.0.launch, id, seat, read).await?;
         let blender = worker.hello.blender_version.clone();
         let _ = self.0.version.set(blender.clone());
-        worker.look();
         self.see(&worker, None, false);
         let seconds = worker.started_in.as_secs_f64();
         self.0.store.append_soon(EventKind::WorkerStarted { id, blender, seconds });
         Ok(worker)
     }
 
-    /// Ends the idle ones that have died, or have taken too much before they were stopped.
+    /// Ends the idle ones that have died.
     fn bury(&self) {
-        let (mut kept, mut dead) = (Vec::new(), Vec::new());
         let mut idle = self.idle();
-        for worker in std::mem::take(&mut *idle) {
-            let reason = if worker.is_idle() { worker.look() } else { Some("it died".to_owned()) };
-            match reason {
-                None => kept.push(worker),
-                Some(reason) => dead.push((worker, reason)),
-            }
-        }
-        *idle = kept;
+        let (alive, dead) = std::mem::take(&mut *idle).into_iter().partition(Worker::is_idle);
+        *idle = alive;
         drop(idle);
-        dead.into_iter().for_each(|(worker, reason)| self.end(worker, &reason));
+        let dead: Vec<Worker> = dead;
+        for worker in dead {
+            let reason = worker.fault().unwrap_or("it died").to_owned();
+            self.end(worker, &reason);
+        }
     }
 
     /// Takes a worker back, unless it has served its time.
     fn keep(&self, worker: Worker) {
         let Limits { renders, growth, .. } = self.0.limits;
-        let excess = worker.look();
         let now = self.see(&worker, None, false);
         let memory = now.memory.load(Ordering::Relaxed);
         let reason = match () {
             () if self.0.stopping.is_cancelled() => Some("the host stops".to_owned()),
-            () if !worker.is_idle() => Some("it died, failed, or its work was given up".to_owned()),
+            () if !worker.is_idle() => {
+                Some(worker.fault().unwrap_or("it died, failed, or its work was given up").to_owned())
+            }
             () if now.renders >= renders => Some(format!("it has rendered {} times", now.renders)),
             () if worker.grown(memory) > growth => Some(format!("it has grown to {} MiB", memory >> 20)),
-            () => excess,
+            () => None,
         };
         match reason {
             Some(reason) => self.end(worker, &reason),

@@ -5,7 +5,9 @@ use std::io::Read;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::Duration;
 
 use nix::sched::sched_setaffinity;
 use nix::unistd::Pid;
@@ -14,13 +16,15 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use super::seats::Seat;
-use super::worker::{Launch, PROGRAM, Signs};
+use super::worker::{Launch, PROGRAM, Patience, Signs};
 use super::{Blender, BlenderError};
 use crate::config::create_private;
 use crate::config::file::Sandboxing;
 use crate::folders::{self, remove_soon};
+use crate::process::measure::{InUse, in_use, processor_time};
 use crate::process::sandbox::{Bounds, Kind, Sandbox, graphics};
 use crate::process::{self, guarded, inherit};
+use crate::terms::size;
 
 /// How much is read of what Blender wrote about its own crash, in bytes.
 const CRASH_TEXT: u64 = 64 * 1024;
@@ -31,11 +35,25 @@ const NAMES: usize = 10_000;
 /// can be written into one.
 const SECRET: [&str; 7] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "_KEY", "SSH_"];
 
+/// How many processes a worker may have, with the host's own guard.
+const PROCESSES: usize = 64;
+/// How often it is looked at, whoever holds it.
+const LOOK: Duration = Duration::from_secs(1);
+/// How much processor time it may use while it rests, in clock ticks.
+const AT_REST: u64 = 10;
+
 /// A Blender, and the folder that is its own.
 #[derive(Debug)]
 pub(super) struct Process {
     process: process::Process,
     pub(super) home: PathBuf,
+    patience: Patience,
+    /// Memory in use, in bytes, when it was last looked at.
+    pub(super) memory: Arc<AtomicU64>,
+    /// The processor time that it had used when it was put to rest, if it rests.
+    rests: Mutex<Option<u64>>,
+    /// Why it was killed, if it was for what it did.
+    fault: OnceLock<String>,
 }
 
 impl Process {
@@ -46,7 +64,7 @@ impl Process {
         read: &[PathBuf],
         line: OwnedFd,
         signs: Arc<watch::Sender<Signs>>,
-    ) -> Result<Self, BlenderError> {
+    ) -> Result<Arc<Self>, BlenderError> {
         let home = launch.folder.join(format!("worker-{id}"));
         create_private(&home).map_err(BlenderError::io("make a worker's folder"))?;
         let command = command(launch, &home, seat, read, &line)?;
@@ -56,7 +74,86 @@ impl Process {
         };
         let process = process::Process::start(command, format!("worker {id}"), &launch.processes, each)
             .map_err(BlenderError::io("start a worker"))?;
-        Ok(Self { process, home })
+        let (memory, rests, fault) = Default::default();
+        let process = Arc::new(Self { process, home, patience: launch.patience, memory, rests, fault });
+        tokio::spawn(Self::watch(Arc::downgrade(&process)));
+        Ok(process)
+    }
+
+    /// Looks after it for as long as anybody has it.
+    async fn watch(watched: Weak<Self>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let Some(process) = watched.upgrade().filter(|process| !process.has_ended()) else { return };
+            let looking = tokio::task::spawn_blocking(move || process.look());
+            if looking.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Looks what it has in use, and kills it if that is too much. Blocks.
+    pub(super) fn look(&self) {
+        if let Err(fault) = self.check() {
+            let _ = self.fault.set(fault);
+            self.kill();
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        // Nobody wakes it meanwhile.
+        let rests = self.rests();
+        let tree = self.tree();
+        if tree.len() > PROCESSES {
+            return Err(format!("it started more than {PROCESSES} processes"));
+        }
+        if rests.is_some_and(|before| processor_time(&tree) > before + AT_REST) {
+            return Err("it works while it has nothing to do".to_owned());
+        }
+        drop(rests);
+        let InUse { memory, nameless } = in_use(&tree, &self.home)?;
+        self.memory.store(memory, Ordering::Relaxed);
+        let Patience { memory: most, work, .. } = self.patience;
+        if memory > most {
+            let limit = format!("more than the {} that it may (workers.kill_above_mib)", size(most));
+            return Err(format!("it took {} of memory, {limit}", size(memory)));
+        }
+        let files = match folders::size(&self.home) {
+            Ok(size) => size,
+            Err(error) if folders::is_of_the_machine(&error) => 0,
+            Err(error) => return Err(format!("its folder cannot be looked at: {error}")),
+        };
+        if files + nameless > work {
+            let limit = format!("more than the {} that it may (workers.work_mib)", size(work));
+            return Err(format!("it took {} of the disk, {limit}", size(files + nameless)));
+        }
+        Ok(())
+    }
+
+    /// Stops it until it is wanted again: nobody's code runs in a worker that has nothing to do.
+    /// Blocks, shortly.
+    pub(super) fn rest(&self) {
+        let mut rests = self.rests();
+        if rests.is_none() {
+            self.process.rest();
+            *rests = Some(processor_time(&self.tree()));
+        }
+    }
+
+    /// Lets it go on, if it rests. Blocks, shortly.
+    pub(super) fn wake(&self) {
+        if self.rests().take().is_some() {
+            self.process.wake();
+        }
+    }
+
+    fn rests(&self) -> MutexGuard<'_, Option<u64>> {
+        self.rests.lock().expect("no code panics under this lock")
+    }
+
+    /// Says why it was killed, if it was for what it did.
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.get().map(String::as_str)
     }
 
     /// Returns what Blender wrote about its own crash, if it did.

@@ -21,7 +21,7 @@ use super::wire::{self, Hello, Progress};
 use super::{Blender, BlenderError, Crash};
 use crate::config::file::Sandboxing;
 use crate::folders;
-use crate::process::measure::{InUse, in_use, processor_time};
+use crate::process::measure::processor_time;
 use crate::rpc::{self, CallError, Incoming, Notification, Peer};
 use crate::terms::{one_line, size};
 
@@ -30,13 +30,10 @@ pub const PROGRAM: &str = include_str!("../../../blender/worker/worker.py");
 /// How long Blender may take until it says hello.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// How many processes a worker may have, with the host's own guard.
-const PROCESSES: usize = 64;
+/// How many files a scene may need.
+const NEEDED: usize = 50_000;
 /// How many files a frame may have by the scene's own names.
 const PATHS: usize = 1_000;
-
-/// How old what is known of what a worker has in use may be.
-const LOOK_AGE: Duration = Duration::from_secs(1);
 
 /// How to start workers.
 #[derive(Debug, Clone)]
@@ -94,12 +91,10 @@ pub struct Worker {
     pub renders: AtomicU32,
     /// Memory in use, in bytes, when it was last looked at.
     pub memory: Arc<AtomicU64>,
-    looked: Mutex<Option<Instant>>,
-    rests: AtomicBool,
     /// The scene that it came back with, and its memory then.
     first: Mutex<Option<(Option<String>, u64)>>,
     peer: Peer,
-    process: Process,
+    process: Arc<Process>,
     seat: Mutex<Seat>,
     busy: AtomicBool,
     patience: Patience,
@@ -151,7 +146,7 @@ impl Worker {
         read: &[PathBuf],
     ) -> Result<Self, BlenderError> {
         let began = Instant::now();
-        let (signs, memory) = (Arc::new(watch::Sender::new(Signs::new())), Arc::default());
+        let signs = Arc::new(watch::Sender::new(Signs::new()));
         let (ours, theirs) = StdUnixStream::pair().map_err(BlenderError::io("make a socket pair"))?;
         let process = Process::start(launch, id, seat, read, theirs.into(), signs.clone())?;
         ours.set_nonblocking(true).map_err(BlenderError::io("use a socket"))?;
@@ -160,7 +155,7 @@ impl Worker {
         let (peer, mut incoming) = Peer::start(reading, writing, rpc::Limits::of_a_child());
         let said = tokio::select! {
             hello = hello(&mut incoming) => Ok(hello),
-            what = hangs(&process, &signs, &memory, launch.patience) => Err(format!("hangs: {what}")),
+            what = hangs(&process, &signs, launch.patience) => Err(format!("hangs: {what}")),
             () = tokio::time::sleep(START_LIMIT) => Err(format!("said nothing in {} s", START_LIMIT.as_secs())),
         };
         let hello = match said {
@@ -172,11 +167,14 @@ impl Worker {
                 }
                 let ended = process.ended().await;
                 let path = launch.blender.path().clone();
-                let (status, log) = (silent.err().unwrap_or(ended.status), process.log.tail());
+                let fault = process.fault().map(|fault| format!("was killed: {fault}"));
+                let status = fault.or(silent.err()).unwrap_or(ended.status);
+                let log = process.log.tail();
                 return Err(BlenderError::Start { path, status, log });
             }
         };
         tokio::spawn(follow(incoming, signs.clone()));
+        process.look();
         tracing::debug!(worker = id, blender = hello.blender_version, "worker is up");
         Ok(Self {
             id,
@@ -185,9 +183,7 @@ impl Worker {
             started_in: began.elapsed(),
             loaded: Mutex::default(),
             renders: AtomicU32::new(0),
-            memory,
-            looked: Mutex::default(),
-            rests: AtomicBool::new(false),
+            memory: process.memory.clone(),
             first: Mutex::default(),
             peer,
             process,
@@ -207,7 +203,11 @@ impl Worker {
 
     /// Says what the open scene is.
     pub async fn inspect(&self) -> Result<wire::SceneInfo, BlenderError> {
-        self.call("scene.inspect", &serde_json::json!({})).await
+        let info: wire::SceneInfo = self.call("scene.inspect", &serde_json::json!({})).await?;
+        match info.dependencies.len() {
+            0..=NEEDED => Ok(info),
+            _ => Err(BlenderError::Worker(format!("it names more than {NEEDED} files that the scene needs"))),
+        }
     }
 
     /// Sets a property of the open scene.
@@ -265,29 +265,19 @@ impl Worker {
         self.signs.subscribe()
     }
 
-    /// Looks what it has in use, unless somebody did a moment ago; says so if it is too much.
-    pub fn look(&self) -> Option<String> {
-        let mut looked = self.looked.lock().expect("no code panics under this lock");
-        if looked.is_some_and(|looked| looked.elapsed() <= LOOK_AGE) {
-            return None;
-        }
-        *looked = Some(Instant::now());
-        excess(&self.process, &self.memory, self.patience)
-    }
-
-    /// Stops it until it is wanted again: nobody's code runs in a worker that has nothing to do.
-    /// Blocks, shortly.
+    /// Stops it until it is wanted again. Blocks, shortly.
     pub fn rest(&self) {
-        if !self.rests.swap(true, Ordering::Relaxed) {
-            self.process.rest();
-        }
+        self.process.rest();
     }
 
     /// Lets it go on, if it rests. Blocks, shortly.
     pub fn wake(&self) {
-        if self.rests.swap(false, Ordering::Relaxed) {
-            self.process.wake();
-        }
+        self.process.wake();
+    }
+
+    /// Says why it was killed, if it was for what it did.
+    pub fn fault(&self) -> Option<&str> {
+        self.process.fault()
     }
 
     /// Returns the host's own name for what is loaded in it.
@@ -347,7 +337,7 @@ impl Worker {
             // An answer that came too late to be heard in time is still an answer.
             biased;
             result = self.peer.call(method, params) => result,
-            what = hangs(&self.process, &self.signs, &self.memory, self.patience) => return Err(self.killed(what).await),
+            what = hangs(&self.process, &self.signs, self.patience) => return Err(self.killed(what).await),
         };
         match result {
             Ok(value) => {
@@ -377,6 +367,9 @@ impl Worker {
 
     async fn died(&self, method: &'static str) -> BlenderError {
         let mut ended = self.process.ended().await;
+        if let Some(fault) = self.fault() {
+            return BlenderError::Hung { what: fault.to_owned(), log: self.process.log.tail() };
+        }
         if ended.status.ends_with("SIGXFSZ") {
             let most = size(self.patience.work);
             ended.status += &format!(": a file of its own was larger than {most} (workers.work_mib)");
@@ -391,13 +384,15 @@ impl Worker {
     }
 }
 
-/// Waits until a process shows no sign of life any more, or too great an appetite.
-async fn hangs(
-    process: &Process,
-    shown: &watch::Sender<Signs>,
-    used: &AtomicU64,
-    patience: Patience,
-) -> String {
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Somebody may be looking at the process just now.
+        self.process.kill();
+    }
+}
+
+/// Waits until a process shows no sign of life any more.
+async fn hangs(process: &Process, shown: &watch::Sender<Signs>, patience: Patience) -> String {
     let Patience { frozen, stalled, .. } = patience;
     // Most calls are over before anybody looks.
     let mut ticks = None;
@@ -425,35 +420,6 @@ async fn hangs(
         if signs.active.elapsed() > stalled {
             return format!("it made no progress for {} s (workers.stalled_seconds)", stalled.as_secs_f64());
         }
-        if let Some(excess) = excess(process, used, patience) {
-            return excess;
-        }
-    }
-}
-
-/// Looks what a worker has in use, and says so if it is too much.
-fn excess(process: &Process, used: &AtomicU64, patience: Patience) -> Option<String> {
-    let tree = process.tree();
-    if tree.len() > PROCESSES {
-        return Some(format!("it started more than {PROCESSES} processes"));
-    }
-    let InUse { memory, nameless } = match in_use(&tree) {
-        Ok(in_use) => in_use,
-        Err(hidden) => return Some(hidden),
-    };
-    used.store(memory, Ordering::Relaxed);
-    let Patience { memory: most, work, .. } = patience;
-    if memory > most {
-        let limit = format!("more than the {} that it may (workers.kill_above_mib)", size(most));
-        return Some(format!("it took {} of memory, {limit}", size(memory)));
-    }
-    match folders::size(&process.home) {
-        Err(error) => Some(format!("its folder cannot be looked at: {error}")),
-        Ok(files) if files + nameless > work => {
-            let limit = format!("more than the {} that it may (workers.work_mib)", size(work));
-            Some(format!("it took {} of the disk, {limit}", size(files + nameless)))
-        }
-        Ok(_) => None,
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use nix::libc;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
@@ -280,7 +279,11 @@ impl Scene {
                 admitted.map_err(std::io::Error::other)
             };
             folders::take(&from, staging.folder(), &mut admit).map_err(|error| {
-                error.downcast().unwrap_or_else(in_its_folder("take over what was rendered"))
+                let doing = "take over what was rendered";
+                let placed = |folders::Untaken(error)| CapabilityError::io(doing)(error);
+                let other =
+                    |error: std::io::Error| error.downcast().map_or_else(in_its_folder(doing), placed);
+                error.downcast().unwrap_or_else(other)
             })?;
             let unread: BTreeSet<PathBuf> = unread.into_iter().map(PathBuf::from).collect();
             image::check_all(unread.into_iter().map(|name| staging.folder().join(name)).collect())?;
@@ -351,13 +354,8 @@ fn empty_folder(worker: &Worker) -> Result<PathBuf> {
 /// Makes an error of something in a worker's folder: it is the worker's, unless only the machine
 /// can have made it.
 fn in_its_folder(doing: &str) -> impl FnOnce(std::io::Error) -> CapabilityError + '_ {
-    use std::io::ErrorKind::{OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    let machine = [libc::EIO, libc::EMFILE, libc::ENFILE];
     move |error| {
-        let kinds = [OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
-        let is_machine = error.raw_os_error().is_some_and(|error| machine.contains(&error));
-        let is_ours = is_machine || kinds.contains(&error.kind());
-        let code = if is_ours { Code::Host } else { Code::Blender };
+        let code = if folders::is_of_the_machine(&error) { Code::Host } else { Code::Blender };
         CapabilityError::new(code, format!("cannot {doing}: {error}"))
     }
 }

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{CapabilityError, Code, Result};
 use crate::blender::content::{Changed, Content, Hashes};
 use crate::store::now_ms;
@@ -99,12 +101,15 @@ impl JobContent {
             }
         }
         let hashes = self.hashes.clone();
+        // Whoever waits may be gone before it is done.
+        let given_up = CancellationToken::new();
+        let _wanted = given_up.clone().drop_guard();
         let hashing = tokio::task::spawn_blocking(move || -> io::Result<Result<Content, Changed>> {
             let mut hashed = Vec::with_capacity(files.len());
             for file in files {
                 let named =
                     |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
-                let file = hashes.of(&file).map_err(named)?;
+                let file = hashes.of_unless(&file, &|| given_up.is_cancelled()).map_err(named)?;
                 if !accepts && file.changed_ms() > since {
                     return Ok(Err(Changed(file.path)));
                 }

@@ -289,12 +289,9 @@ async fn no_room(end: End, spec: &JobSpec) -> End {
     if !matches!(error.blame(), Blame::Host | Blame::Blender) {
         return end;
     }
+    // What a worker or a plugin says of the disk is a stranger's word.
     let (text, context) = (error.to_string(), spec.context.clone());
-    // What a worker says of the disk is a stranger's word.
-    let words = ["No space left", "Disk quota"];
-    let is_said = error.blame() == Blame::Host && words.iter().any(|words| text.contains(words));
-    let has_room = move || !is_said && context.has_room();
-    if tokio::task::spawn_blocking(has_room).await.unwrap_or(true) {
+    if tokio::task::spawn_blocking(move || context.has_room()).await.unwrap_or(true) {
         return end;
     }
     let message = format!(

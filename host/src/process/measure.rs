@@ -1,48 +1,75 @@
 //! What processes have in use, as the kernel tells.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::ops::Range;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::OURS;
 
 /// How many open files of a tree of processes are looked at.
 const OPEN_FILES: usize = 20_000;
+/// How many sockets they may have open: each takes memory that counts nowhere.
+const SOCKETS: usize = 1024;
+/// How many threads they may have: the machine has numbers for so many only.
+const THREADS: usize = 4096;
 
 /// What processes have in use, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct InUse {
-    /// Memory, that of files without a disk included.
+    /// Memory, that of files without a disk and of page tables included.
     pub memory: u64,
     /// Files on a disk that are open and have no name any more.
     pub nameless: u64,
 }
 
-/// Looks what a guard and the processes below it have in use; fails with what is hidden.
-pub fn in_use(tree: &[i32]) -> Result<InUse, String> {
-    let mut open = Open::default();
-    for pid in tree.iter().skip(OURS) {
+/// Looks what a guard and the processes below it have in use, whose own folder is `home`; fails
+/// with what is hidden, or what is too much whoever it is.
+pub fn in_use(tree: &[i32], home: &Path) -> Result<InUse, String> {
+    let (mut open, mut threads) = (Open::default(), 0);
+    let below = tree.get(OURS..).unwrap_or_default();
+    for pid in below {
+        let here = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        threads += here;
+        if threads > THREADS {
+            return Err(format!("it has more than {THREADS} threads"));
+        }
+        // What it has is shown by its first thread, as long as there is one.
+        if here > 1 && is_zombie(*pid) {
+            return Err("it hides behind a first thread that has ended".to_owned());
+        }
         open.look(*pid)?;
     }
-    let resident = tree.iter().filter_map(|pid| resident(*pid)).sum::<u64>();
+    for pid in below {
+        open.check_maps(*pid, home)?;
+    }
+    let known: Vec<Memory> = tree.iter().filter_map(|pid| Memory::of(*pid)).collect();
+    let sum = |part: fn(&Memory) -> u64| known.iter().map(part).sum::<u64>();
     // What is mapped is resident already.
-    let mapped = || tree.iter().filter_map(|pid| shared(*pid)).sum();
-    let unmapped = if open.memory == 0 { 0 } else { open.memory.saturating_sub(mapped()) };
-    Ok(InUse { memory: resident + unmapped, nameless: open.nameless })
+    let unmapped = open.memory.saturating_sub(sum(|memory| memory.shared));
+    Ok(InUse { memory: sum(|memory| memory.resident) + unmapped, nameless: open.nameless })
 }
 
 /// Returns the processor time that processes have used, in clock ticks.
 pub fn processor_time(tree: &[i32]) -> u64 {
-    let ticks = |pid: &i32| -> Option<u64> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name before it is in brackets and may hold anything.
-        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-        // Its own, and that of its children that have ended.
-        fields.get(11..15)?.iter().map(|field| field.parse::<u64>().ok()).sum()
-    };
-    tree.iter().filter_map(ticks).sum()
+    // Its own, and that of its children that have ended and were waited for.
+    tree.iter().filter_map(|pid| ticks(*pid, 11..15)).sum()
+}
+
+/// Returns the processor time that each process has used by itself, in clock ticks.
+pub fn own_times(tree: &[i32]) -> HashMap<i32, u64> {
+    let own = |pid: &i32| Some((*pid, ticks(*pid, 11..13)?));
+    tree.iter().filter_map(own).collect()
+}
+
+/// Adds up times that the kernel tells of a process.
+fn ticks(pid: i32, fields: Range<usize>) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it is in brackets and may hold anything.
+    let all: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    all.get(fields)?.iter().map(|field| field.parse::<u64>().ok()).sum()
 }
 
 /// The files without a name that processes have open.
@@ -50,6 +77,7 @@ pub fn processor_time(tree: &[i32]) -> u64 {
 struct Open {
     known: HashSet<(u64, u64)>,
     seen: usize,
+    sockets: usize,
     memory: u64,
     nameless: u64,
 }
@@ -69,15 +97,38 @@ impl Open {
             if self.seen > OPEN_FILES {
                 return Err(format!("its processes have more than {OPEN_FILES} files open"));
             }
-            if let Ok(info) = fs::metadata(file.path()) {
+            if let Ok(info) = fs::metadata(file.path())
+                && self.known.insert((info.dev(), info.ino()))
+            {
                 self.count(&file.path(), &info);
+            }
+            if self.sockets > SOCKETS {
+                return Err(format!("it has more than {SOCKETS} sockets"));
             }
         }
         Ok(())
     }
 
+    /// Fails if a file of its folder is mapped that has no name and is not open: nobody can see how
+    /// large that is.
+    fn check_maps(&self, pid: i32, home: &Path) -> Result<(), String> {
+        let Ok(maps) = fs::read(format!("/proc/{pid}/maps")) else { return Ok(()) };
+        let is_hidden = |line: &[u8]| {
+            let line = String::from_utf8_lossy(line.strip_suffix(b" (deleted)")?);
+            let mut fields = line.splitn(6, ' ');
+            let number: u64 = fields.nth(4)?.parse().ok()?;
+            let is_own = Path::new(fields.next()?.trim_start()).starts_with(home);
+            Some(is_own && !self.known.iter().any(|(_, known)| *known == number))
+        };
+        match maps.split(|byte| *byte == b'\n').any(|line| is_hidden(line) == Some(true)) {
+            true => Err("it hides a file that it has mapped".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     fn count(&mut self, descriptor: &Path, info: &Metadata) {
-        if !info.is_file() || info.nlink() > 0 || !self.known.insert((info.dev(), info.ino())) {
+        self.sockets += usize::from(info.file_type().is_socket());
+        if !info.is_file() || info.nlink() > 0 {
             return;
         }
         let is_memory = fs::read_link(descriptor)
@@ -86,20 +137,34 @@ impl Open {
     }
 }
 
-fn resident(pid: i32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    Some(text.split_whitespace().nth(1)?.parse::<u64>().ok()? * page_size())
+/// The memory of one process, in bytes.
+#[derive(Debug, Default)]
+struct Memory {
+    /// With its page tables.
+    resident: u64,
+    /// Of that, what has no file on a disk and others may have too.
+    shared: u64,
 }
 
-fn shared(pid: i32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("RssShmem:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+impl Memory {
+    fn of(pid: i32) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let mut found = Self::default();
+        for (name, value) in text.lines().filter_map(|line| line.split_once(':')) {
+            let part = match name {
+                "VmRSS" | "VmPTE" => &mut found.resident,
+                "RssShmem" => &mut found.shared,
+                _ => continue,
+            };
+            *part += value.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024;
+        }
+        Some(found)
+    }
 }
 
-fn page_size() -> u64 {
-    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
-    size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
+fn is_zombie(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
 }
 
 #[cfg(test)]
@@ -118,11 +183,11 @@ mod tests {
         const MUCH: usize = 256 << 20;
         let tree = [0, 0, std::process::id().cast_signed()];
         let grown = |before: InUse| {
-            let now = in_use(&tree).unwrap();
+            let now = in_use(&tree, Path::new("/none")).unwrap();
             let more = |now: u64, before: u64| now.saturating_sub(before) as usize / (MUCH / 2);
             (more(now.memory, before.memory), more(now.nameless, before.nameless))
         };
-        let before = in_use(&tree).unwrap();
+        let before = in_use(&tree, Path::new("/none")).unwrap();
         let fill = |file: &File| fallocate(file, FallocateFlags::empty(), 0, MUCH as i64).unwrap();
         let file = tempfile::tempfile().unwrap();
         fill(&file);

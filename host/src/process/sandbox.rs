@@ -108,7 +108,7 @@ const WORKER_RUNTIME: [&str; 14] = [
 const GRAPHICS: [&str; 3] = ["dri", "kfd", "nvidia"];
 
 /// The devices that every one with bounds may open.
-const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+const DEVICES: [&str; 4] = ["/dev/null", "/dev/full", "/dev/random", "/dev/urandom"];
 
 /// What a plugin with the network looks up to find a host by its name.
 const NETWORK: [&str; 5] =
@@ -132,7 +132,7 @@ const REFUSED: [i64; 8] = [
 
 /// Those that fail for one with bounds besides: what would outlive it, what landlock does not
 /// see (rights of files, memory without a file) and what is made to change the machine.
-const REFUSED_WITH_BOUNDS: [i64; 47] = [
+const REFUSED_WITH_BOUNDS: [i64; 48] = [
     libc::SYS_chmod,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
@@ -155,6 +155,7 @@ const REFUSED_WITH_BOUNDS: [i64; 47] = [
     // Of those that know it, only newer versions of landlock.
     libc::SYS_truncate,
     // What others share, by numbers that are easily guessed.
+    libc::SYS_shmget,
     libc::SYS_shmat,
     libc::SYS_shmctl,
     libc::SYS_semget,
@@ -198,7 +199,7 @@ const SYS_REMOVEXATTRAT: i64 = 466;
 const SYS_FILE_SETATTR: i64 = 469;
 
 /// And for a plugin: memory that no limit sees. Drivers of graphics make such.
-const REFUSED_TO_PLUGINS: [i64; 3] = [libc::SYS_memfd_create, libc::SYS_memfd_secret, libc::SYS_shmget];
+const REFUSED_TO_PLUGINS: [i64; 2] = [libc::SYS_memfd_create, libc::SYS_memfd_secret];
 
 /// What a new process must not have of its own.
 const NAMESPACES: [i32; 7] = [
@@ -257,7 +258,23 @@ impl Sandbox {
             rules.insert(libc::SYS_socketpair, any(kinds.map(|kind| masked(1, 0xf, kind)))?);
             // Who hides himself hides what he has open.
             rules.insert(libc::SYS_prctl, any([masked(0, -1, libc::PR_SET_DUMPABLE)])?);
-            rules.insert(libc::SYS_clone, any(NAMESPACES.map(|flag| masked(0, flag, flag)))?);
+            let namespaces = NAMESPACES.map(|flag| masked(0, flag, flag));
+            // A thread with files of its own.
+            let apart = masked(0, libc::CLONE_THREAD | libc::CLONE_FILES, libc::CLONE_THREAD);
+            let mut clone = any(namespaces)?;
+            clone.extend(any([apart])?);
+            rules.insert(libc::SYS_clone, clone);
+            let apart = libc::CLOSE_RANGE_UNSHARE.cast_signed();
+            rules.insert(libc::SYS_close_range, any([masked(2, apart, apart)])?);
+            // What is on its way between two sockets counts nowhere.
+            let buffers = [libc::SO_SNDBUF, libc::SO_RCVBUF]
+                .map(|option| all([masked(1, -1, libc::SOL_SOCKET), masked(2, -1, option)]));
+            rules.insert(libc::SYS_setsockopt, buffers.into_iter().collect::<Option<_>>()?);
+            if bounds.kind == Kind::Plugin {
+                // It stays when it is not resident any more.
+                let shared = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+                rules.insert(libc::SYS_mmap, any([masked(3, shared, shared)])?);
+            }
             if bounds.network {
                 rules.remove(&libc::SYS_connect);
             }
@@ -288,6 +305,11 @@ fn masked(argument: u8, mask: i32, bits: i32) -> Option<SeccompCondition> {
 /// Any one of these.
 fn any<const N: usize>(conditions: [Option<SeccompCondition>; N]) -> Option<Vec<SeccompRule>> {
     conditions.into_iter().map(|condition| SeccompRule::new(vec![condition?]).ok()).collect()
+}
+
+/// All of these.
+fn all<const N: usize>(conditions: [Option<SeccompCondition>; N]) -> Option<SeccompRule> {
+    SeccompRule::new(conditions.into_iter().collect::<Option<_>>()?).ok()
 }
 
 impl Bounds {

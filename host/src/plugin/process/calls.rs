@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::instance::{Fault, Instance, STEP};
+use crate::capability::usage::Rate;
 use crate::capability::{Attempt, CapabilityError, Code, ERROR_TEXT, abridged, harmless};
 use crate::plugin::wire::{Arguments, CONTRACT_ERROR, Held, NO_ATTEMPT, Refusal, Wire};
 use crate::plugin::{PluginError, TOLD};
@@ -151,8 +152,12 @@ impl Drop for Call<'_> {
     }
 }
 
+/// How many calls a second a process may make for attempts that are over.
+const LATE_CALLS: u64 = 10_000;
+
 /// Takes what a process says by itself to the attempts that it says it for.
 pub(super) async fn serve(mut incoming: mpsc::Receiver<Incoming>, instance: Weak<Instance>) {
+    let mut late = Rate::default();
     while let Some(message) = incoming.recv().await {
         let Some(instance) = instance.upgrade() else { return };
         let request = match message {
@@ -163,9 +168,14 @@ pub(super) async fn serve(mut incoming: mpsc::Receiver<Incoming>, instance: Weak
                 return instance.break_off(Fault::Rule(what));
             }
         };
-        instance.calls.fetch_add(1, Ordering::Relaxed);
         let attempt = request.params.get("attempt").and_then(Value::as_u64);
         let queue = attempt.and_then(|attempt| instance.attempts().get(&attempt).cloned());
+        if queue.is_some() {
+            instance.calls.fetch_add(1, Ordering::Relaxed);
+        } else if !late.has_room(LATE_CALLS) {
+            let what = format!("called the host {LATE_CALLS} times a second for attempts that are over");
+            return instance.break_off(Fault::Rule(what));
+        }
         drop(instance);
         let refused = match (queue, attempt) {
             (Some(queue), _) => match queue.try_send(request) {

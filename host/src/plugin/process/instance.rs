@@ -27,7 +27,7 @@ use crate::plugin::bindings::v0_1::API;
 use crate::plugin::manifest::PATH;
 use crate::plugin::wire::Held;
 use crate::plugin::wire::buffers::PixelLine;
-use crate::process::measure::{InUse, in_use, processor_time};
+use crate::process::measure::{InUse, in_use, own_times, processor_time};
 use crate::process::sandbox::{Bounds, Kind, Sandbox};
 use crate::process::{Process, guarded, inherit};
 use crate::rpc::{self, CallError, Peer, Request};
@@ -72,7 +72,7 @@ pub(super) struct Instance {
     pub(super) calls: AtomicU64,
     /// Whether its failure was taken down.
     judged: AtomicBool,
-    called: Mutex<Called>,
+    spent: Mutex<Spent>,
     first_memory: OnceLock<u64>,
     /// When it was last looked at, in bytes.
     pub(super) memory: AtomicU64,
@@ -80,15 +80,28 @@ pub(super) struct Instance {
     pub(super) alone: bool,
 }
 
-/// What was known of a process when it was last seen to call the host, or to begin or end its work.
+/// The processor time of a process since it was last seen to call the host, or to begin or end its
+/// work; in clock ticks.
 #[derive(Debug)]
-struct Called {
+struct Spent {
     is_idle: bool,
     /// How often it had called.
     calls: u64,
-    /// The processor time it had used, in clock ticks.
-    ticks: u64,
-    at: Instant,
+    since: Instant,
+    /// What it had used by then with its children that it had waited for.
+    ended: u64,
+    /// What was seen to be used since then, by whoever is there or has been.
+    sum: u64,
+    /// What each of its processes had used by itself when it was last looked at.
+    own: HashMap<i32, u64>,
+}
+
+impl Spent {
+    fn add(&mut self, own: HashMap<i32, u64>) {
+        let before = std::mem::replace(&mut self.own, own);
+        let more = |(pid, now): (&i32, &u64)| now.saturating_sub(before.get(pid).copied().unwrap_or(0));
+        self.sum += self.own.iter().map(more).sum::<u64>();
+    }
 }
 
 /// What a process did wrong.
@@ -145,7 +158,14 @@ impl Instance {
             served: AtomicU32::new(0),
             calls: AtomicU64::new(0),
             judged: AtomicBool::new(false),
-            called: Mutex::new(Called { is_idle: true, calls: 0, ticks: 0, at: Instant::now() }),
+            spent: Mutex::new(Spent {
+                is_idle: true,
+                calls: 0,
+                since: Instant::now(),
+                ended: 0,
+                sum: 0,
+                own: HashMap::new(),
+            }),
             first_memory: OnceLock::new(),
             memory: AtomicU64::new(0),
             alone: plugin.manifest.tasks.is_none(),
@@ -228,7 +248,7 @@ impl Instance {
         if count > processes {
             return Err(Fault::Limit(format!("{processes} processes (it had {count}; processes.count)")));
         }
-        let InUse { memory: used, nameless } = in_use(&tree).map_err(Fault::Rule)?;
+        let InUse { memory: used, nameless } = in_use(&tree, &self.home).map_err(Fault::Rule)?;
         self.memory.store(used, Ordering::Relaxed);
         // Before its first task it is still coming up.
         let has_served = self.served.load(Ordering::Relaxed) > 0;
@@ -237,15 +257,21 @@ impl Instance {
             let limit = format!("{} of memory (it had {}; processes.memory_mib)", size(most), size(used));
             return Err(Fault::Limit(limit));
         }
-        if let Some(seconds) = self.spun(processor_time(&tree)) {
+        if let Some(seconds) = self.spun(&tree) {
             let what = "of processor time between two host calls (processes.cpu_seconds)";
             return Err(Fault::Limit(format!("{seconds} s {what}")));
         }
         if used.saturating_sub(first) > self.limits.growth {
             self.retire_quietly("it has grown");
         }
-        let files = folders::size(&self.home)
-            .map_err(|error| Fault::Limit(format!("what can be looked at of its work folder: {error}")))?;
+        let files = match folders::size(&self.home) {
+            Ok(size) => size,
+            Err(error) if folders::is_of_the_machine(&error) => 0,
+            Err(error) => {
+                let limit = format!("what can be looked at of its work folder: {error}");
+                return Err(Fault::Limit(limit));
+            }
+        };
         let used = files + nameless;
         if used > work {
             let (work, used) = (size(work), size(used));
@@ -256,17 +282,20 @@ impl Instance {
     }
 
     /// Returns the limit of processor time if it has used more since it last called the
-    /// host, or while it had nothing to do; given what it has used in all.
-    fn spun(&self, ticks: u64) -> Option<f64> {
+    /// host, or while it had nothing to do.
+    fn spun(&self, tree: &[i32]) -> Option<f64> {
         let (limit, calls) = (self.limits.cpu, self.calls.load(Ordering::Relaxed));
-        let mut called = self.called.lock().expect("no code panics under this lock");
-        let is_idle = self.is_idle();
+        let (is_idle, ended) = (self.is_idle(), processor_time(tree));
+        let mut spent = self.spent.lock().expect("no code panics under this lock");
+        spent.add(own_times(tree));
         // What has nothing to do may tidy up, but not work half of the time.
-        let rests = is_idle && called.at.elapsed() > 2 * limit;
-        if rests || is_idle != called.is_idle || calls != called.calls {
-            *called = Called { is_idle, calls, ticks, at: Instant::now() };
+        let rests = is_idle && spent.since.elapsed() > 2 * limit;
+        if rests || is_idle != spent.is_idle || calls != spent.calls {
+            (spent.is_idle, spent.calls, spent.since) = (is_idle, calls, Instant::now());
+            (spent.ended, spent.sum) = (ended, 0);
         }
-        let used = ticks.saturating_sub(called.ticks) as f64 / TICKS;
+        // Who waits for his children has their times, who does not has not: the larger is true.
+        let used = ended.saturating_sub(spent.ended).max(spent.sum) as f64 / TICKS;
         (used > limit.as_secs_f64()).then_some(limit.as_secs_f64())
     }
 
