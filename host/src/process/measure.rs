@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
 use super::OURS;
 
@@ -15,6 +16,9 @@ const OPEN_FILES: usize = 20_000;
 const SOCKETS: usize = 1024;
 /// How many threads they may have: the machine has numbers for so many only.
 const THREADS: usize = 4096;
+
+/// How long the threads of a process may take to end together.
+const ENDING: Duration = Duration::from_millis(100);
 
 /// What processes have in use, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,14 +40,19 @@ pub fn in_use(tree: &[i32], home: &Path) -> Result<InUse, String> {
         if threads > THREADS {
             return Err(format!("it has more than {THREADS} threads"));
         }
-        // What it has is shown by its first thread, as long as there is one.
-        if here > 1 && is_zombie(*pid) {
+        if here > 1 && has_no_first(*pid) {
             return Err("it hides behind a first thread that has ended".to_owned());
         }
         open.look(*pid)?;
     }
     for pid in below {
-        open.check_maps(*pid, home)?;
+        if open.lacks_mapped(*pid, home) {
+            // One may have been opened just now.
+            open.look(*pid)?;
+            if open.lacks_mapped(*pid, home) {
+                return Err("it hides a file that it has mapped".to_owned());
+            }
+        }
     }
     let known: Vec<Memory> = tree.iter().filter_map(|pid| Memory::of(*pid)).collect();
     let sum = |part: fn(&Memory) -> u64| known.iter().map(part).sum::<u64>();
@@ -109,10 +118,10 @@ impl Open {
         Ok(())
     }
 
-    /// Fails if a file of its folder is mapped that has no name and is not open: nobody can see how
+    /// Whether a file of its folder is mapped that has no name and is not open: nobody can see how
     /// large that is.
-    fn check_maps(&self, pid: i32, home: &Path) -> Result<(), String> {
-        let Ok(maps) = fs::read(format!("/proc/{pid}/maps")) else { return Ok(()) };
+    fn lacks_mapped(&self, pid: i32, home: &Path) -> bool {
+        let Ok(maps) = fs::read(format!("/proc/{pid}/maps")) else { return false };
         let is_hidden = |line: &[u8]| {
             let line = String::from_utf8_lossy(line.strip_suffix(b" (deleted)")?);
             let mut fields = line.splitn(6, ' ');
@@ -120,10 +129,7 @@ impl Open {
             let is_own = Path::new(fields.next()?.trim_start()).starts_with(home);
             Some(is_own && !self.known.iter().any(|(_, known)| *known == number))
         };
-        match maps.split(|byte| *byte == b'\n').any(|line| is_hidden(line) == Some(true)) {
-            true => Err("it hides a file that it has mapped".to_owned()),
-            false => Ok(()),
-        }
+        maps.split(|byte| *byte == b'\n').any(|line| is_hidden(line) == Some(true))
     }
 
     fn count(&mut self, descriptor: &Path, info: &Metadata) {
@@ -162,9 +168,18 @@ impl Memory {
     }
 }
 
-fn is_zombie(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+/// Whether the first thread of a process, which shows what all of it has, has ended and others go on.
+fn has_no_first(pid: i32) -> bool {
+    let is_so = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let has_ended = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'));
+        has_ended && fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) > 1
+    };
+    // When all of it ends, the first may be first.
+    is_so() && {
+        std::thread::sleep(ENDING);
+        is_so()
+    }
 }
 
 #[cfg(test)]

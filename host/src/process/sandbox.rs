@@ -86,8 +86,9 @@ pub const RUNTIME: [&str; 16] = [
     "/sys/devices/system/cpu",
 ];
 
-/// What a worker may read besides: fonts, and what drivers look up.
-const WORKER_RUNTIME: [&str; 14] = [
+/// What a worker may read besides: fonts, and what drivers look up, or map.
+const WORKER_RUNTIME: [&str; 15] = [
+    "/dev/zero",
     "/etc/fonts",
     "/etc/OpenCL",
     "/etc/vulkan",

@@ -3,7 +3,7 @@
 //! What was copied once is never changed: removing a file breaks no job that is pinned
 //! to what it held.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -144,10 +144,10 @@ impl Shelf {
         let wanted: Requirement = renderer.parse()?;
         let Named { mut releases, .. } = self.named(&wanted.name);
         releases.retain(|release| release.place.is_some());
-        let installed: BTreeMap<&str, &Version> =
-            releases.iter().map(|release| (release.digest.as_str(), &release.version)).collect();
-        let named = |(digest, version): (&&str, &&Version)| {
-            let is_one = installed.values().filter(|other| *other == version).count() == 1;
+        let installed: BTreeSet<(&Version, &str)> =
+            releases.iter().map(|release| (&release.version, release.digest.as_str())).collect();
+        let named = |(version, digest): &(&Version, &str)| {
+            let is_one = installed.iter().filter(|(other, _)| other == version).count() == 1;
             match is_one {
                 true => format!("{}@={version}", wanted.name),
                 false => format!("{}@sha256:{}", wanted.name, &digest[..12]),
