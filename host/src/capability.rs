@@ -14,7 +14,7 @@ pub mod state;
 pub mod usage;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -173,6 +173,8 @@ pub struct JobContext {
     pub resumes: bool,
     /// Ends whatever is under way: the host stops.
     pub cut: CancellationToken,
+    /// How often its plugin has said that the disk is full, and it was not.
+    pub cries: AtomicU32,
 }
 
 impl JobContext {

@@ -91,6 +91,7 @@ fn every_misbehaviour_is_contained_and_named() {
         ("ends_its_first_thread", "failed", "it hides behind a first thread that has ended"),
         ("maps_nameless_files", "failed", "it hides a file that it has mapped"),
         ("asks_too_late", "failed", "times a second for attempts that are over"),
+        ("says_that_the_disk_is_full", "failed", "says again and again that the disk is full"),
         ("hides", "succeeded", ""),
         ("stops", "failed", "showed no sign of life for 2 s"),
         ("dies", "failed", "was ended by SIGSEGV"),

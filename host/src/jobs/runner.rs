@@ -289,10 +289,18 @@ async fn no_room(end: End, spec: &JobSpec) -> End {
     if !matches!(error.blame(), Blame::Host | Blame::Blender) {
         return end;
     }
-    // What a worker or a plugin says of the disk is a stranger's word.
     let (text, context) = (error.to_string(), spec.context.clone());
     if tokio::task::spawn_blocking(move || context.has_room()).await.unwrap_or(true) {
-        return end;
+        // The host's own errors come back through the plugin, and there may be room again by now.
+        // But what a worker says, or a plugin again and again, is a stranger's word.
+        let is_said = ["No space left", "Disk quota"].iter().any(|words| text.contains(words));
+        if error.blame() != Blame::Host || !is_said {
+            return end;
+        }
+        if spec.context.cries.fetch_add(1, Ordering::Relaxed) >= CRIES {
+            let message = format!("the plugin says again and again that the disk is full: {text}");
+            return End::Failed(PluginError::Contract(message));
+        }
     }
     let message = format!(
         "the disk of {}, or of the data directory, is full\nit goes on by itself once there is room\n{text}",
@@ -354,6 +362,9 @@ async fn seen<T>(result: Result<T, BlenderError>, attempt: &Attempt) -> Result<T
     };
     Err(if has_died { End::Failed(error) } else { End::Hopeless(error) })
 }
+
+/// How often a plugin may say of a disk with room that it is full.
+const CRIES: u32 = 5;
 
 /// How many warnings of a scene are told.
 const WARNINGS: usize = 200;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -189,6 +190,7 @@ impl Service {
             // What a job had rendered before its plan was lost is still its own.
             resumes: submission.resume || row.started_ms.is_some(),
             cut: self.cut.child_token(),
+            cries: AtomicU32::new(0),
         };
         let Submission { strict, allow, .. } = submission;
         JobSpec { wish, context: Arc::new(context), frames, settings, strict, allow }
