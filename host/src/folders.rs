@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::dir::Dir;
+use nix::dir::{Dir, Entry};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open as open_path, openat};
 use nix::libc;
@@ -129,15 +129,11 @@ fn walk(
     each: &mut dyn FnMut(Found<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut folder = Dir::from_fd(from.into())?;
-    let names: Vec<CString> = folder
-        .iter()
-        .take(MOST + 1)
-        .map(|entry| Ok(entry?.file_name().to_owned()))
-        .collect::<io::Result<_>>()?;
+    let names = names(&mut folder, MOST)?;
     if names.len() > MOST {
         return Err(io::Error::other(format!("there are more than {MOST} files in one folder")));
     }
-    for name in names.iter().filter(|name| ![c".", c".."].contains(&name.as_c_str())) {
+    for name in &names {
         let here = below.join(OsStr::from_bytes(name.to_bytes()));
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(&folder, name.as_c_str(), flags, Mode::empty()) {
@@ -163,6 +159,14 @@ fn walk(
         }
     }
     Ok(())
+}
+
+/// Names what is in a folder, or one more than `most` of it.
+fn names(folder: &mut Dir, most: usize) -> io::Result<Vec<CString>> {
+    let name = |entry: nix::Result<Entry>| Ok(entry?.file_name().to_owned());
+    let is_other =
+        |name: &io::Result<CString>| !matches!(name, Ok(name) if [c".", c".."].contains(&name.as_c_str()));
+    folder.iter().map(name).filter(is_other).take(most + 1).collect()
 }
 
 /// Lists the files below a folder that is nobody else's, by their names there. Blocks.
@@ -198,14 +202,8 @@ fn size_below(folder: File, depth: usize, files: &mut usize) -> io::Result<u64> 
         return Err(io::Error::other(format!("folders lie in one another more than {DEEPEST} deep")));
     }
     let mut folder = Dir::from_fd(folder.into())?;
-    let names: Vec<CString> = folder
-        .iter()
-        // With `.` and `..`, and one that is too much.
-        .take(LOOKED_AT + 3)
-        .map(|entry| Ok(entry?.file_name().to_owned()))
-        .collect::<io::Result<_>>()?;
     let mut size = 0;
-    for name in names.iter().filter(|name| ![c".", c".."].contains(&name.as_c_str())) {
+    for name in &names(&mut folder, LOOKED_AT)? {
         *files += 1;
         if *files > LOOKED_AT {
             return Err(io::Error::other(format!("it has more than {LOOKED_AT} files")));
