@@ -24,6 +24,8 @@ use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+/// How a folder is opened, and nothing else in its place.
+const FOLDER: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 /// How deep folders may lie in one another that are taken over.
 const DEEPEST: usize = 32;
 /// How many files may lie in one of them.
@@ -91,8 +93,7 @@ pub fn is_empty(folder: &Path) -> bool {
 /// holds the old ones cannot change the new ones. `admit` is asked for each, by its name there and
 /// its size in bytes, before any is copied. Blocks.
 pub fn take(from: &Path, to: &Path, admit: &mut dyn FnMut(&Path, u64) -> io::Result<()>) -> io::Result<()> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let folder = || io::Result::Ok(File::from(open_path(from, flags, Mode::empty())?));
+    let folder = || io::Result::Ok(File::from(open_path(from, FOLDER, Mode::empty())?));
     let mut admitted = 0;
     let mut count = |file: Found<'_>| {
         admitted += file.size;
@@ -112,7 +113,7 @@ pub fn take(from: &Path, to: &Path, admit: &mut dyn FnMut(&Path, u64) -> io::Res
 /// What is wrong with the place that files are taken to, which is no stranger's.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct Untaken(pub io::Error);
+struct Untaken(io::Error);
 
 /// A file below a folder, by its name there.
 struct Found<'a> {
@@ -187,14 +188,15 @@ pub fn files_below(root: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(names)
 }
 
-/// Returns how many bytes of the disk a folder takes; fails if it is too much to look at. Blocks.
+/// Returns how many bytes of the disk a folder takes, or none if the machine cannot tell just now;
+/// fails if it is too much to look at. Blocks.
 pub fn size(folder: &Path) -> io::Result<u64> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut files = 0;
-    match open_path(folder, flags, Mode::empty()) {
+    let sum = match open_path(folder, FOLDER, Mode::empty()) {
         Err(Errno::ENOENT) => Ok(0),
-        opened => size_below(opened?.into(), 0, &mut files),
-    }
+        Err(error) => Err(error.into()),
+        Ok(folder) => size_below(folder.into(), 0, &mut 0),
+    };
+    sum.or_else(|error| if is_of_the_machine(&error) { Ok(0) } else { Err(error) })
 }
 
 fn size_below(folder: File, depth: usize, files: &mut usize) -> io::Result<u64> {
@@ -213,8 +215,7 @@ fn size_below(folder: File, depth: usize, files: &mut usize) -> io::Result<u64> 
         let Ok(info) = fstatat(&folder, name.as_c_str(), flags) else { continue };
         size += u64::try_from(info.st_blocks).unwrap_or_default() * 512;
         if SFlag::from_bits_truncate(info.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
-            let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            match openat(&folder, name.as_c_str(), flags, Mode::empty()) {
+            match openat(&folder, name.as_c_str(), FOLDER, Mode::empty()) {
                 Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
                 opened => size += size_below(opened?.into(), depth + 1, files)?,
             }
@@ -228,23 +229,24 @@ pub fn is_of_the_machine(error: &io::Error) -> bool {
     use io::ErrorKind::{OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let errors = [libc::EIO, libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ESTALE];
     let kinds = [OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
-    error.raw_os_error().is_some_and(|error| errors.contains(&error)) || kinds.contains(&error.kind())
+    let is_untaken = error.get_ref().is_some_and(|inner| inner.is::<Untaken>());
+    let number = error.raw_os_error();
+    is_untaken || number.is_some_and(|number| errors.contains(&number)) || kinds.contains(&error.kind())
 }
 
 /// Opens a folder, and makes what is missing of it, part by part: a link that somebody has put
 /// in the way is not followed. Blocks.
 pub fn open_or_make(path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut folder = open_path("/", flags | OFlag::O_PATH, Mode::empty())?;
+    let mut folder = open_path("/", FOLDER | OFlag::O_PATH, Mode::empty())?;
     for part in path.strip_prefix("/").map_err(io::Error::other)?.components() {
         let part = part.as_os_str();
-        let next = match openat(&folder, part, flags | OFlag::O_PATH, Mode::empty()) {
+        let next = match openat(&folder, part, FOLDER | OFlag::O_PATH, Mode::empty()) {
             Err(Errno::ENOENT) => {
                 match mkdirat(&folder, part, Mode::from_bits_truncate(0o777)) {
                     Ok(()) | Err(Errno::EEXIST) => {}
                     Err(error) => return Err(error.into()),
                 }
-                openat(&folder, part, flags | OFlag::O_PATH, Mode::empty())
+                openat(&folder, part, FOLDER | OFlag::O_PATH, Mode::empty())
             }
             opened => opened,
         };
@@ -255,7 +257,7 @@ pub fn open_or_make(path: &Path) -> io::Result<File> {
             error => error.into(),
         })?;
     }
-    Ok(openat(&folder, ".", flags, Mode::empty())?.into())
+    Ok(openat(&folder, ".", FOLDER, Mode::empty())?.into())
 }
 
 /// Removes a folder with all that a stranger has put into it, however deep, and whatever rights
@@ -302,8 +304,7 @@ fn beside(folder: &Path) -> PathBuf {
 
 /// Lets its user into a folder.
 fn unlock(folder: &Path) -> io::Result<()> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let opened = open_path(folder, flags, Mode::empty())?;
+    let opened = open_path(folder, FOLDER | OFlag::O_PATH, Mode::empty())?;
     fs::set_permissions(format!("/proc/self/fd/{}", opened.as_raw_fd()), fs::Permissions::from_mode(0o700))
 }
 

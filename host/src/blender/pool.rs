@@ -189,8 +189,7 @@ impl Pool {
         let (seat, read) = (self.0.seats.take(), wanted.read());
         let any = {
             let mut idle = self.idle();
-            let fits = |worker: &Worker| worker.read == read && self.may_open(worker, &wanted.scene);
-            idle.iter().rposition(fits).map(|index| idle.remove(index))
+            idle.iter().rposition(|worker| self.fits(worker, &wanted, &read)).map(|index| idle.remove(index))
         };
         let worker = async {
             match any {
@@ -255,7 +254,7 @@ impl Pool {
     /// place of the one that was idle longest.
     async fn worker(&self, wanted: &Wanted, seat: &Seat) -> Result<Worker, BlenderError> {
         let (name, read) = (wanted.name(), wanted.read());
-        let fits = |worker: &Worker| worker.read == read && self.may_open(worker, &wanted.scene);
+        let fits = |worker: &Worker| self.fits(worker, wanted, &read);
         self.bury();
         let found = {
             let mut idle = self.idle();
@@ -279,12 +278,12 @@ impl Pool {
         }
     }
 
-    /// Whether a worker has opened no scene but this one: what a stranger's scene has made of it
-    /// makes no pictures of others.
-    fn may_open(&self, worker: &Worker, scene: &Path) -> bool {
+    /// Whether a worker may read what is wanted, and has opened no scene but this one: what a
+    /// stranger's scene has made of it makes no pictures of others.
+    fn fits(&self, worker: &Worker, wanted: &Wanted, read: &[PathBuf]) -> bool {
         let seen = self.seen();
-        let own = seen.get(&worker.id).and_then(|seen| seen.scene.as_deref());
-        own.is_none_or(|own| own == scene)
+        let own = seen.get(&worker.id).and_then(|seen| seen.scene.as_ref());
+        worker.read == read && own.is_none_or(|own| *own == wanted.scene)
     }
 
     fn may_start(&self) -> bool {

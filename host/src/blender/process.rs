@@ -118,11 +118,8 @@ impl Process {
             let limit = format!("more than the {} that it may (workers.kill_above_mib)", size(most));
             return Err(format!("it took {} of memory, {limit}", size(memory)));
         }
-        let files = match folders::size(&self.home) {
-            Ok(size) => size,
-            Err(error) if folders::is_of_the_machine(&error) => 0,
-            Err(error) => return Err(format!("its folder cannot be looked at: {error}")),
-        };
+        let beyond = |error| format!("its folder cannot be looked at: {error}");
+        let files = folders::size(&self.home).map_err(beyond)?;
         if files + nameless > work {
             let limit = format!("more than the {} that it may (workers.work_mib)", size(work));
             return Err(format!("it took {} of the disk, {limit}", size(files + nameless)));

@@ -279,11 +279,7 @@ impl Scene {
                 admitted.map_err(std::io::Error::other)
             };
             folders::take(&from, staging.folder(), &mut admit).map_err(|error| {
-                let doing = "take over what was rendered";
-                let placed = |folders::Untaken(error)| CapabilityError::io(doing)(error);
-                let other =
-                    |error: std::io::Error| error.downcast().map_or_else(in_its_folder(doing), placed);
-                error.downcast().unwrap_or_else(other)
+                error.downcast().unwrap_or_else(in_its_folder("take over what was rendered"))
             })?;
             let unread: BTreeSet<PathBuf> = unread.into_iter().map(PathBuf::from).collect();
             image::check_all(unread.into_iter().map(|name| staging.folder().join(name)).collect())?;

@@ -264,14 +264,8 @@ impl Instance {
         if used.saturating_sub(first) > self.limits.growth {
             self.retire_quietly("it has grown");
         }
-        let files = match folders::size(&self.home) {
-            Ok(size) => size,
-            Err(error) if folders::is_of_the_machine(&error) => 0,
-            Err(error) => {
-                let limit = format!("what can be looked at of its work folder: {error}");
-                return Err(Fault::Limit(limit));
-            }
-        };
+        let beyond = |error| Fault::Limit(format!("what can be looked at of its work folder: {error}"));
+        let files = folders::size(&self.home).map_err(beyond)?;
         let used = files + nameless;
         if used > work {
             let (work, used) = (size(work), size(used));
