@@ -10,11 +10,12 @@ Refuses to run scripts that a scene carries, and to set what is not on its list.
 Never decides what to render: that is the plugin's, through the host.
 """
 
-import glob
 import json
+import math
 import os
 import queue
 import re
+import shutil
 import socket
 import sys
 import threading
@@ -195,24 +196,55 @@ def check_value(prop, path, value):
 class Scene:
     """The loaded scene file, and everything the plugin set in it."""
 
-    def __init__(self, path, stamp):
+    def __init__(self, path, stamp, trust):
         self.path = path
         self.stamp = stamp
+        self.trust = trust
         self.settings = Journal()
+        # What the settings were set to, in order, so that they can be set again after a reload.
+        self.applied = []
         # Whether it may be rendered on the CPU though it asks for a GPU.
         self.cpu = False
-        try:
-            bpy.ops.wm.open_mainfile(filepath=path, load_ui=False, use_scripts=False)
-        except RuntimeError as error:
-            hint = "open it in Blender and save it again, or take a newer Blender with --blender PATH"
-            raise Failure("blender", f"Blender cannot load the scene: {first_line(error)}\n{hint}") from None
-        self.blocked = blocked_scripts() + stop_style_modules()
-        # Worth its memory: geometry and textures stay on the device between frames.
-        self.data.render.use_persistent_data = True
+        self.threads = None
+        self.name = None
+        self.load()
 
     @property
     def data(self):
         return bpy.context.scene
+
+    def load(self):
+        try:
+            bpy.ops.wm.open_mainfile(filepath=self.path, load_ui=False, use_scripts=self.trust)
+        except RuntimeError as error:
+            hint = "open it in Blender and save it again, or take a newer Blender with --blender PATH"
+            raise Failure("blender", f"Blender cannot load the scene: {first_line(error)}\n{hint}") from None
+        for scene in bpy.data.scenes:
+            scene.render.use_persistent_data = False
+        self.own = self.data.name
+        self.blocked = [] if self.trust else blocked_scripts() + stop_style_modules()
+        # Which frame an unbaked simulation has come to; none since the file was loaded.
+        self.simulated = None
+        # What was set when the scene was rendered last, and whether render data is kept since then.
+        self.rendered = None
+        self.persistence = "auto"
+
+    def prepare(self, name, threads, cpu):
+        """Chooses the scene of the file, and what the host decides."""
+        self.name, self.threads, self.cpu = name, threads, cpu
+        choose_scene(name or self.own)
+        if threads:
+            self.data.render.threads_mode, self.data.render.threads = "FIXED", threads
+        self.check_device()
+
+    def reload(self):
+        """Loads the file anew and sets what was set: a simulation goes in one direction only."""
+        applied = self.applied
+        self.settings, self.applied = Journal(), []
+        self.load()
+        self.prepare(self.name, self.threads, self.cpu)
+        for path, value in applied:
+            self.set(path, value)
 
     @staticmethod
     def stamp_of(path):
@@ -242,10 +274,9 @@ class Scene:
             "file_format": render.image_settings.file_format,
             "is_movie": render.is_movie_format,
             "post_processing": self.post_processing(),
-            "missing_files": missing_files(),
-            "unreadable_files": unreadable_files(),
-            "dependencies": dependencies(),
+            "references": references(),
             "blocked_scripts": self.blocked,
+            "unbaked_simulations": unbaked_simulations(scene),
             "warnings": self.warnings(),
         }
 
@@ -256,7 +287,8 @@ class Scene:
 
     def warnings(self):
         """What will go wrong with this scene in this Blender, in sentences."""
-        return [f"{NO_DENOISER}: its frames will fail; {NO_DENOISER_HINT}"] if self.lacks_denoiser() else []
+        lacking = [f"{NO_DENOISER}: its frames will fail; {NO_DENOISER_HINT}"] if self.lacks_denoiser() else []
+        return lacking + unknown_nodes()
 
     def lacks_denoiser(self):
         if self.data.render.engine != "CYCLES" or not self.data.cycles.use_denoising or has_denoiser():
@@ -294,6 +326,7 @@ class Scene:
         except (TypeError, AttributeError, ReferenceError):
             traceback.print_exc()
             return False
+        self.applied, self.persistence = [], "auto"
         return True
 
     def set(self, path, value):
@@ -304,9 +337,16 @@ class Scene:
         except Failure:
             self.settings.restore(before)
             raise
+        self.applied.append((path, value))
 
     def _set(self, path, value):
-        special = {"camera": self._set_camera, "view_layer": self._set_view_layer, "engine": self._set_engine}
+        special = {
+            "camera": self._set_camera,
+            "view_layer": self._set_view_layer,
+            "engine": self._set_engine,
+            "persistent_data": self._set_persistence,
+            "scene": self._set_scene,
+        }
         if path in special:
             if not isinstance(value, str):
                 raise Failure("invalid-argument", f"{path} takes a name, not {json.dumps(value)}")
@@ -347,6 +387,17 @@ class Scene:
         for layer in self.data.view_layers:
             self.settings.set(layer, "use", layer.name == name)
 
+    def _set_persistence(self, word):
+        if word not in {"auto", "on", "off"}:
+            raise Failure("invalid-argument", f"persistent_data takes 'auto', 'on' or 'off', not '{word}'")
+        self.persistence = word
+
+    def _set_scene(self, name):
+        if self.settings:
+            raise Failure("invalid-argument", "scene is to be set first: what was set before belongs to another scene")
+        choose_scene(name)
+        self.prepare(name, self.threads, self.cpu)
+
     def _set_engine(self, name):
         for engine in ENGINES.get(name, []):
             try:
@@ -357,6 +408,70 @@ class Scene:
         raise Failure("invalid-argument", f"this Blender has no engine '{name}'\nuse one of {listing(ENGINES)}")
 
     # rendering
+
+    def keep_render_data(self, *how):
+        """Lets Blender keep geometry and textures until the next frame, or lets go of them.
+
+        `how` is what differs between this render and others beside the settings and the frame.
+        """
+        render = self.data.render
+        keeps = {"on": True, "off": False}.get(self.persistence)
+        if keeps is None:
+            keeps = may_keep_render_data(self.data)
+        now = (self.data.name, self.applied[:], how)
+        if not keeps or self.rendered != now:
+            # Turning it off lets go of what is kept. What was kept under other settings can be wrong.
+            render.use_persistent_data = False
+        render.use_persistent_data = keeps
+        self.rendered = now
+
+    def simulate_up_to(self, frame, directory):
+        """Brings unbaked simulations to where `blender -a` has them before it renders a frame.
+
+        They come out as there only if the frames from the scene's first one on are rendered one after
+        another; small pictures will do, `frame_set` will not.
+        """
+        scene = self.data
+        if not unbaked_simulations(scene):
+            return
+        before = range(scene.frame_start, frame, max(scene.frame_step, 1))
+        if self.simulated is not None and self.simulated not in before:
+            self.reload()
+            scene = self.data
+        missing = [earlier for earlier in before if self.simulated is None or earlier > self.simulated]
+        if missing:
+            aside = os.path.join(os.path.dirname(directory), "simulated")
+            with Journal() as changed:
+                self._cheaply(changed)
+                changed.set(scene.render, "filepath", os.path.join(aside, "frame_"))
+                for earlier in missing:
+                    self._animate(earlier, changed)
+            shutil.rmtree(aside, ignore_errors=True)
+        self.simulated = frame
+
+    def _cheaply(self, changed):
+        """Makes the next pictures small: nobody looks at them."""
+        render, engine = self.data.render, self.data.render.engine
+        smallest = min(max(render.resolution_x, render.resolution_y), 64)
+        percentage = max(1, math.ceil(100 * smallest / max(render.resolution_x, render.resolution_y)))
+        changed.set(render, "resolution_percentage", percentage)
+        for name in ("use_compositing", "use_sequencer", "use_persistent_data"):
+            changed.set(render, name, False)
+        if engine == "CYCLES":
+            changed.set(self.data.cycles, "samples", 1)
+            changed.set(self.data.cycles, "use_denoising", False)
+        elif "EEVEE" in engine:
+            changed.set(self.data.eevee, "taa_render_samples", 1)
+
+    def _animate(self, frame, changed):
+        """Renders one frame as an animation: file names, overwriting and simulations are as for `-a`."""
+        scene = self.data
+        # Each drags the other along if they would cross.
+        changed.keep(scene, "frame_end", "frame_start")
+        scene.frame_end = frame
+        scene.frame_start = frame
+        scene.frame_end = frame
+        run_render(animation=True)
 
     def output(self, name, directory):
         """The scene's own file name, or the plugin's, in the host's folder."""
@@ -395,29 +510,29 @@ class Scene:
             changed.set(render, "stamp_note_text", f"{own} ({maker})" if own else maker)
 
     def write(self, frame, name, directory, maker):
-        scene, render = self.data, self.data.render
+        render = self.data.render
         self.check_device()
         self.check_denoiser()
         if render.is_movie_format:
             raise Failure("unsupported", f"the scene writes {render.image_settings.file_format}, a movie")
+        self.simulate_up_to(frame, directory)
+        self.keep_render_data("write")
+        render = self.data.render
         with Journal() as changed:
             changed.set(render, "filepath", self.output(name, directory))
             changed.set(render, "use_overwrite", True)
             changed.set(render, "use_placeholder", False)
-            # Each drags the other along if they would cross.
-            changed.keep(scene, "frame_end", "frame_start")
-            scene.frame_end = frame
-            scene.frame_start = frame
-            scene.frame_end = frame
             for node in file_output_nodes():
                 redirect(node, directory, changed)
             self.sign(maker, changed)
-            run_render(animation=True)
+            self._animate(frame, changed)
         return {"unread": check_pictures(directory)}
 
     def shot(self, frame, region, samples, file):
         scene, render = self.data, self.data.render
         self.check_device()
+        part = [json.dumps(what, sort_keys=True) for what in (region, samples)]
+        self.keep_render_data("shot", *part)
         with Journal() as changed:
             changed.set(render, "use_compositing", False)
             changed.set(render, "use_sequencer", False)
@@ -429,6 +544,8 @@ class Scene:
                 # Parts are denoised when they have been put together, not before.
                 changed.set(scene.cycles, "use_denoising", False)
             self.check_denoiser()
+            # What moves a simulation otherwise than `blender -a` does.
+            self.simulated = math.inf
             scene.frame_set(frame)
             run_render()
             with Journal() as form:
@@ -594,26 +711,242 @@ def redirect(node, directory, changed):
             changed.set(part, name, inside(getattr(part, name)))
 
 
-# --- what a scene lacks, and what it carries ----------------------------------
+# --- scenes of a file --------------------------------------------------------
 
 
-def referred_files():
-    """Every path in the file, with what is there: a pattern may stand for many."""
+def choose_scene(name):
+    """Makes a scene of the file the one that is rendered."""
+    if bpy.context.scene.name == name:
+        return
+    wanted = bpy.data.scenes.get(name)
+    if wanted is None:
+        raise Failure("not-found", f"the file has no scene '{name}'\nit has {listing(s.name for s in bpy.data.scenes)}")
+    bpy.context.window.scene = wanted
+
+
+# --- what may be kept between frames ------------------------------------------
+
+# Render data that Blender keeps (`use_persistent_data`) has been wrong in later frames: particles, cloth,
+# dynamic paint, keyed render settings. So it is kept only for scenes that are made of nothing but what
+# tests/fixtures/matrix.py proves to be right, in the Blenders that it is proven with.
+PROVEN_BLENDERS = {(3, 4), (4, 5)}
+PROVEN_OBJECTS = {"MESH", "CURVE", "SURFACE", "FONT", "META", "ARMATURE", "LATTICE", "EMPTY", "CAMERA", "LIGHT"}
+PROVEN_MODIFIERS = {
+    "ARMATURE",
+    "ARRAY",
+    "BEVEL",
+    "BUILD",
+    "DECIMATE",
+    "DISPLACE",
+    "LATTICE",
+    "MIRROR",
+    "NODES",
+    "OCEAN",
+    "SIMPLE_DEFORM",
+    "SOLIDIFY",
+    "SUBSURF",
+    "TRIANGULATE",
+    "WAVE",
+    "WIREFRAME",
+}
+
+
+def may_keep_render_data(scene):
+    """Whether it is proven that frames come out right if this scene's render data is kept."""
+    render = scene.render
+    if bpy.app.version[:2] not in PROVEN_BLENDERS or render.engine != "CYCLES":
+        return False
+    if has_animation(scene) or scene.rigidbody_world or render.use_simplify or render.use_multiview:
+        return False
+    if render.use_freestyle or scene.cycles.shading_system or scene.cycles.feature_set != "SUPPORTED":
+        return False
+    layers = [layer for layer in scene.view_layers if layer.use]
+    if len(layers) != 1 or layers[0].material_override or getattr(layers[0], "world_override", None):
+        return False
+    if any(image.source == "MOVIE" for image in bpy.data.images):
+        return False
+    # Objects of other scenes may be instanced here.
+    return all(is_proven(thing) for thing in bpy.data.objects)
+
+
+def is_proven(thing):
+    return (
+        thing.type in PROVEN_OBJECTS
+        and {modifier.type for modifier in thing.modifiers} <= PROVEN_MODIFIERS
+        and not any(simulation_nodes(modifier) for modifier in thing.modifiers)
+        and thing.instance_type in {"NONE", "COLLECTION"}
+        and not thing.particle_systems
+        and not thing.rigid_body
+    )
+
+
+def has_animation(block):
+    animation = block.animation_data
+    return bool(animation and (animation.action or animation.drivers or animation.nla_tracks))
+
+
+# --- simulations --------------------------------------------------------------
+
+
+def unbaked_simulations(scene):
+    """Names what depends on the frames before it, and is not baked."""
+    found = []
+    for thing in scene.objects:
+        for modifier in thing.modifiers:
+            what = unbaked(modifier)
+            if what:
+                found.append(f"{what} of '{thing.name}'")
+    world = scene.rigidbody_world
+    if world and world.enabled and world.collection and len(world.collection.objects) and not is_baked(world.point_cache):
+        found.append("rigid bodies")
+    return sorted(found)
+
+
+def unbaked(modifier):
+    """Says what a modifier simulates, unless it reads a cache."""
+    if not modifier.show_render:
+        return None
+    if modifier.type in {"CLOTH", "SOFT_BODY"}:
+        word = "cloth" if modifier.type == "CLOTH" else "soft body"
+        return None if is_baked(modifier.point_cache) else word
+    if modifier.type == "PARTICLE_SYSTEM":
+        system = modifier.particle_system
+        moves = system.settings.type == "EMITTER" or system.use_hair_dynamics
+        return "particles" if moves and not is_baked(system.point_cache) else None
+    if modifier.type == "DYNAMIC_PAINT":
+        surfaces = modifier.canvas_settings.canvas_surfaces if modifier.canvas_settings else ()
+        return "dynamic paint" if any(s.is_active and not is_baked(s.point_cache) for s in surfaces) else None
+    if modifier.type == "FLUID" and modifier.fluid_type == "DOMAIN":
+        domain = modifier.domain_settings
+        baked = domain.cache_type != "REPLAY" and (domain.has_cache_baked_data or domain.has_cache_baked_any)
+        return None if baked else "fluid"
+    return "simulation nodes" if simulation_nodes(modifier) and not nodes_are_baked(modifier) else None
+
+
+def is_baked(cache):
+    return cache.is_baked or cache.use_external
+
+
+def simulation_nodes(modifier):
+    """Whether a modifier's geometry nodes hold a simulation, or bake something."""
+    if modifier.type != "NODES" or not modifier.node_group:
+        return False
+    return any(
+        node.bl_idname in {"GeometryNodeSimulationOutput", "GeometryNodeBake"}
+        for tree in trees_below(modifier.node_group, {})
+        for node in tree.nodes
+    )
+
+
+def trees_below(tree, seen):
+    """All node trees that a tree uses, and itself."""
+    if tree.as_pointer() not in seen:
+        seen[tree.as_pointer()] = tree
+        for node in tree.nodes:
+            if getattr(node, "node_tree", None):
+                trees_below(node.node_tree, seen)
+    return seen.values()
+
+
+def nodes_are_baked(modifier):
+    bakes = list(getattr(modifier, "bakes", ()))
+    folders = [bake_folder(modifier, bake) for bake in bakes]
+    return bool(bakes) and all(folder and os.path.isdir(os.path.join(folder, "meta")) for folder in folders)
+
+
+def bake_folder(modifier, bake):
+    """Where a bake of geometry nodes lies on disk, if it does."""
+    own = getattr(bake, "use_custom_path", False) and bake.directory
+    if own:
+        return bpy.path.abspath(bake.directory)
+    if not getattr(modifier, "bake_directory", ""):
+        return None
+    return os.path.join(bpy.path.abspath(modifier.bake_directory), str(bake.bake_id))
+
+
+# --- what a scene needs, lacks and carries --------------------------------------
+
+
+def references():
+    """Every file that the scene names, for the host to look for: a worker sees only some folders.
+
+    `kind` says what stands for several files: `tiles` (a name with <UDIM> or <UVTILE>), `sequence` (one
+    file of a numbered sequence) and `folder` (all that is below it).
+    """
+    found = {}
+    sequences = {os.path.normpath(path) for path in sequence_paths()}
     for path in bpy.utils.blend_paths(absolute=True, packed=False, local=False):
-        if os.path.basename(path):
-            pattern = re.sub(r"<UDIM>|<UVTILE>|#+", "*", path)
-            many = "*" in pattern
-            there = glob.glob(glob.escape(pattern).replace("[*]", "*")) if many else [path]
-            yield path, [found for found in there if os.path.exists(found)]
+        name = os.path.basename(path)
+        if not name or is_blenders_own(path):
+            continue
+        kind = "file"
+        if "<UDIM>" in name or "<UVTILE>" in name:
+            kind = "tiles"
+        elif os.path.normpath(path) in sequences:
+            kind = "sequence"
+        found[os.path.normpath(path)] = kind
+    for folder in cache_folders():
+        found.setdefault(os.path.normpath(folder), "folder")
+    found.pop(os.path.normpath(bpy.data.filepath), None)
+    return [{"path": path, "kind": kind} for path, kind in sorted(found.items())]
 
 
-def missing_files():
-    return sorted({os.path.normpath(path) for path, there in referred_files() if not there})
+def sequence_paths():
+    for block in (*bpy.data.images, *bpy.data.movieclips):
+        if block.source == "SEQUENCE":
+            yield bpy.path.abspath(block.filepath, library=block.library)
+    for volume in bpy.data.volumes:
+        if volume.is_sequence:
+            yield bpy.path.abspath(volume.filepath, library=volume.library)
+    for cache in bpy.data.cache_files:
+        if cache.is_sequence:
+            yield bpy.path.abspath(cache.filepath, library=cache.library)
 
 
-def unreadable_files():
-    """Files that are there and that this worker may not read."""
-    return sorted({os.path.normpath(file) for _, there in referred_files() for file in there if not readable(file)})
+def cache_folders():
+    """Where caches of simulations lie on disk, as far as there are any."""
+    folders = set()
+    for thing in bpy.data.objects:
+        for modifier in thing.modifiers:
+            if modifier.type == "FLUID" and modifier.fluid_type == "DOMAIN":
+                folders.add(bpy.path.abspath(modifier.domain_settings.cache_directory))
+            folders.update(bake_folder(modifier, bake) for bake in getattr(modifier, "bakes", ()))
+            system = getattr(modifier, "particle_system", None)
+            for cache in (getattr(modifier, "point_cache", None), getattr(system, "point_cache", None)):
+                folders.update(point_cache_folders(cache))
+            canvas = getattr(modifier, "canvas_settings", None)
+            for surface in canvas.canvas_surfaces if canvas else ():
+                folders.update(point_cache_folders(surface.point_cache))
+    for scene in bpy.data.scenes:
+        if scene.rigidbody_world:
+            folders.update(point_cache_folders(scene.rigidbody_world.point_cache))
+    return {folder for folder in folders if folder and os.path.isdir(folder)}
+
+
+def point_cache_folders(cache):
+    """Blender keeps disk caches in a folder beside the file, external ones where it is told."""
+    if cache is None:
+        return
+    if cache.use_external and cache.filepath:
+        yield bpy.path.abspath(cache.filepath)
+    elif cache.use_disk_cache and bpy.data.filepath:
+        folder, name = os.path.split(bpy.data.filepath)
+        yield os.path.join(folder, f"blendcache_{os.path.splitext(name)[0]}")
+
+
+def is_blenders_own(path):
+    """Whether a file came with the Blender that saved the scene, and is only for work on it: brushes."""
+    parts = path.replace("\\", "/").split("/")
+    if "datafiles" not in parts or "assets" not in parts:
+        return False
+    libraries = [lib for lib in bpy.data.libraries if bpy.path.abspath(lib.filepath) == path]
+    kinds = {block.id_type for lib in libraries for block in lib.users_id}
+    return kinds <= {"BRUSH", "IMAGE", "TEXTURE", "PALETTE", "CURVE"}
+
+
+def unreadable(paths):
+    """Those of some files that are there and that this worker may not read."""
+    return [path for path in paths if not readable(path)]
 
 
 def readable(file):
@@ -627,11 +960,15 @@ def readable(file):
         return False
 
 
-def dependencies():
-    """The files that the scene is rendered with, beside itself: one that may not be read is none."""
-    files = {file for _, there in referred_files() for file in there if os.path.isfile(file)}
-    found = {os.path.realpath(file) for file in files if readable(file)}
-    return sorted(found - {os.path.realpath(bpy.data.filepath)})
+def unknown_nodes():
+    """Says that the scene has nodes which this Blender does not know."""
+    trees = [*bpy.data.node_groups]
+    for blocks in (bpy.data.materials, bpy.data.worlds, bpy.data.lights, bpy.data.scenes):
+        trees += [block.node_tree for block in blocks if getattr(block, "node_tree", None)]
+    names = {node.name for tree in trees for node in tree.nodes if node.bl_idname == "NodeUndefined"}
+    if not names:
+        return []
+    return [f"this Blender does not know the nodes {listing(sorted(names))}: an add-on is missing, or it is too old"]
 
 
 def blocked_scripts():
@@ -706,6 +1043,7 @@ class Worker:
             "scene.write": lambda **how: self.loaded().write(**how),
             "scene.shot": lambda **how: self.loaded().shot(**how),
             "scene.develop": lambda **how: self.loaded().develop(**how),
+            "files.unreadable": unreadable,
             "devices.list": devices,
         }
 
@@ -714,20 +1052,17 @@ class Worker:
             raise Failure("not-found", "no scene is open")
         return self.scene
 
-    def open(self, path, anew, threads, cpu):
+    def open(self, path, anew, threads, cpu, scene, trust):
         """Opens a scene as it is on disk; warm if it is the one loaded already."""
         stamp = Scene.stamp_of(path)
-        warm = not anew and self.scene is not None and (self.scene.path, self.scene.stamp) == (path, stamp)
+        loaded = self.scene and (self.scene.path, self.scene.stamp, self.scene.trust)
+        warm = not anew and loaded == (path, stamp, trust)
         if warm:
             warm = self.scene.restored()
         if not warm:
             self.scene = None
-            self.scene = Scene(path, stamp)
-        if threads:
-            render = self.scene.data.render
-            render.threads_mode, render.threads = "FIXED", threads
-        self.scene.cpu = cpu
-        self.scene.check_device()
+            self.scene = Scene(path, stamp, trust)
+        self.scene.prepare(scene, threads, cpu)
         return {"warm": warm, "overwrite": self.scene.data.render.use_overwrite}
 
     def answer(self, line):

@@ -14,8 +14,9 @@ pub mod state;
 pub mod usage;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -27,7 +28,7 @@ use crate::blender::wire::Progress;
 use crate::config::limits::{Limits, bytes};
 use crate::reports::{Report as CrashReport, Reports};
 use crate::store::{Store, StoreError};
-use crate::terms::{Capability, JobId};
+use crate::terms::{self, Capability, JobId};
 use usage::{Hit, Usage};
 
 /// What went wrong, in the contract's words.
@@ -237,6 +238,10 @@ pub struct Attempt {
     denied: Mutex<Vec<Capability>>,
     /// Whether it holds a scene: a second could wait for ever for a worker.
     pub has_scene: AtomicBool,
+    /// How long it has waited for workers, until its scene was loaded, in microseconds.
+    waited: AtomicU64,
+    /// Whether a frame was not rendered, since its files were there.
+    pub has_kept: AtomicBool,
 }
 
 impl Attempt {
@@ -250,7 +255,22 @@ impl Attempt {
     ) -> Self {
         let (memory, has_scene) = (AtomicU64::new(0), AtomicBool::new(false));
         let used = Usage::new(by.limits);
-        Self { job, by, of, directive, reports, used, memory, denied: Mutex::default(), has_scene }
+        let (denied, waited, has_kept) = Default::default();
+        Self { job, by, of, directive, reports, used, memory, denied, has_scene, waited, has_kept }
+    }
+
+    /// Waits for a worker; that is no work of the plugin's.
+    async fn waiting<T>(&self, wait: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let done = wait.await;
+        self.waited.fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
+        done
+    }
+
+    /// Returns how long it has worked since it began; nothing if not all was rendered.
+    pub fn worked(&self, began: Instant) -> Option<Duration> {
+        let waited = Duration::from_micros(self.waited.load(Ordering::Relaxed));
+        (!self.has_kept.load(Ordering::Relaxed)).then(|| began.elapsed().saturating_sub(waited))
     }
 
     /// Returns the state that its release has of the job.
@@ -261,7 +281,7 @@ impl Attempt {
 
     /// Notes how much memory the plugin was seen to have, in bytes.
     pub fn had_memory(&self, bytes: u64) {
-        self.memory.fetch_max(bytes, std::sync::atomic::Ordering::Relaxed);
+        self.memory.fetch_max(bytes, Ordering::Relaxed);
     }
 
     /// Writes to the job's log.
@@ -362,21 +382,15 @@ impl Attempt {
 
 /// Makes harmless what a plugin says, and cuts its end off.
 pub fn harmless(text: String, limit: usize) -> String {
-    let mut text = plain(text);
+    let mut text = terms::harmless(&text).into_owned();
     text.truncate(text.floor_char_boundary(limit));
     text
-}
-
-/// Takes out of a text what a terminal would obey.
-fn plain(text: String) -> String {
-    let obeyed = |c: char| c.is_control() && c != '\n';
-    if text.contains(obeyed) { text.replace(obeyed, "\u{fffd}") } else { text }
 }
 
 /// Makes an error's text harmless, and cuts it in its middle: what happened
 /// stands at its beginning, and why at its end.
 pub fn abridged(text: String, limit: usize) -> String {
-    let text = plain(text);
+    let text = terms::harmless(&text).into_owned();
     if text.len() <= limit {
         return text;
     }
@@ -432,6 +446,7 @@ mod tests {
     #[test]
     fn what_a_terminal_would_obey_is_taken_out() {
         assert_eq!(harmless("a\x1b[31mb\nc\r".to_owned(), 100), "a\u{fffd}[31mb\nc\u{fffd}");
+        assert_eq!(harmless("exe.\u{202e}gnp".to_owned(), 100), "exe.\u{fffd}gnp");
         assert_eq!(harmless("\u{e9}\u{e9}".to_owned(), 3), "\u{e9}");
     }
 

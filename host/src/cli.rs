@@ -2,11 +2,20 @@
 //!
 //! Talks to a host like any client. Owns the terminal; nothing below prints.
 
-/// Prints a line. A reader that went away is no reason to stop.
+/// Prints a line. A reader that went away is no reason to stop. What a terminal would obey is
+/// taken out: names and texts of plugins and scenes are printed here.
 macro_rules! say {
     ($($line:tt)*) => {{
         use std::io::Write;
-        let _ = writeln!(std::io::stdout(), $($line)*);
+        let _ = writeln!(std::io::stdout(), "{}", $crate::terms::harmless(&format!($($line)*)));
+    }};
+}
+
+/// The same for what is no answer: steps, warnings, errors.
+macro_rules! tell {
+    ($($line:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "{}", $crate::terms::harmless(&format!($($line)*)));
     }};
 }
 
@@ -14,7 +23,7 @@ macro_rules! say {
 macro_rules! show {
     ($($line:tt)*) => {{
         use std::io::Write;
-        if writeln!(std::io::stdout(), $($line)*).is_err() {
+        if writeln!(std::io::stdout(), "{}", $crate::terms::harmless(&format!($($line)*))).is_err() {
             std::process::exit(0);
         }
     }};
@@ -44,12 +53,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::DataDir;
 use crate::config::file::Config;
 use crate::plugin::component::Components;
 use crate::releases::Releases;
+use crate::terms::harmless;
 
 /// The hot shoe for Blender rendering: renderer plugins, hot-swappable and isolated.
 #[derive(Debug, Parser)]
@@ -143,12 +154,11 @@ fn releases(data: &DataDir, config: &Config) -> Result<Releases> {
     Ok(Releases::new(components, data.clone(), config))
 }
 
-/// Lets this process have as many files and sockets open as it may at all.
-fn raise_file_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
-    }
+/// Lets this process have as many files and sockets open as it may at all; returns how many.
+fn raise_file_limit() -> u64 {
+    let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    most
 }
 
 /// Opens the data directory.
@@ -163,6 +173,7 @@ fn open(given: Option<PathBuf>) -> Result<DataDir> {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.verbose, cli.log_format);
+    raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(Failure::failed(format!("cannot start: {error}"))),
@@ -223,7 +234,8 @@ fn report(failure: Failure) -> ExitCode {
         false => text.to_owned(),
     };
     let mut lines = failure.message.lines();
-    eprintln!("{} {}", red("error:"), lines.next().unwrap_or_default());
-    lines.for_each(|line| eprintln!("  {line}"));
+    let first = harmless(lines.next().unwrap_or_default());
+    let _ = writeln!(io::stderr(), "{} {first}", red("error:"));
+    lines.for_each(|line| tell!("  {line}"));
     ExitCode::from(failure.code)
 }

@@ -164,12 +164,16 @@ impl RunDir {
     /// Makes the folder, and removes those that killed hosts left behind.
     pub fn create(data: &DataDir) -> io::Result<Self> {
         let runs = data.path().join("run");
-        create_private(&runs)?;
+        let named = |path: &Path| {
+            let path = path.display().to_string();
+            move |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"))
+        };
+        create_private(&runs).map_err(named(&runs))?;
         // A folder without its lock yet must not look abandoned to another host.
-        let gate = lock(&runs.join("gate"), FlockArg::LockExclusive)?;
-        sweep(&runs)?;
+        let gate = lock(&runs.join("gate"), FlockArg::LockExclusive).map_err(named(&runs))?;
+        sweep(&runs).map_err(named(&runs))?;
         let path = runs.join(uuid::Uuid::now_v7().simple().to_string());
-        create_private(&path)?;
+        create_private(&path).map_err(named(&path))?;
         let run = Self { _lock: lock(&path.join("lock"), FlockArg::LockExclusiveNonblock)?, path };
         drop(gate);
         Ok(run)

@@ -28,12 +28,17 @@ use crate::releases::{Releases, lifecycle};
 use crate::rpc;
 use crate::service::collect::Rules;
 use crate::service::types::Shutdown;
-use crate::service::{Parts, Service, ServiceError};
+use crate::service::{Parts, Service};
 use crate::store::collect::Keep;
 use crate::store::{Store, StoreError, now_ms};
 
 /// How often what is old is looked for.
 const COLLECTING: Duration = Duration::from_secs(600);
+/// How often it is looked whether there are too many events, and how many more are no matter.
+const COUNTING: Duration = Duration::from_secs(5);
+const SURPLUS: u64 = 1000;
+/// How long no host may have run before it counts: a clock may be wrong by a day.
+const AWAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What a host is started with.
 #[derive(Debug)]
@@ -61,9 +66,6 @@ pub enum StartError {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The jobs of the host before cannot be taken up.
-    #[error("cannot take up the jobs of the host before: {0}")]
-    Recover(ServiceError),
     /// A folder cannot be used.
     #[error("cannot use the data directory: {0}")]
     Io(#[from] io::Error),
@@ -106,9 +108,9 @@ impl Host {
             work: config.workers.work_mib.saturating_mul(1024 * 1024),
         };
         confined(config.workers.sandbox, &program).await?;
-        let (sandbox, read) = (config.workers.sandbox, config.workers.read.clone());
-        let processes = TaskTracker::new();
-        let launch = Launch { blender, guard: program, folder, patience, sandbox, read, processes };
+        let (sandbox, processes) = (config.workers.sandbox, TaskTracker::new());
+        let (read, environment) = (config.workers.read.clone(), config.workers.environment.clone());
+        let launch = Launch { blender, guard: program, folder, patience, sandbox, read, environment, processes };
         let pool = Pool::new(launch, limits, store.clone());
         let policy = Policy {
             slots: limits.size,
@@ -132,14 +134,18 @@ impl Host {
             spool,
         };
         let service = Arc::new(Service::new(parts));
-        let recovered = service.recover().await.map_err(StartError::Recover)?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
+        let away_ms = now_ms().saturating_sub(store.last_event_ms().await?.unwrap_or_else(now_ms));
+        let away_ms = if Duration::from_millis(away_ms) > AWAY { away_ms } else { 0 };
         if !alone {
-            store.append_soon(EventKind::HostStarted { version, jobs: recovered });
+            let jobs = store.count_open_jobs().await?;
+            store.append_soon(EventKind::HostStarted { version, jobs });
         }
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let host = Self { service, store, pool, jobs, scheduler, tasks, stop, config, run };
-        host.tasks.spawn(collect(host.service.clone(), host.config.clone(), alone, host.stop.clone()));
+        host.tasks.spawn(recover(host.service.clone(), host.stop.clone()));
+        let collecting = collect(host.service.clone(), host.config.clone(), alone, away_ms, host.stop.clone());
+        host.tasks.spawn(collecting);
         if !alone {
             let deploying = deploy::Deploying::new(host.service.clone(), releases, &host.config);
             host.tasks.spawn(deploying.run(host.stop.clone()));
@@ -220,11 +226,19 @@ impl Host {
     }
 }
 
-/// Lets go of what is old, now and then.
-async fn collect(service: Arc<Service>, config: Config, alone: bool, stop: CancellationToken) {
+/// Takes up the jobs of the host before.
+async fn recover(service: Arc<Service>, stop: CancellationToken) {
+    if let Some(Err(error)) = stop.run_until_cancelled(service.recover()).await {
+        tracing::error!(%error, "not all jobs of the host before could be taken up");
+    }
+}
+
+/// Lets go of what is old, now and then, and of what is too much soon.
+async fn collect(service: Arc<Service>, config: Config, alone: bool, away_ms: u64, stop: CancellationToken) {
     loop {
         let keep = config.keep;
-        let since = |life: f64| now_ms().saturating_sub(days(life).as_millis() as u64);
+        // Nothing ages while no host runs: the clock of one start may be far ahead.
+        let since = |life: f64| now_ms().saturating_sub(days(life).as_millis() as u64 + away_ms);
         let keep = Keep {
             jobs_since_ms: since(keep.jobs_days),
             jobs: keep.jobs,
@@ -248,8 +262,17 @@ async fn collect(service: Arc<Service>, config: Config, alone: bool, stop: Cance
         if let Err(error) = collected {
             tracing::warn!(%error, "what is old could not be let go of");
         }
+        let next = async {
+            // Those of open jobs stay, however many they are.
+            let limit = config.keep.events.max(service.stored_events().await);
+            let mut waited = Duration::ZERO;
+            while waited < COLLECTING && service.stored_events().await <= limit + limit / 10 + SURPLUS {
+                tokio::time::sleep(COUNTING).await;
+                waited += COUNTING;
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(COLLECTING) => {}
+            () = next => {}
             () = stop.cancelled() => return,
         }
     }

@@ -109,6 +109,8 @@ pub struct Service {
     finished: Mutex<()>,
     cut: CancellationToken,
     stop: watch::Sender<Option<Shutdown>>,
+    /// Whether the jobs of earlier hosts are taken up.
+    recovered: watch::Sender<bool>,
     began: Instant,
 }
 
@@ -124,6 +126,7 @@ impl Service {
             keys: Default::default(),
             cut: CancellationToken::new(),
             stop: watch::Sender::new(None),
+            recovered: watch::Sender::new(false),
             began: Instant::now(),
         }
     }
@@ -221,7 +224,7 @@ impl Service {
         let _alone = self.finished.lock().await;
         let row = self.row(id).await?;
         if !row.state.is_final() {
-            self.parts.jobs.order(id, Order::Pin(pinned)).await?;
+            self.order_open(id, Order::Pin(pinned)).await?;
             return Ok(Job::from(self.row(id).await?));
         }
         let mut changed = row.clone();
@@ -244,11 +247,22 @@ impl Service {
         if is_changed && order == (Order::Resume { accept_changes: false }) {
             self.check_unchanged(id).await?;
         }
-        match self.parts.jobs.order(id, order).await {
+        match self.order_open(id, order).await {
             Err(OrderError::NotTakenUp) => self.order_stored(id, order).await?,
             result => result?,
         }
         Ok(Job::from(self.row(id).await?))
+    }
+
+    /// Asks something of a job that is not finished; one of an earlier host may be taken up first.
+    async fn order_open(&self, id: JobId, order: Order) -> Result<(), OrderError> {
+        match self.parts.jobs.order(id, order).await {
+            Err(OrderError::NotTakenUp) => {
+                self.has_recovered().await;
+                self.parts.jobs.order(id, order).await
+            }
+            result => result,
+        }
     }
 
     /// Lists the tasks of a job, in the order of its plan.

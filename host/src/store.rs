@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::terms::{JobId, JobState, Presence, ReleaseState, TaskState};
 use events::Tail;
@@ -33,7 +33,8 @@ use events::Tail;
 const QUEUE: usize = 1024;
 /// How many writes share a transaction at most.
 const GROUP: usize = 512;
-/// How many connections are kept for readers.
+/// How many may read at a time, and how many connections are kept for them.
+const READING: usize = 16;
 const READERS: usize = 4;
 const BUSY: Duration = Duration::from_secs(5);
 /// How long to wait before what could not be written is written again.
@@ -105,6 +106,8 @@ struct Shared {
     /// Tells when the thread that writes has ended.
     ended: watch::Receiver<bool>,
     readers: Mutex<Vec<Connection>>,
+    /// How many may read at a time: each takes a thread, and three files.
+    reading: Semaphore,
     tail: Tail,
     trouble: watch::Sender<Trouble>,
 }
@@ -144,6 +147,7 @@ impl Store {
             writer: Mutex::new(Some(writer)),
             ended,
             readers: Mutex::default(),
+            reading: Semaphore::new(READING),
             tail: Tail::starting_after(last),
             trouble: watch::Sender::default(),
         };
@@ -222,6 +226,7 @@ impl Store {
         &self,
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let _turn = self.0.reading.acquire().await.map_err(|_| StoreError::Closed)?;
         let shared = self.0.clone();
         tokio::task::spawn_blocking(move || shared.read(work)).await.map_err(|_| StoreError::Closed)?
     }

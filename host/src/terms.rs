@@ -1,5 +1,6 @@
 //! The words that all parts share: ids, digests, states, and who is to blame.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -217,7 +218,20 @@ impl TaskState {
 
 /// Makes a line of at most so many characters of what a stranger says of himself.
 pub fn one_line(text: &str, most: usize) -> String {
-    text.chars().filter(|c| !c.is_control()).take(most).collect()
+    text.chars().filter(|c| !is_obeyed(*c)).take(most).collect()
+}
+
+/// Takes out of a text what a terminal would obey, so that a stranger's words cannot pass for others.
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| is_obeyed(c) && c != '\n';
+    if text.contains(obeyed) { text.replace(obeyed, "\u{fffd}").into() } else { text.into() }
+}
+
+/// Whether a terminal obeys a character instead of showing it: it moves the cursor, sets colours, or
+/// turns the order of writing around.
+fn is_obeyed(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// Writes a size as the configuration does, in MiB; in bytes if it is less than one.

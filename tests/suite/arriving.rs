@@ -370,7 +370,7 @@ fn replaced(mut bytes: Vec<u8>, word: &str, other: &str) -> Vec<u8> {
 fn who_wants_more_is_held_until_the_operator_agrees() {
     let farm = Farm::serving("");
     // The same name, and it wants a scene.
-    let built = component("draft", &["--release", "--manifest-path", "examples/draft/Cargo.toml"]);
+    let built = component(&["--release", "--manifest-path", "examples/draft/Cargo.toml"]);
     let mut metadata = wasm_metadata::AddMetadata::default();
     metadata.name = wasm_metadata::AddMetadataField::Set("changeling".to_owned());
     metadata.version = wasm_metadata::AddMetadataField::Set(wasm_metadata::Version::new("1.1.0".to_owned()));

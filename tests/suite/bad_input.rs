@@ -200,7 +200,7 @@ fn scripts_in_a_scene_do_not_run_and_are_named() {
         // What runs could leave its mark.
         let mut render =
             Render::with(&blender, &blender.scene("scripts")).frames("1").args(["--sandbox", "off"]);
-        render.command.env("HOTSHOE_MARKS", marks.path());
+        render.command.env("BLENDER_MARKS", marks.path());
         render.run().expect(0).tells(&[
             "kept from running: text block 'evil.py'",
             "kept from running: driver of location on 'Cube'",

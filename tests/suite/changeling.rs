@@ -17,7 +17,7 @@ pub(crate) const AT_ONCE: &str = "[rollout]\nfirst = 0\ntasks = 0\n";
 pub(crate) fn release(version: &str, text: &str) -> Vec<u8> {
     const MARK: &[u8] = b"<changeling>";
     static BUILT: LazyLock<Vec<u8>> = LazyLock::new(|| {
-        let built = component("changeling", &["--profile", "plugin", "--package", "changeling"]);
+        let built = component(&["--profile", "plugin", "--package", "changeling"]);
         std::fs::read(built.join("plugin/changeling.wasm")).unwrap()
     });
     let mut bytes = BUILT.clone();

@@ -47,7 +47,7 @@ fn a_blender_that_is_taken_over_reaches_nothing() {
     let blender = stand_in("intruder", folder.path());
     let render = |how: &str| {
         let mut render = render_of(&own, &blender, how);
-        render.env("OTHER", &other).env("OWN", &own);
+        render.env("BLENDER_OTHER", &other).env("BLENDER_OWN", &own);
         Ended::from(render.output().unwrap()).expect(2).stderr
     };
     let said = render("require");
@@ -116,7 +116,7 @@ fn a_worker_that_lies_to_the_host_gets_nothing_by_it() {
         if act != "files" {
             render.arg("--renderer").arg(crate::harness::probe()).args(["--set", &format!("act={act}")]);
         }
-        render.env("OTHER", &other).env("TRAITOR", how).env("HOTSHOE_DATA", &data);
+        render.env("BLENDER_OTHER", &other).env("BLENDER_TRAITOR", how).env("HOTSHOE_DATA", &data);
         let ended = Ended::from(render.output().unwrap());
         assert!(ended.stderr.contains(expected), "{how}: {ended:#?}");
         assert!(matches!(ended.code, Some(1 | 2)), "{how}: {ended:#?}");
@@ -140,7 +140,7 @@ fn farm_of_traitors(how: &str) -> Farm {
     let mut farm = Farm::new();
     farm.workers = 1;
     farm.blender = stand_in("traitor", farm.folder.path());
-    farm.environment = [("TRAITOR", how), ("OTHER", "/nowhere")].map(|(k, v)| (k.into(), v.into())).to_vec();
+    farm.environment = [("BLENDER_TRAITOR", how), ("BLENDER_OTHER", "/nowhere")].map(|(k, v)| (k.into(), v.into())).to_vec();
     farm
 }
 
@@ -268,7 +268,7 @@ fn a_malicious_scene_runs_nothing_and_writes_nothing_elsewhere() {
         // Without a sandbox, so that it is not this that forbids it; and with one.
         for how in ["off", "require"] {
             let mut render = Render::with(&blender, &scene).frames("1-2").args(["--sandbox", how]);
-            render.command.env("HOTSHOE_MARKS", &marks).current_dir(&own);
+            render.command.env("BLENDER_MARKS", &marks).current_dir(&own);
             let (out, victim) = (render.out(), folder.path().join("victim"));
             fs::write(&victim, "mine").unwrap();
             fs::create_dir(&out).unwrap();
@@ -295,7 +295,7 @@ fn a_malicious_scene_runs_nothing_and_writes_nothing_elsewhere() {
         if !blender.is_module {
             let mut trusting = command(&blender.path);
             trusting.args(["--background", "--factory-startup", "--enable-autoexec"]).arg(&scene);
-            trusting.env("HOTSHOE_MARKS", &marks).output().unwrap();
+            trusting.env("BLENDER_MARKS", &marks).output().unwrap();
             assert_eq!(files_below(&marks), ["hotshoe-pwned"]);
         }
     }

@@ -103,7 +103,8 @@ impl Blender {
         folder.join(format!("{name}.blend"))
     }
 
-    /// Lets this Blender alone render frames into the files that the scene names.
+    /// Lets this Blender alone render frames into the files that the scene names; without frames,
+    /// all of the scene's own.
     pub(crate) fn render_plainly(&self, scene: &Path, frames: &[i32]) {
         let frames: Vec<String> = frames.iter().map(i32::to_string).collect();
         let mut run = match self.is_module {
@@ -114,7 +115,10 @@ impl Blender {
             run.arg(scene).args(&frames);
         } else {
             run.args(["--background", "--factory-startup"]).arg(scene);
-            run.args(["--render-frame", &frames.join(",")]);
+            match frames.is_empty() {
+                true => run.arg("--render-anim"),
+                false => run.args(["--render-frame", &frames.join(",")]),
+            };
         }
         let output = run.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -123,9 +127,8 @@ impl Blender {
 
 /// The component of `tests/fixtures/probe`.
 pub(crate) fn probe() -> &'static Path {
-    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-        component("probe", &["--profile", "plugin", "--package", "probe"]).join("plugin/probe.wasm")
-    });
+    static BUILT: LazyLock<PathBuf> =
+        LazyLock::new(|| component(&["--profile", "plugin", "--package", "probe"]).join("plugin/probe.wasm"));
     &BUILT
 }
 
@@ -143,7 +146,7 @@ impl Kind {
     /// The probe, as a renderer is named.
     pub(crate) fn probe(self) -> &'static Path {
         static PROCESS: LazyLock<PathBuf> = LazyLock::new(|| {
-            let built = native("probe", &["--package", "probe", "--bin", "probe-process"]);
+            let built = native(&["--package", "probe", "--bin", "probe-process"]);
             let files = [(built.join("debug/probe-process"), "probe-process")];
             plugin("probe-process", &files, &|text| {
                 text.replace(r#""python3", "main.py""#, r#""./probe-process""#)
@@ -166,7 +169,7 @@ impl Kind {
 /// The renderer `direct` as a process.
 pub(crate) fn direct_process() -> &'static Path {
     static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let built = native("probe", &["--package", "direct", "--bin", "direct-process"]);
+        let built = native(&["--package", "direct", "--bin", "direct-process"]);
         let change = |text: &str| {
             let text = text.replace(r#""python3", "main.py""#, r#""./direct-process""#);
             text.replace("\"probe\"", "\"direct\"").replace("1.2.3", env!("CARGO_PKG_VERSION"))
@@ -198,9 +201,13 @@ pub(crate) fn with_package(folder: &Path) {
     }
 }
 
-/// Builds with cargo, and returns the folder of its profiles.
-fn native(name: &str, arguments: &[&str]) -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+/// The target that components are built for.
+const COMPONENTS: &str = "wasm32-wasip2";
+
+/// Builds with cargo, and returns the folder of its profiles. All builds share one target folder,
+/// so that what they have in common is built once.
+fn native(arguments: &[&str]) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fixtures");
     let mut cargo = command(env!("CARGO"));
     cargo.current_dir(root()).arg("build").args(arguments).env_remove("RUSTFLAGS");
     cargo.arg("--target-dir").arg(&target);
@@ -210,8 +217,25 @@ fn native(name: &str, arguments: &[&str]) -> PathBuf {
 }
 
 /// Builds a component with cargo, and returns the folder of its profiles.
-pub(crate) fn component(name: &str, arguments: &[&str]) -> PathBuf {
-    native(name, &[arguments, &["--target", "wasm32-wasip2"]].concat()).join("wasm32-wasip2")
+pub(crate) fn component(arguments: &[&str]) -> PathBuf {
+    add_target();
+    native(&[arguments, &["--target", COMPONENTS]].concat()).join(COMPONENTS)
+}
+
+/// Adds the target of components to the toolchain: `cargo run` does without it, so it may be absent.
+pub(crate) fn add_target() {
+    static ADDED: LazyLock<()> = LazyLock::new(|| {
+        let sysroot = command("rustc").args(["--print", "sysroot"]).current_dir(root()).output().unwrap();
+        let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout).unwrap().trim());
+        if sysroot.join("lib/rustlib").join(COMPONENTS).exists() {
+            return;
+        }
+        let added = command("rustup").args(["target", "add", COMPONENTS]).current_dir(root()).output();
+        let hint = format!("the tests build components for {COMPONENTS}: install that target of Rust first");
+        let added = added.unwrap_or_else(|error| panic!("{hint} (rustup: {error})"));
+        assert!(added.status.success(), "{hint}\n{}", String::from_utf8_lossy(&added.stderr));
+    });
+    LazyLock::force(&ADDED);
 }
 
 /// One run of `hotshoe render` in a folder of its own.

@@ -130,7 +130,7 @@ fn show_tells_what_a_component_is() {
 
 #[test]
 fn the_renderer_of_the_readme_works() {
-    let built = component("draft", &["--release", "--manifest-path", "examples/draft/Cargo.toml"]);
+    let built = component(&["--release", "--manifest-path", "examples/draft/Cargo.toml"]);
     let draft = built.join("release/draft.wasm");
     let mut render = Render::new(&installed().scene("small")).frames("1").set("percentage", "25");
     render.command.arg("--renderer").arg(draft);

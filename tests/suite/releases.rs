@@ -91,7 +91,7 @@ fn what_is_shipped_is_not_replaced() {
 #[test]
 fn a_component_says_itself_what_it_is() {
     let farm = Farm::new();
-    let built = component("draft", &["--release", "--manifest-path", "examples/draft/Cargo.toml"]);
+    let built = component(&["--release", "--manifest-path", "examples/draft/Cargo.toml"]);
     let renamed = farm.path("some-file.wasm");
     fs::copy(built.join("release/draft.wasm"), &renamed).unwrap();
     let shown = farm.run(&["plugin", "show", "--json", renamed.to_str().unwrap()]).expect(0);

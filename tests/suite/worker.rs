@@ -28,8 +28,9 @@ fn launch(blender: &harness::Blender, folder: &Path) -> Launch {
     let blender = if blender.is_module { Blender::Module(path) } else { Blender::Program(path) };
     let (guard, folder) = (PROGRAM.into(), folder.to_owned());
     // They write where a test looks.
-    let (patience, sandbox, read) = (Patience::default(), Sandboxing::Off, Vec::new());
-    Launch { blender, guard, folder, patience, sandbox, read, processes: TaskTracker::new() }
+    let (patience, sandbox) = (Patience::default(), Sandboxing::Off);
+    let (read, environment, processes) = (Vec::new(), Vec::new(), TaskTracker::new());
+    Launch { blender, guard, folder, patience, sandbox, read, environment, processes }
 }
 
 impl Bench {

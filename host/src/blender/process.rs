@@ -1,5 +1,6 @@
 //! A guarded Blender: how it is started, and what its output tells.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::ops::Deref;
@@ -31,9 +32,28 @@ const CRASH_TEXT: u64 = 64 * 1024;
 /// How many names in its folder are looked at to find that.
 const NAMES: usize = 10_000;
 
-/// What is named like this in the environment is not for workers: they make pictures, and anything
-/// can be written into one.
-const SECRET: [&str; 7] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "_KEY", "SSH_"];
+/// What a worker gets of the host's environment, besides all names that begin with one of
+/// [`PASSED_BEGINNINGS`]. Nothing else: it makes pictures, and anything can be written into one.
+const PASSED: [&str; 13] = [
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "TZ",
+    "DISPLAY",
+    "OCIO",
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+    "OPENBLAS_NUM_THREADS",
+    "SSL_CERT_FILE",
+    "HOTSHOE_FAKE",
+    "VK_ICD_FILENAMES",
+    "VK_DRIVER_FILES",
+    "GPU_MAX_HEAP_SIZE",
+];
+/// Variables of Blender, of the drivers of devices, and of what runs threads.
+const PASSED_BEGINNINGS: [&str; 16] = [
+    "BLENDER_", "CYCLES_", "CUDA_", "NVIDIA_", "OPTIX_", "HIP_", "ROCR_", "HSA_", "AMD_", "ONEAPI_", "SYCL_",
+    "ZE_", "MESA_", "LIBGL_", "EGL_", "OMP_",
+];
 
 /// How many processes a worker may have, with the host's own guard.
 const PROCESSES: usize = 64;
@@ -206,15 +226,7 @@ fn command(
             .arg(&program),
         Blender::Module(_) => command.arg("-s").arg("-u").arg(&program),
     };
-    for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "LD_PRELOAD", "NOTIFY_SOCKET"] {
-        command.env_remove(name);
-    }
-    let secret = |name: &str| SECRET.iter().any(|word| name.to_ascii_uppercase().contains(word));
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_none_or(secret) {
-            command.env_remove(name);
-        }
-    }
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_passed(name, &launch.environment)));
     inherit(&mut command, "HOTSHOE_FD", line);
     if launch.sandbox != Sandboxing::Off {
         // What drivers keep for the next time; the rest of a home is none of their business.
@@ -228,6 +240,11 @@ fn command(
         unsafe { command.pre_exec(move || Ok(sched_setaffinity(Pid::from_raw(0), &processors)?)) };
     }
     Ok(command)
+}
+
+fn is_passed(name: &OsStr, more: &[String]) -> bool {
+    let begins = |name: &str| PASSED_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning));
+    name.to_str().is_some_and(|name| PASSED.contains(&name) || begins(name) || more.iter().any(|more| more == name))
 }
 
 /// Says what a worker may use.

@@ -50,6 +50,8 @@ pub struct Launch {
     pub sandbox: Sandboxing,
     /// Folders that it may read besides those of its scene.
     pub read: Vec<PathBuf>,
+    /// Variables that it gets of the host's environment, besides those that all get.
+    pub environment: Vec<String>,
     /// Follows every process until its end, whoever has dropped it.
     pub processes: TaskTracker,
 }

@@ -106,7 +106,8 @@ impl Inner {
         let held = match self.held.take() {
             Some(held) => held,
             None => {
-                let held = heard(attempt, attempt.job.pool.open(attempt.job.wanted()).await).await?;
+                let opening = attempt.waiting(attempt.job.pool.open(attempt.job.wanted()));
+                let held = heard(attempt, opening.await).await?;
                 for (path, value) in &self.settings {
                     held.set(path, value).await?;
                 }
@@ -178,10 +179,12 @@ impl Scene {
         match self.or_canceled(write).await? {
             Done::Now { staging, paths, step } => self.publish(staging, paths, step).await,
             Done::Before(files) => {
+                self.attempt.has_kept.store(true, Ordering::Relaxed);
                 output::own(&files, &self.attempt).await?;
                 Ok(files)
             }
             Done::Kept(files) => {
+                self.attempt.has_kept.store(true, Ordering::Relaxed);
                 output::keep(&files, &self.attempt).await?;
                 Ok(files)
             }

@@ -379,7 +379,13 @@ pub fn is_as_recorded(recorded: &Recorded) -> bool {
 
 /// Renames what a host that died had recorded and not yet renamed. Blocks.
 pub fn reconcile(recorded: &[Recorded]) {
+    // Of most files the staging folder is gone, and with it the question.
+    let mut there: HashMap<&Path, bool> = HashMap::new();
     for file in recorded {
+        let Some(staging) = file.aside.as_deref().and_then(Path::parent) else { continue };
+        if !*there.entry(staging).or_insert_with(|| staging.is_dir()) {
+            continue;
+        }
         let is_aside = |aside: &PathBuf| {
             let known = file.sha256.as_ref();
             aside.is_file() && sha256(aside).is_ok_and(|found| Some(&found) == known)

@@ -74,7 +74,7 @@ pub(super) async fn install(request: &install::Request, data: &DataDir, quiet: b
     let mut show = |step: Step| match step {
         Step::Doing(what) => {
             if lines {
-                eprintln!("{what}");
+                tell!("{what}");
             }
             bar.set_style(spinner.clone());
             bar.set_message(what);
@@ -127,6 +127,7 @@ pub(super) async fn version(blender: &Blender, data: &DataDir) -> Result<String,
         patience: Patience::default(),
         sandbox: Sandboxing::Auto,
         read: Vec::new(),
+        environment: Vec::new(),
         processes: TaskTracker::new(),
     };
     let worker = Worker::start(&launch, 1, &Seat::default(), &[]).await?;

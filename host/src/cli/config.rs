@@ -35,7 +35,7 @@ pub(super) fn run(args: Args) -> Result {
     match args.command {
         Command::Check { file } => {
             let (config, path) = Config::read(file.as_deref()).map_err(Failure::bad_input)?;
-            config.missing().iter().for_each(|missing| eprintln!("warning: {missing}"));
+            config.missing().iter().for_each(|missing| tell!("warning: {missing}"));
             match path {
                 Some(path) => say!("{} is sound", path.display()),
                 None => say!("there is no configuration; every key has its default"),

@@ -1,6 +1,6 @@
 //! `hotshoe doctor`: what was found, what is missing, how to get it.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -12,6 +12,7 @@ use crate::config::file::Config;
 use crate::config::{DataDir, RunDir};
 use crate::plugin::component::Components;
 use crate::process;
+use crate::process::sandbox::OPEN_FILES;
 use crate::releases::Releases;
 use crate::store::rescue::{self, Saved};
 use crate::store::{Store, StoreError};
@@ -53,6 +54,7 @@ pub(super) async fn run(args: Args, data: &DataDir) -> Result {
     }
     let mut findings = vec![data_directory(data), renderers(data).await, pythons().await];
     findings.push(sandbox().await);
+    findings.extend(descriptors());
     findings.extend(database(data));
     findings.extend(blenders(args.blender.as_deref(), data).await);
     for finding in &findings {
@@ -79,7 +81,8 @@ fn print(finding: &Finding) {
         true => format!("\x1b[{colour}m{mark}\x1b[0m"),
         false => mark.to_owned(),
     };
-    say!("{mark}  {:<10} {}", finding.id, finding.found);
+    let _ = write!(std::io::stdout(), "{mark}  ");
+    say!("{:<10} {}", finding.id, finding.found);
     finding.hint.iter().flat_map(|hint| hint.lines()).for_each(|line| say!("    {:<10} {line}", ""));
 }
 
@@ -166,6 +169,18 @@ async fn sandbox() -> Finding {
             Finding { id: "sandbox", state: State::Missing, found: what, hint: Some(hint.to_owned()) }
         }
     }
+}
+
+/// Says if this user may have few files and sockets open.
+fn descriptors() -> Option<Finding> {
+    let most = super::raise_file_limit();
+    let hint = format!(
+        "Blender and plugins could use {OPEN_FILES}; a scene with many textures may fail\n\
+         raise the hard limit: `ulimit -Hn`, LimitNOFILE= of systemd, --ulimit nofile= of a container"
+    );
+    let found = format!("{most} open files and sockets at most");
+    let finding = Finding { id: "limits", state: State::Missing, found, hint: Some(hint) };
+    (most < OPEN_FILES).then_some(finding)
 }
 
 async fn renderers(data: &DataDir) -> Finding {

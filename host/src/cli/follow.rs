@@ -42,7 +42,7 @@ pub(super) async fn follow(
                 if interrupts > 1 || leaving == Leaving::LetsItBe {
                     view.leave();
                     if leaving == Leaving::LetsItBe {
-                        eprintln!("the job goes on; `hotshoe job watch {id}` follows it again");
+                        tell!("the job goes on; `hotshoe job watch {id}` follows it again");
                     }
                     // Whatever runs in this process dies with it.
                     std::process::exit(INTERRUPTED.into());

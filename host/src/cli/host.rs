@@ -89,7 +89,7 @@ pub(super) async fn run(args: Args, data: Option<&Path>) -> Result {
             let client = ask.at.connect(data).await?;
             let host: Host = client.call("host.shutdown", &json!({"now": now})).await?;
             if host.running > 0 && !now {
-                eprintln!("waiting for {} that run; `hotshoe host shutdown --now` cuts them", host.running);
+                tell!("waiting for {} that run; `hotshoe host shutdown --now` cuts them", host.running);
             }
             client.closed().await;
             // Its workers may take a moment to end.
@@ -201,7 +201,7 @@ pub(super) async fn events(args: Events, data: Option<&Path>) -> Result {
         return client.stored_events(from, args.job, print).await.map(drop);
     }
     if let Some(missed) = client.subscribe(from, args.job, false).await? {
-        eprintln!("some events up to {missed} are not kept any more");
+        tell!("some events up to {missed} are not kept any more");
     }
     while let Some(news) = client.news().await {
         if let News::Events(events) = news {

@@ -66,7 +66,7 @@ impl Locking {
                 wanted.name
             )));
         }
-        eprintln!("{} {version}, as {} says (--no-lock for the newest)", wanted.name, file.display());
+        tell!("{} {version}, as {} says (--no-lock for the newest)", wanted.name, file.display());
         submission.renderer = format!("{}@sha256:{sha256}", wanted.name);
         Ok(())
     }
@@ -92,7 +92,7 @@ impl Locking {
             Ok(())
         };
         write().map_err(|error| failed(&error))?;
-        eprintln!("{} {} is written down in {}", job.release.name, job.release.version, file.display());
+        tell!("{} {} is written down in {}", job.release.name, job.release.version, file.display());
         Ok(())
     }
 }

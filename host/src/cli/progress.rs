@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::events::{Event, EventKind, Progress};
 use crate::service::types::Job;
-use crate::terms::{JobState, TaskState};
+use crate::terms::{JobState, TaskState, harmless};
 
 /// A way to show a job.
 pub(super) enum View {
@@ -70,7 +70,7 @@ impl View {
     /// Shows a word of the program itself.
     pub(super) fn note(&mut self, text: &str) {
         match self {
-            Self::Json | Self::Lines(_) => eprintln!("{text}"),
+            Self::Json | Self::Lines(_) => tell!("{text}"),
             Self::Bars(bars) => bars.say(text),
         }
     }
@@ -84,8 +84,8 @@ impl View {
                 ending(job, took).iter().for_each(|ending| say!("{ending}"));
                 match tally.warnings {
                     0 => {}
-                    1 => eprintln!("a warning stands above"),
-                    count => eprintln!("{count} warnings stand above"),
+                    1 => tell!("a warning stands above"),
+                    count => tell!("{count} warnings stand above"),
                 }
             }
         }
@@ -183,19 +183,19 @@ impl Lines {
     fn show(&mut self, event: &Event) {
         self.tally.take(event);
         if let Some(line) = line(event) {
-            eprintln!("{line}");
+            tell!("{line}");
         }
         match &event.kind {
             EventKind::WorkerStarted { id, blender, seconds } => {
-                eprintln!("worker {id}: Blender {blender} is up ({seconds:.1} s)");
+                tell!("worker {id}: Blender {blender} is up ({seconds:.1} s)");
             }
             EventKind::TaskState { id, frame, state: TaskState::Done, seconds, .. } => {
                 let Tally { ended, total, .. } = self.tally;
                 let left = self.tally.left().map(|left| format!(", about {} s left", left.as_secs() + 1));
                 let title = title(id, *frame);
-                eprintln!("{title} done in {seconds:.1} s ({ended}/{total}{})", left.unwrap_or_default());
+                tell!("{title} done in {seconds:.1} s ({ended}/{total}{})", left.unwrap_or_default());
             }
-            EventKind::FileWritten { path, kept: true, .. } => eprintln!("kept {}", path.display()),
+            EventKind::FileWritten { path, kept: true, .. } => tell!("kept {}", path.display()),
             _ => {}
         }
     }
@@ -231,8 +231,8 @@ impl Bars {
 
     fn say(&self, text: &str) {
         // Nothing is lost where no bar is drawn.
-        if self.all.println(text).is_err() || self.all.is_hidden() {
-            eprintln!("{text}");
+        if self.all.println(harmless(text)).is_err() || self.all.is_hidden() {
+            tell!("{text}");
         }
     }
 
@@ -277,12 +277,14 @@ impl Bars {
         if let Some((index, bar)) = worker.and_then(|worker| self.bar(worker)) {
             let samples = samples.map(|(done, all)| format!("  sample {done}/{all}")).unwrap_or_default();
             let seconds = seconds.unwrap_or_default();
-            bar.set_message(format!("{}{samples}  {seconds:.0} s", title(id, *frame)));
+            let message = format!("{}{samples}  {seconds:.0} s", title(id, *frame));
+            bar.set_message(harmless(&message).into_owned());
             self.tasks.insert(id.clone(), index);
         }
         if let (Some(fraction), Some(message), Some(&index)) = (fraction, message, self.tasks.get(id)) {
             let percent = fraction * 100.0;
-            self.workers[index].set_message(format!("{}  {percent:.0} %  {message}", title(id, *frame)));
+            let message = format!("{}  {percent:.0} %  {message}", title(id, *frame));
+            self.workers[index].set_message(harmless(&message).into_owned());
         }
     }
 

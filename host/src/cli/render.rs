@@ -220,7 +220,7 @@ pub(super) async fn choose_blender(given: Option<&Path>, data: &DataDir, quiet: 
         return Ok(first.blender);
     }
     if !quiet {
-        eprintln!("There is no Blender on this machine yet; installing one for Hotshoe.");
+        tell!("There is no Blender on this machine yet; installing one for Hotshoe.");
     }
     super::blender::install(&install::Request::default(), data, quiet).await
 }

@@ -55,7 +55,6 @@ pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
     };
     // What a client could ask from inside this process, nothing else can look into.
     let _ = nix::sys::prctl::set_dumpable(false);
-    super::raise_file_limit();
     let mut stopping = Stopping::listen()?;
     let path = args.at.place(&config, given.as_deref())?;
     let host = start(&args, (config, config_file), &data, &mut stopping).await?;
@@ -66,7 +65,7 @@ pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
             return Err(Failure::failed(error));
         }
     };
-    eprintln!("serving {} at {}", data.path().display(), path.display());
+    tell!("serving {} at {}", data.path().display(), path.display());
     host.listen(socket);
     notify(NotifyState::Ready);
     let Some(how) = until_asked(&host, &mut stopping).await else {
@@ -76,7 +75,7 @@ pub(super) async fn run(args: Args, given: Option<PathBuf>) -> Result {
     };
     notify(NotifyState::Stopping);
     if !how.now {
-        eprintln!("finishing what runs; ask again to stop at once");
+        tell!("finishing what runs; ask again to stop at once");
     }
     tokio::select! {
         () = host.drain(how) => {}

@@ -65,6 +65,7 @@ pub struct Workers {
     pub stalled_seconds: f64,
     pub sandbox: Sandboxing,
     pub read: Vec<PathBuf>,
+    pub environment: Vec<String>,
 }
 
 /// `[jobs]`
@@ -126,6 +127,7 @@ pub struct Releases {
     pub loaded: usize,
     pub kept: usize,
     pub quiet_seconds: f64,
+    pub vanish_seconds: f64,
     pub yield_seconds: f64,
     pub cut_seconds: f64,
     pub compile_seconds: f64,
@@ -144,6 +146,7 @@ pub struct Rollout {
     pub patience_seconds: f64,
     pub slower: f64,
     pub memory: f64,
+    pub fallback_days: f64,
     pub labels: Vec<String>,
 }
 
@@ -203,6 +206,7 @@ impl Default for Workers {
             stalled_seconds: 1800.0,
             sandbox: Sandboxing::Auto,
             read: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -255,6 +259,7 @@ impl Default for Releases {
             loaded: 16,
             kept: 100,
             quiet_seconds: 0.3,
+            vanish_seconds: 60.0,
             yield_seconds: 60.0,
             cut_seconds: 86400.0,
             compile_seconds: 60.0,
@@ -273,6 +278,7 @@ impl Default for Rollout {
             patience_seconds: 600.0,
             slower: 2.0,
             memory: 2.0,
+            fallback_days: 30.0,
             labels: Vec::new(),
         }
     }
@@ -336,6 +342,7 @@ impl Config {
             ("jobs.drain_seconds", jobs.drain_seconds),
             ("keep.jobs_days", keep.jobs_days),
             ("keep.events_days", keep.events_days),
+            ("releases.vanish_seconds", releases.vanish_seconds),
             ("releases.yield_seconds", releases.yield_seconds),
             ("releases.cut_seconds", releases.cut_seconds),
         ];
@@ -433,6 +440,7 @@ impl Rollout {
             return Err(format!("{key}.share takes 0 to 1, not {}", self.share));
         }
         within(&format!("{key}.patience_seconds"), self.patience_seconds, 0.0)?;
+        within(&format!("{key}.fallback_days"), self.fallback_days, 0.0)?;
         within(&format!("{key}.slower"), self.slower, 1.0)?;
         within(&format!("{key}.memory"), self.memory, 1.0)
     }

@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::plugin::PlannedTask;
 use crate::store::jobs::TaskRow;
-use crate::terms::{Failure, JobState, TaskState};
+use crate::terms::{Failure, JobState, TaskState, one_line};
 
 /// Whether a job may go from one state to another.
 pub fn job_may_become(from: JobState, next: JobState) -> bool {
@@ -53,6 +53,9 @@ pub struct Task {
 /// What a plan does that it must not.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
+    /// A name that is none.
+    #[error("'{0}' is no name of a task: 1 to {MAX_NAME} of A-Z a-z 0-9 . _ -")]
+    Name(String),
     /// Two tasks of one name.
     #[error("two tasks of the plan are named {0}")]
     Twice(String),
@@ -72,6 +75,8 @@ pub enum PlanError {
     TooLarge(usize),
 }
 
+/// The longest name of a task, in characters.
+const MAX_NAME: usize = 128;
 /// The most tasks of one job.
 pub const MAX_TASKS: usize = 1_000_000;
 /// The most bytes of all names and payloads of one job.
@@ -108,6 +113,10 @@ impl Plan {
     /// has no cycles.
     pub fn add(&mut self, planned: PlannedTask) -> Result<usize, PlanError> {
         let PlannedTask { name, frame, after, payload } = planned;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if !(1..=MAX_NAME).contains(&name.len()) || !name.chars().all(is_plain) {
+            return Err(PlanError::Name(one_line(&name, MAX_NAME)));
+        }
         self.insert(TaskRow {
             position: self.tasks.len(),
             version: 0,

@@ -51,6 +51,17 @@ pub(super) struct Start {
     pub attempt: u32,
 }
 
+/// What an attempt has used.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Used {
+    /// The time from its beginning to its end.
+    pub took: Duration,
+    /// The part of it that was work; nothing if a frame was kept that was there.
+    pub worked: Option<Duration>,
+    /// The most memory that its plugin had, in bytes.
+    pub memory: u64,
+}
+
 /// How a plan or an attempt ended.
 #[derive(Debug)]
 pub(super) enum End {
@@ -147,9 +158,10 @@ pub(super) async fn attempt(
     let of = Some((planned.name.clone(), number));
     let forwarding = tokio::spawn(forward(received, job, Some(task), mailbox.clone()));
     let described = described(&spec);
-    let (began, mut memory) = (Instant::now(), 0);
+    let (began, mut memory, mut worked) = (Instant::now(), 0, None);
     let making = async {
         let loaded = loaded(&on, &spec).await?;
+        let called = Instant::now();
         let attempt = Attempt::new(spec.context.clone(), by(&on, &loaded, &spec), of, directive, reports);
         let attempt = Arc::new(attempt);
         let work = async {
@@ -171,15 +183,16 @@ pub(super) async fn attempt(
         };
         let ended = reported(until_canceled(&attempt, work).await, &attempt).await;
         memory = attempt.memory.load(Ordering::Relaxed);
+        worked = attempt.worked(called);
         // All reports are in before the end is: the attempt holds the last sender.
         ended
     };
     let end = making.await.map_or_else(|end| end, End::Outcome);
-    let took = began.elapsed();
+    let used = Used { took: began.elapsed(), worked, memory };
     let end = no_room(end, &spec).await;
     let _ = forwarding.await;
     let pin = on.pin;
-    let _ = mailbox.send(Message::AttemptEnded { job, task, took, memory, end, pin }).await;
+    let _ = mailbox.send(Message::AttemptEnded { job, task, used, end, pin }).await;
 }
 
 /// Passes on what a plugin tells, until the last sender is gone.

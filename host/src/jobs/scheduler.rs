@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::job::Job;
-use super::runner::{self, End};
+use super::runner::{self, End, Used};
 use super::{Entry, Order, OrderError, Policy, Standing};
 use crate::blender::content::Content;
 use crate::capability::{Directive, Report};
@@ -65,8 +65,7 @@ pub(super) enum Message {
     AttemptEnded {
         job: JobId,
         task: usize,
-        took: Duration,
-        memory: u64,
+        used: Used,
         end: End,
         pin: Arc<Pin>,
     },
@@ -217,8 +216,8 @@ impl Scheduler {
             }
             Message::PlanEnded { job, end, pin } => self.plan_ended(job, end, &pin),
             Message::Reported { job, task, report } => self.reported(job, task, report),
-            Message::AttemptEnded { job, task, took, memory, end, pin } => {
-                self.attempt_ended(job, task, took, memory, end, &pin);
+            Message::AttemptEnded { job, task, used, end, pin } => {
+                self.attempt_ended(job, task, used, end, &pin);
             }
             Message::Lost { job, tasks } => self.lost(job, &tasks),
             Message::Room { job, there } => self.room(job, there),
@@ -354,17 +353,10 @@ impl Scheduler {
         }
     }
 
-    fn attempt_ended(
-        &mut self,
-        id: JobId,
-        task: usize,
-        took: Duration,
-        memory: u64,
-        end: End,
-        pin: &Arc<Pin>,
-    ) {
+    fn attempt_ended(&mut self, id: JobId, task: usize, used: Used, end: End, pin: &Arc<Pin>) {
         self.running -= 1;
-        let is_doubted = self.taught(id, task, took, memory, &end, pin);
+        let is_doubted = self.taught(id, task, used, &end, pin);
+        let took = used.took;
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.running -= 1;
         let mut verdict = match end {

@@ -14,7 +14,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::libc;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
@@ -116,7 +116,7 @@ const NETWORK: [&str; 5] =
     ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services"];
 
 /// How many files one with bounds may have open.
-const OPEN_FILES: u64 = 4096;
+pub const OPEN_FILES: u64 = 4096;
 
 /// The calls of the kernel that fail with "permission denied" for all.
 const REFUSED: [i64; 8] = [
@@ -335,7 +335,11 @@ impl Bounds {
         let memory = self.memory.map(|bytes| (Resource::RLIMIT_DATA, bytes));
         let cpu = self.cpu.map(|seconds| (Resource::RLIMIT_CPU, seconds));
         let mut limits = limits.into_iter().chain(memory).chain(cpu);
-        limits.try_for_each(|(resource, limit)| Ok(setrlimit(resource, limit, limit)?))
+        limits.try_for_each(|(resource, limit)| {
+            // Nobody may have more than the machine allows already, and fewer will often do.
+            let limit = limit.min(getrlimit(resource)?.1);
+            Ok(setrlimit(resource, limit, limit)?)
+        })
     }
 
     fn limit_files(&self) -> io::Result<()> {

@@ -53,6 +53,14 @@ pub enum ReleaseError {
         /// What there is.
         hint: String,
     },
+    /// It cannot be taken out of the operator's folder, where it is not.
+    #[error("'{name}' is not installed\n{hint}")]
+    NotInstalled {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        hint: String,
+    },
     /// It is no name of a release.
     #[error(transparent)]
     Requirement(#[from] RequirementError),

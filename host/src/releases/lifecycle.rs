@@ -20,11 +20,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::Release;
-use super::rollout::{self, Sample};
+use super::rollout::{self, Race, Racer, Sample};
 use crate::events::EventKind;
 use crate::store::releases::{Counts, ReleaseRow};
 use crate::terms::{Capability, JobId, Presence, ReleaseState};
-use standing::numbered;
+use standing::{line, numbered};
 
 /// All releases of a host.
 #[derive(Debug, Default)]
@@ -200,7 +200,8 @@ impl Catalogue {
         if is_new {
             let builds = self.of_name(name).filter(|other| other.row.version == release.version);
             let build = builds.map(|other| other.row.build + 1).max().unwrap_or(0);
-            let before = self.before(release).map(|standing| standing.row.digest.clone());
+            let before = self.before(name, &release.version, digest);
+            let before = before.map(|standing| standing.row.digest.clone());
             self.insert(Standing::new(ReleaseRow {
                 digest: digest.to_owned(),
                 edition: 0,
@@ -221,8 +222,9 @@ impl Catalogue {
             }));
         }
         let was = self.standings[digest].row.presence;
-        let row = &mut self.edit(digest).expect("it is there").row;
-        (row.place, row.presence) = (place, Presence::Present);
+        let standing = self.edit(digest).expect("it is there");
+        (standing.row.place, standing.row.presence) = (place, Presence::Present);
+        (standing.arrived_ms, standing.vanished_ms) = (now_ms, None);
         if is_new || was == Presence::Removed {
             self.begin(digest, now_ms);
         }
@@ -246,6 +248,15 @@ impl Catalogue {
         let (name, version) = (row.name.clone(), row.version.clone());
         let rules = self.rules.of_plugin(&name);
         match before {
+            // What lies in the place of a newer one is what the operator went back to.
+            Some(before)
+                if line(&before.row.version) == line(&version)
+                    && before.row.version > version
+                    && before.row.presence == Presence::Present =>
+            {
+                let why = format!("it is older than {}, which serves", before.label());
+                self.become_(digest, ReleaseState::Retired, &why, now_ms);
+            }
             Some(before) if !more.is_empty() => {
                 let why = format!(
                     "it wants {}, which {} does not\n`hotshoe plugin approve {name}@={version}` lets it",
@@ -265,7 +276,7 @@ impl Catalogue {
 
     fn prove(&mut self, digest: &str, why: &str, now_ms: u64) {
         let Some(standing) = self.edit(digest) else { return };
-        standing.row.proven = true;
+        (standing.row.proven, standing.race) = (true, None);
         let name = standing.row.name.clone();
         self.become_(digest, ReleaseState::Active, why, now_ms);
         self.settle(&name, now_ms);
@@ -300,6 +311,20 @@ impl Catalogue {
                 _ => {}
             }
         }
+        self.begin_left_over(name, now_ms);
+    }
+
+    /// Lets a release begin that was passed over for a newer one, which is gone.
+    fn begin_left_over(&mut self, name: &str, now_ms: u64) {
+        let is_passed_over =
+            |s: &&Standing| s.row.state == ReleaseState::Retired && !s.row.proven && s.serves();
+        let has_proven =
+            |of: &Standing| self.of_name(name).any(|s| s.row.proven && s.serves() && s.line() == of.line());
+        let next = self.of_name(name).filter(is_passed_over).filter(|s| !has_proven(s));
+        let Some(row) = next.max_by_key(|s| s.rank()).map(|s| s.row.clone()) else { return };
+        let before = self.before(name, &row.version, &row.digest).map(|s| s.row.digest.clone());
+        self.edit(&row.digest).expect("it was just found").row.before = before;
+        self.begin(&row.digest, now_ms);
     }
 
     /// Says why a release serves again.
@@ -331,12 +356,54 @@ impl Catalogue {
             .collect();
         for digest in here {
             let presence = if next.is_some() { Presence::Replaced } else { Presence::Removed };
-            let row = &mut self.edit(&digest).expect("it was just found").row;
-            row.presence = presence;
+            let standing = self.edit(&digest).expect("it was just found");
+            (standing.row.presence, standing.vanished_ms) = (presence, None);
         }
     }
 
-    /// Notes that a place is empty.
+    /// Notes that a place is empty. What was there serves on for a while: many who put a new file
+    /// there remove the old one first.
+    pub fn miss(&mut self, place: &Path, now_ms: u64) {
+        self.rejected.remove(place);
+        let text = place.to_str();
+        let here = self.standings.values_mut().filter(|s| s.row.presence == Presence::Present);
+        for standing in here.filter(|s| s.row.place.as_deref() == text) {
+            standing.vanished_ms.get_or_insert(now_ms);
+        }
+    }
+
+    /// Notes that something is in a place; what was there before serves on until it is known what.
+    pub fn found(&mut self, place: &Path) {
+        let text = place.to_str();
+        let here = self.standings.values_mut().filter(|s| s.row.place.as_deref() == text);
+        here.for_each(|standing| standing.vanished_ms = None);
+    }
+
+    /// Lets go of releases whose place is empty for `grace_ms`, unless others came for them.
+    pub fn expire(&mut self, grace_ms: u64, now_ms: u64) {
+        let is_due = |s: &&Standing| s.vanished_ms.is_some_and(|since| now_ms.saturating_sub(since) >= grace_ms);
+        let due: Vec<_> = self.standings.values().filter(is_due).map(|s| s.row.clone()).collect();
+        for row in due {
+            let standing = self.standings.get_mut(&row.digest).expect("it was just found");
+            let since = standing.vanished_ms.take().unwrap_or_default();
+            let has_come = |other: &Standing| {
+                other.row.digest != row.digest
+                    && other.row.presence == Presence::Present
+                    && other.vanished_ms.is_none()
+                    && (!other.row.proven || other.arrived_ms >= since)
+            };
+            let is_rejected = || self.rejected.values().any(|rejected| rejected.name == row.name);
+            let place = PathBuf::from(row.place.clone().unwrap_or_default());
+            if self.of_name(&row.name).any(has_come) || is_rejected() {
+                self.edit(&row.digest).expect("it was just found").row.presence = Presence::Replaced;
+                self.settle(&row.name, now_ms);
+            } else {
+                self.vanish(&place, now_ms);
+            }
+        }
+    }
+
+    /// Notes that what was in a place was taken out of it for good.
     pub fn vanish(&mut self, place: &Path, now_ms: u64) {
         let Some(text) = place.to_str() else { return };
         let names: BTreeSet<String> = self
@@ -377,13 +444,14 @@ impl Catalogue {
         }
     }
 
-    /// Notes how an attempt ended; `blamed` says that its failure is the plugin's.
-    pub fn ended(&mut self, digest: &str, done: Option<Sample>, blamed: bool, now_ms: u64) {
+    /// Notes how an attempt ended; `blamed` says that its failure is the plugin's. One that was
+    /// done has no sample if nothing was rendered.
+    pub fn ended(&mut self, digest: &str, done: Option<Option<Sample>>, blamed: bool, now_ms: u64) {
         let Some(standing) = self.standings.get_mut(digest) else { return };
+        let name = standing.row.name.clone();
         standing.busy = standing.busy.saturating_sub(1);
         let is_canary = standing.row.state == ReleaseState::Canary;
-        if let Some(sample) = done {
-            standing.samples.add(sample);
+        if done.is_some() {
             standing.row.counts.tasks += 1;
             standing.row.counts.trial += u64::from(is_canary);
         }
@@ -393,25 +461,87 @@ impl Catalogue {
             let noted = if is_canary || blamed { &mut self.changed } else { &mut self.counted };
             noted.insert(digest.to_owned());
         }
+        if let Some(sample) = done.flatten() {
+            standing.samples.add(sample);
+            self.raced(&name, digest, sample);
+        }
+        let is_racing = |s: &&Standing| s.race.is_some() && s.row.before.as_deref() == Some(digest);
+        let racing: Vec<String> =
+            self.of_name(&name).filter(is_racing).map(|s| s.row.digest.clone()).collect();
+        racing.iter().for_each(|canary| self.judge(canary, now_ms));
         if is_canary && done.is_some() {
             self.judge(digest, now_ms);
         }
     }
 
+    /// Takes down the time of a task in the races of its release.
+    fn raced(&mut self, name: &str, digest: &str, Sample { scene, seconds, .. }: Sample) {
+        for other in self.by_name.get(name).into_iter().flatten() {
+            let Some(standing) = self.standings.get_mut(other) else { continue };
+            let is_before = standing.row.before.as_deref() == Some(digest);
+            let racer = if is_before { Racer::Before } else { Racer::New };
+            let race = standing.race.as_mut().filter(|race| race.scene == scene);
+            if let Some(race) = race.filter(|_| is_before || standing.row.digest == digest) {
+                race.add(racer, seconds);
+            }
+        }
+    }
+
+    /// Returns the release that is to do the next task of a job in place of the one that it is
+    /// pinned to: that one looks slow, and the one before it does every second task.
+    pub fn races(&mut self, wish: &Wish, pin: &str, scene: u64) -> Option<String> {
+        let before = self.get(pin)?.row.before.clone()?;
+        let row = &self.get(&before).filter(|before| before.serves())?.row;
+        if wish.is_fixed() || !wish.wanted.accepts_row(row) {
+            return None;
+        }
+        let race = self.standings.get_mut(pin)?.race.as_mut().filter(|race| race.scene == scene)?;
+        (race.next() == Racer::Before).then_some(before)
+    }
+
     /// Looks whether enough is known of a canary.
     fn judge(&mut self, digest: &str, now_ms: u64) {
-        let standing = &self.standings[digest];
+        let Some(standing) = self.standings.get(digest).filter(|s| s.row.state == ReleaseState::Canary)
+        else {
+            return;
+        };
         let rules = self.rules.of_plugin(&standing.row.name);
         let before = standing.row.before.as_ref().and_then(|before| self.standings.get(before));
-        if let Some(why) = before.and_then(|b| standing.samples.worse_than(&b.samples, rules)) {
+        if let Some(why) = before.and_then(|b| standing.samples.larger_than(&b.samples, rules)) {
             return self.quarantine(digest, &why, now_ms);
         }
+        match standing.race.as_ref().map(|race| (race.scene, race.verdict(rules))) {
+            Some((_, None)) => return,
+            Some((_, Some(Err(why)))) => return self.quarantine(digest, &why, now_ms),
+            Some((scene, Some(Ok(())))) => self.end_race(digest, scene),
+            None => {
+                let slow = before.and_then(|b| standing.samples.slower_scene(&b.samples, rules));
+                if let Some(scene) = slow {
+                    self.standings.entry(digest.to_owned()).and_modify(|s| s.race = Some(Race::new(scene)));
+                    return;
+                }
+            }
+        }
+        let standing = &self.standings[digest];
         if standing.doubts > 0 {
             return;
         }
+        let rules = self.rules.of_plugin(&standing.row.name);
         let age_ms = now_ms.saturating_sub(standing.row.since_ms);
         if let Some(why) = rollout::is_proven(rules, &standing.row.counts, age_ms) {
             self.prove(digest, &why, now_ms);
+        }
+    }
+
+    /// Ends a race that a new release has not lost. The times from before it came about under
+    /// another load.
+    fn end_race(&mut self, digest: &str, scene: u64) {
+        let Some(standing) = self.standings.get_mut(digest) else { return };
+        standing.race = None;
+        standing.samples.forget(scene);
+        let before = standing.row.before.clone();
+        if let Some(before) = before.and_then(|before| self.standings.get_mut(&before)) {
+            before.samples.forget(scene);
         }
     }
 
@@ -430,15 +560,23 @@ impl Catalogue {
         canaries.iter().for_each(|digest| self.judge(digest, now_ms));
     }
 
-    /// Whether a failure of a release can be its own fault only if another one does not have it.
-    pub fn is_on_trial(&self, digest: &str) -> bool {
-        self.get(digest).is_some_and(|standing| standing.row.state == ReleaseState::Canary)
+    /// Whether what a release fails at is tried on the one before it: while it is on trial, and
+    /// for a generous time after that.
+    pub fn is_judged(&self, digest: &str, now_ms: u64) -> bool {
+        let Some(row) = self.get(digest).map(|standing| &standing.row) else { return false };
+        let days = self.rules.of_plugin(&row.name).fallback_days;
+        let is_young = now_ms.saturating_sub(row.since_ms) as f64 <= days * 86_400_000.0;
+        match row.state {
+            ReleaseState::Canary | ReleaseState::Quarantined => true,
+            // What its state was before does not matter: it was promoted not long ago.
+            _ => is_young,
+        }
     }
 
     /// Takes a release out of service that does harm.
     pub fn quarantine(&mut self, digest: &str, why: &str, now_ms: u64) {
         let Some(standing) = self.edit(digest) else { return };
-        (standing.row.proven, standing.row.chosen) = (false, false);
+        (standing.row.proven, standing.row.chosen, standing.race) = (false, false, None);
         let name = standing.row.name.clone();
         self.become_(digest, ReleaseState::Quarantined, why, now_ms);
         self.settle(&name, now_ms);

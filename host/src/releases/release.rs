@@ -21,7 +21,7 @@ const MAX_SIZE: u64 = 64 * 1024 * 1024;
 /// How WebAssembly begins.
 const MAGIC: &[u8] = b"\0asm";
 /// The components that are part of this program.
-const SHIPPED: [&[u8]; 1] = [include_bytes!(concat!(env!("OUT_DIR"), "/direct.wasm"))];
+const SHIPPED: [&[u8]; 1] = [include_bytes!("../../../plugins/direct/direct.wasm")];
 
 /// The folders that are part of this program.
 const SHIPPED_FOLDERS: [Embedded; 1] = [include!(concat!(env!("OUT_DIR"), "/contact-sheet.rs"))];

@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use semver::Version;
@@ -30,6 +33,10 @@ pub struct Shelf {
     data: DataDir,
     /// The operator's folder.
     pub plugins: PathBuf,
+    /// The device that it lay on when a plugin was last seen in it.
+    device: Mutex<Option<u64>>,
+    /// Whether it is gone, or its disk.
+    is_lost: AtomicBool,
 }
 
 /// What there is of a name.
@@ -43,7 +50,33 @@ struct Named {
 
 impl Shelf {
     pub(super) fn new(data: DataDir, plugins: PathBuf) -> Self {
-        Self { data, plugins }
+        Self { data, plugins, device: Mutex::default(), is_lost: AtomicBool::new(false) }
+    }
+
+    /// Looks for the operator's folder, where these places were known. True if it is gone as a
+    /// whole: it is not there, or it is the empty folder below a disk that was unmounted. Blocks.
+    pub fn look_for(&self, known: &[PathBuf]) -> bool {
+        let device = fs::metadata(&self.plugins).ok().filter(|info| info.is_dir()).map(|info| info.dev());
+        let mut before = self.device.lock().expect("no code panics under this lock");
+        let is_lost = match device {
+            Some(device) if before.is_none_or(|before| before == device) => false,
+            Some(_) => !known.iter().any(|place| fs::symlink_metadata(place).is_ok()),
+            None => true,
+        };
+        if !is_lost {
+            *before = device;
+        }
+        if is_lost && !self.is_lost.swap(is_lost, Ordering::Relaxed) {
+            let folder = self.plugins.display();
+            tracing::warn!(%folder, "the folder of plugins is gone; what was in it serves on");
+        }
+        self.is_lost.store(is_lost, Ordering::Relaxed);
+        is_lost
+    }
+
+    /// Whether the operator's folder was gone when it was last looked for.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
     }
 
     /// Lists what may be a plugin in the operator's folder. Blocks.
@@ -155,11 +188,15 @@ impl Shelf {
         };
         let names: Vec<String> = installed.iter().map(named).collect();
         releases.retain(|release| wanted.accepts(release));
-        if releases.is_empty() || releases.iter().any(|release| release.digest != releases[0].digest) {
-            let hint = match names.is_empty() {
-                true => "nothing of that name was installed".to_owned(),
-                false => format!("installed are: {}; name one of them", names.join(", ")),
+        if names.is_empty() {
+            let hint = match Release::is_shipped(&wanted.name) {
+                true => "it comes with Hotshoe, and stays".to_owned(),
+                false => "`hotshoe plugin list` lists what is installed".to_owned(),
             };
+            return Err(ReleaseError::NotInstalled { name: renderer.to_owned(), hint });
+        }
+        if releases.is_empty() || releases.iter().any(|release| release.digest != releases[0].digest) {
+            let hint = format!("installed are: {}; name one of them", names.join(", "));
             return Err(ReleaseError::NotOne { name: renderer.to_owned(), hint });
         }
         let failed = |source| ReleaseError::Cache { path: self.plugins.clone(), source };

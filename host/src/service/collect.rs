@@ -19,7 +19,7 @@ pub struct Rules {
 }
 
 /// How much is let go of at once, so that nobody waits for long.
-const PORTION: usize = 200;
+const PORTION: usize = 1000;
 
 impl Service {
     /// Lets go of what is too old or too much.
@@ -39,6 +39,11 @@ impl Service {
             after = next.unwrap_or(after);
         }
         self.collect_images(rules.spool).await
+    }
+
+    /// Counts the events that are kept.
+    pub async fn stored_events(&self) -> u64 {
+        self.parts.store.read(crate::store::events::count).await.unwrap_or_default()
     }
 
     /// Lets go of the images of old jobs, as long as all of them take too much.

@@ -39,16 +39,31 @@ impl Service {
         self.told_releases().await;
     }
 
-    /// Whether a place should be looked at again: it was not its own fault that it was rejected.
+    /// Lets go at once of what the operator has taken out of his folder.
+    async fn let_go_of(&self, places: Vec<PathBuf>) {
+        places.iter().for_each(|place| self.parts.releases.catalogue().vanish(place, now_ms()));
+        self.note_releases().await;
+        self.look_at(places).await;
+    }
+
+    /// Whether a place should be looked at again: it was not its own fault that it was rejected, or
+    /// the folder is gone with all that was in it.
     pub fn is_to_be_looked_at_again(&self, place: &Path) -> bool {
+        let is_lost = self.parts.releases.shelf.is_lost();
         let catalogue = self.parts.releases.catalogue();
-        catalogue.rejected().get(place).is_some_and(|rejected| rejected.may_pass)
+        let may_pass = catalogue.rejected().get(place).is_some_and(|rejected| rejected.may_pass);
+        may_pass || (is_lost && catalogue.at(place).is_some())
     }
 
     async fn look_at_one(&self, place: &Path) {
         let releases = &self.parts.releases;
         if std::fs::symlink_metadata(place).is_err() {
-            releases.catalogue().vanish(place, now_ms());
+            let known = releases.catalogue().places();
+            if tokio::task::block_in_place(|| releases.shelf.look_for(&known)) {
+                // A disk that is gone takes nothing away: it is trouble, and no order.
+                return;
+            }
+            releases.catalogue().miss(place, now_ms());
             // What was in it may be in another place as well.
             let others = tokio::task::block_in_place(|| releases.shelf.places());
             for other in others {
@@ -62,6 +77,7 @@ impl Service {
             }
             return;
         }
+        releases.catalogue().found(place);
         if let Err((error, release)) = self.take(place).await {
             tracing::warn!(place = %place.display(), %error, "a plugin is rejected");
             releases.reject(place, &error, release.as_ref());
@@ -119,6 +135,7 @@ impl Service {
         let releases = &self.parts.releases;
         {
             let (in_use, mut catalogue) = (releases.in_use(), releases.catalogue());
+            catalogue.expire(releases.vanish_grace_ms(), now_ms());
             catalogue.look_at_canaries(now_ms());
             catalogue.retire(&in_use, now_ms());
             catalogue.note_counts();
@@ -211,7 +228,7 @@ impl Service {
             let remove = || releases.shelf.remove(&id);
             let removed = tokio::task::block_in_place(remove).map_err(RequestError::from)?;
             let places = removed.iter().filter_map(|copy| copy.place.clone());
-            service.look_at(places.collect()).await;
+            service.let_go_of(places.collect()).await;
             // One that was rejected stood nowhere but in the folder.
             let rejected = || unlisted(&removed[0], ReleaseState::Rejected, "it is gone from the folder");
             Ok(service.known(&removed[0].digest).unwrap_or_else(|_| rejected()))
@@ -221,17 +238,17 @@ impl Service {
 
     /// Lets a release be tried that wants more than the one before it.
     pub async fn approve(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
-        self.change(id, Catalogue::meant, |releases, digest| releases.approve(digest, now_ms())).await
+        self.change(id, Catalogue::meant_to_approve, |releases, digest| releases.approve(digest, now_ms())).await
     }
 
     /// Lets a release serve at once.
     pub async fn promote(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
-        self.change(id, Catalogue::meant, |releases, digest| releases.promote(digest, now_ms())).await
+        self.change(id, Catalogue::meant_to_promote, |releases, digest| releases.promote(digest, now_ms())).await
     }
 
     /// Takes a release out of service.
     pub async fn quarantine(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
-        self.change(id, Catalogue::meant, |releases, digest| {
+        self.change(id, Catalogue::meant_to_quarantine, |releases, digest| {
             releases.quarantine(digest, "the operator quarantined it", now_ms());
             Ok(())
         })
@@ -240,7 +257,7 @@ impl Service {
 
     /// Makes a release serve whatever is newer, or lets the newest serve again.
     pub async fn favour(self: &Arc<Self>, Favour { id, off }: Favour) -> Result<Plugin> {
-        let find = if off { Catalogue::favoured } else { Catalogue::meant };
+        let find = if off { Catalogue::favoured } else { Catalogue::meant_to_pin };
         self.change(id, find, move |releases, digest| releases.favour(digest, !off, now_ms())).await
     }
 

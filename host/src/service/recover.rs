@@ -1,6 +1,8 @@
 //! Jobs of earlier hosts: taken up after a start, and when one is retried.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
 
 use futures_util::future::join_all;
 
@@ -15,37 +17,84 @@ use crate::frames::Frames;
 use crate::jobs::{Entry, Order, OrderError};
 use crate::releases::ReleaseError;
 use crate::store::jobs::{JobRow, TaskRow};
+use crate::store::outputs::Output;
 use crate::store::{Writing, now_ms};
 use crate::terms::{JobId, JobState, Pause, PauseCode, TaskState};
 
 /// How many tasks are read at once.
 const TASKS: usize = 10_000;
+/// How many jobs are taken up at a time after a start: first, and then.
+const AT_FIRST: usize = 4;
+const AT_A_TIME: usize = 64;
+
+/// Puts what a host that died had recorded in its place.
+async fn reconcile(recorded: Vec<Output>) -> Result<(), RequestError> {
+    in_time(move || output::reconcile(&recorded)).await
+}
+
+/// Returns the output folder of a job.
+fn folder(row: &JobRow) -> PathBuf {
+    let submission: Option<Submission> = serde_json::from_str(&row.request).ok();
+    submission.and_then(|submission| submission.out).unwrap_or_default()
+}
 
 impl Service {
-    /// Takes up all jobs that are not finished; returns how many.
-    pub async fn recover(&self) -> Result<usize> {
-        let rows = self.parts.store.open_jobs().await?;
-        // All of them first: jobs that share a folder sweep it when they are taken up.
-        let reconciling = rows.iter().map(|row| self.reconcile(row.id));
-        let reconciled = join_all(reconciling).await;
-        self.clear_spool().await?;
-        let count = rows.len();
-        for (row, reconciled) in rows.into_iter().zip(reconciled) {
-            let taken_up = match reconciled {
-                Ok(()) => self.take_up(row).await,
-                Err(error) => self.cannot_take_up(row, error).await,
-            };
-            if let Err(error @ ServiceError::Store(_)) = taken_up {
-                return Err(error);
+    /// Takes up all jobs of earlier hosts that are not finished, the most urgent first. Clients are
+    /// served meanwhile.
+    pub async fn recover(&self) -> Result<()> {
+        let recovered = self.recover_jobs().await;
+        self.recovered.send_replace(true);
+        recovered?;
+        self.clear_spool().await
+    }
+
+    /// Waits until all jobs of earlier hosts are taken up.
+    pub(super) async fn has_recovered(&self) {
+        let _ = self.recovered.subscribe().wait_for(|recovered| *recovered).await;
+    }
+
+    async fn recover_jobs(&self) -> Result<()> {
+        let mut rows = self.parts.store.open_jobs().await?;
+        let is_under_way = |row: &JobRow| row.state == JobState::Running;
+        rows.sort_by_key(|row| (Reverse(row.priority), Reverse(is_under_way(row)), row.id));
+        let mut asides: HashMap<JobId, Vec<Output>> = HashMap::new();
+        for (job, output) in self.parts.store.outputs_aside().await? {
+            asides.entry(job).or_default().push(output);
+        }
+        // Jobs that share a folder sweep it when they are taken up: what any of them had recorded
+        // is put in its place before that.
+        let mut of_folder: HashMap<PathBuf, Vec<Output>> = HashMap::new();
+        for row in &rows {
+            of_folder.entry(folder(row)).or_default().extend(asides.remove(&row.id).into_iter().flatten());
+        }
+        // A few at first, so that a frame begins soon; then as many as share one flush of the disk.
+        let (first, rest) = rows.split_at(rows.len().min(AT_FIRST));
+        for some in [first].into_iter().chain(rest.chunks(AT_A_TIME)) {
+            let folders: HashSet<PathBuf> = some.iter().map(folder).collect();
+            let asides = folders.into_iter().filter_map(|folder| of_folder.remove_entry(&folder));
+            let reconciling = asides.map(async |(folder, asides)| match reconcile(asides).await {
+                Ok(()) => None,
+                Err(error) => Some((folder, error.to_string())),
+            });
+            let lost: HashMap<PathBuf, String> = join_all(reconciling).await.into_iter().flatten().collect();
+            let taking = some.iter().map(async |row| match lost.get(&folder(row)) {
+                None => self.take_up(row.clone()).await,
+                Some(what) => self.cannot_take_up(row.clone(), ServiceError::Unavailable(what.clone())).await,
+            });
+            for taken_up in join_all(taking).await {
+                if let Err(error @ (ServiceError::Store(_) | ServiceError::Order(OrderError::Stopping))) = taken_up
+                {
+                    return Err(error);
+                }
             }
         }
-        Ok(count)
+        Ok(())
     }
 
     /// Puts what a host that died had recorded of a job in its place.
     async fn reconcile(&self, id: JobId) -> Result<()> {
         let recorded = self.parts.store.outputs_of_job(id).await?;
-        Ok(in_time(move || output::reconcile(&recorded)).await?)
+        Ok(reconcile(recorded).await?)
     }
 
     /// Carries out an order of a job that the scheduler does not have.
@@ -151,6 +200,8 @@ impl Service {
         let error = match self.entry(row.clone()).await {
             Ok(entry) => match self.parts.jobs.enter(entry).await {
                 Ok(()) => return Ok(()),
+                // The next host takes it up.
+                Err(OrderError::Stopping) => return Err(OrderError::Stopping.into()),
                 Err(error) => error.into(),
             },
             Err(error) => error,

@@ -90,6 +90,11 @@ pub fn last(db: &Connection) -> Result<u64> {
     Ok(db.query_row(last, [], |row| row.get(0))?)
 }
 
+/// Counts the events that are kept.
+pub fn count(db: &Connection) -> Result<u64> {
+    Ok(db.query_row("SELECT count(*) FROM events", [], |row| row.get(0))?)
+}
+
 /// Reads up to `count` events after a number, of one job if one is given.
 pub fn read(db: &Connection, cursor: u64, job: Option<JobId>, count: usize) -> Result<Vec<Arc<Event>>> {
     let of_all = "SELECT seq, time_ms, body FROM events WHERE seq > ?1 AND ?3 IS NULL ORDER BY seq LIMIT ?2";
@@ -127,6 +132,12 @@ impl Store {
         let missed = (cursor < collected).then_some(Missed(collected));
         let last = self.0.tail.0.last.subscribe();
         Ok((Subscription { store: self.clone(), cursor, last }, missed))
+    }
+
+    /// Returns when the last event was stored, in milliseconds since 1970.
+    pub async fn last_event_ms(&self) -> Result<Option<u64>> {
+        let last = "SELECT time_ms FROM events ORDER BY seq DESC LIMIT 1";
+        self.read(move |db| Ok(rows(db, last, [], |row| row.get(0))?.pop())).await
     }
 
     /// Returns the number of the last event.

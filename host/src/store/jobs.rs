@@ -298,6 +298,12 @@ impl Store {
         .await
     }
 
+    /// Counts the jobs that are not finished.
+    pub async fn count_open_jobs(&self) -> Result<usize> {
+        let count = "SELECT count(*) FROM jobs WHERE state NOT IN ('succeeded', 'failed', 'canceled')";
+        self.read(move |db| Ok(db.query_row(count, [], |row| row.get(0))?)).await
+    }
+
     /// Lists the jobs that a job comes after, with their states.
     pub async fn jobs_before(&self, id: JobId) -> Result<Vec<(JobId, Option<JobState>)>> {
         self.read(move |db| {

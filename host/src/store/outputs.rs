@@ -108,6 +108,14 @@ impl Store {
         self.read(move |db| collect(db, "WHERE step = ?1 ORDER BY path", [step])).await
     }
 
+    /// Returns the files of open jobs that were aside when they were recorded, and may be still.
+    pub async fn outputs_aside(&self) -> Result<Vec<(JobId, Output)>> {
+        let aside = "SELECT path, task, step, size, sha256, aside, job FROM outputs JOIN jobs ON jobs.id = job \
+                     WHERE aside IS NOT NULL AND jobs.state NOT IN ('succeeded', 'failed', 'canceled')";
+        let read = |row: &Row<'_>| Ok((row.get(6)?, output(row)?));
+        self.read(move |db| rows(db, aside, [], read)).await
+    }
+
     /// Returns the files of a job.
     pub async fn outputs_of_job(&self, job: JobId) -> Result<Vec<Output>> {
         self.read(move |db| collect(db, "WHERE job = ?1 ORDER BY path", [job])).await

@@ -30,6 +30,20 @@ struct Settings {
     view_layer: Option<String>,
     /// Picture format to write.
     file_format: Option<FileFormat>,
+    /// Name of the scene in the file.
+    #[schemars(length(min = 1))]
+    scene: Option<String>,
+    /// Whether Blender keeps geometry and textures from frame to frame: where no picture can change,
+    /// always, never.
+    persistent_data: Option<Persistence>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Persistence {
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
@@ -66,10 +80,15 @@ impl Renderer for Direct {
     const SUMMARY: &'static str = "one frame a task, exactly as Blender itself would write it";
 
     fn plan(job: &Job<Settings>, cursor: Option<&str>) -> Result<Page> {
+        let scene = open(job)?.inspect()?;
         if cursor.is_none() {
-            check(&open(job)?.inspect()?)?;
+            check(&scene)?;
         }
-        Page::of_frames(&job.frames, cursor)
+        // A simulation comes from frame to frame: several workers would each begin at its start.
+        match scene.unbaked_simulations.is_empty() {
+            true => Page::of_frames(&job.frames, cursor),
+            false => Page::of_frames_in_order(&job.frames, cursor),
+        }
     }
 
     fn render(task: &Task<Settings>) -> Result<Outcome> {
@@ -83,7 +102,14 @@ export!(Direct);
 /// Opens the job's scene with the job's settings.
 fn open(job: &Job<Settings>) -> Result<Scene> {
     let scene = Scene::open(&job.scene, None)?;
-    let Settings { samples, resolution_percentage, engine, camera, view_layer, file_format } = &job.settings;
+    let settings = &job.settings;
+    let Settings { samples, resolution_percentage, engine, camera, view_layer, file_format, .. } = settings;
+    if let Some(name) = &settings.scene {
+        scene.set("scene", name)?;
+    }
+    if let Some(how) = settings.persistent_data {
+        scene.set("persistent_data", how)?;
+    }
     if let Some(engine) = engine {
         scene.set("engine", engine)?;
     }
@@ -123,8 +149,9 @@ fn check(scene: &SceneInfo) -> Result<()> {
              render pictures with --set file_format=PNG and make the movie from them"
         )));
     }
-    // Blender takes any camera if none is active, and needs none for a film that is only edited.
-    if scene.cameras.is_empty() && !scene.post_processing {
+    // Blender takes any camera if none is active, also one that is not linked into the scene, and
+    // needs none for a film that is only edited.
+    if scene.cameras.is_empty() && scene.camera.is_none() && !scene.post_processing {
         return Err(Error::invalid("the scene has no camera\nadd one in Blender"));
     }
     Ok(())

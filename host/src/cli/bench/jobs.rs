@@ -36,7 +36,6 @@ pub(super) struct Farm {
 }
 
 pub(super) async fn run(args: &Args) -> Result<Vec<Row>> {
-    crate::cli::raise_file_limit();
     let bar = super::bar(u64::from(args.runs) * 5);
     let [mut tasks, mut with_files, mut submits, mut gets, mut idle, mut planned, mut pages] =
         [const { Vec::new() }; 7];

@@ -12,7 +12,7 @@ use super::Scheduler;
 use crate::capability::Code;
 use crate::events::EventKind;
 use crate::jobs::job::{Doubt, Job, Verdict};
-use crate::jobs::runner::End;
+use crate::jobs::runner::{End, Used};
 use crate::plugin::{Outcome, PluginError};
 use crate::releases::Pin;
 use crate::releases::lifecycle::{Follow, Way};
@@ -43,6 +43,14 @@ impl Scheduler {
                 false
             }
         }
+    }
+
+    /// Returns the release that does the next task of a job for once, in a race with the one that
+    /// the job is pinned to.
+    pub(super) fn racer(&self, id: JobId) -> Option<Arc<Pin>> {
+        let job = self.jobs.get(&id)?;
+        let racer = self.releases.catalogue().races(job.wish.as_ref()?, &job.pin.digest, job.scene)?;
+        self.releases.pin_to(&racer).ok()
     }
 
     /// Moves all pins that must not stay, and goes on with jobs that waited for a release.
@@ -125,8 +133,7 @@ impl Scheduler {
         &mut self,
         id: JobId,
         task: usize,
-        took: Duration,
-        memory: u64,
+        used: Used,
         end: &End,
         pin: &Arc<Pin>,
     ) -> bool {
@@ -138,8 +145,10 @@ impl Scheduler {
         let failure = blamed(end, on_trial);
         let is_own = failure.is_some_and(|error| error.blame() == Blame::Plugin);
         let Some(job) = self.jobs.get_mut(&id) else { return false };
-        let sample = is_done.then_some(Sample { scene: job.scene, seconds: took.as_secs_f32(), memory });
-        self.releases.catalogue().ended(digest, sample, is_own, now);
+        let Used { worked, memory, .. } = used;
+        let sample = |worked: Duration| Sample { scene: job.scene, seconds: worked.as_secs_f32(), memory };
+        let done = is_done.then(|| worked.map(sample));
+        self.releases.catalogue().ended(digest, done, is_own, now);
         if before == Some(ReleaseState::Canary) && self.state_of(digest) != before {
             self.follow_releases();
         }
@@ -214,7 +223,7 @@ impl Scheduler {
         let (state, next) = {
             let catalogue = self.releases.catalogue();
             let state = catalogue.get(&pin.digest)?.row.state;
-            if !matches!(state, ReleaseState::Canary | ReleaseState::Quarantined) {
+            if !catalogue.is_judged(&pin.digest, now_ms()) {
                 return None;
             }
             (state, catalogue.fallback(wish, &pin.digest)?.row.digest.clone())
@@ -226,16 +235,16 @@ impl Scheduler {
             let why = format!("to see whose fault it is: {what}");
             self.move_pin(id, &next, why, Way::Back);
         }
-        let doubt = (state == ReleaseState::Canary).then(|| Doubt { release: pin.digest.clone(), what });
+        let doubt = (state != ReleaseState::Quarantined).then(|| Doubt { release: pin.digest.clone(), what });
         doubt.iter().for_each(|doubt| self.releases.catalogue().doubted(&doubt.release, true));
         Some(doubt)
     }
 
     /// Quarantines a release: another one has done what it failed at.
     fn convict(&mut self, doubt: &Doubt, by: &Pin) {
-        // It may have been promoted meanwhile.
-        let serves = [Some(ReleaseState::Canary), Some(ReleaseState::Active)];
-        if serves.contains(&self.state_of(&doubt.release)) {
+        // Another task may have convicted it meanwhile.
+        let state = self.state_of(&doubt.release);
+        if state.is_some_and(|state| state != ReleaseState::Quarantined) {
             let why = format!("{}; {} {} did it", doubt.what, by.name, by.version);
             self.releases.catalogue().quarantine(&doubt.release, &why, now_ms());
             self.follow_releases();

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::Scheduler;
 use crate::blender::content::Content;
+use crate::capability::{ERROR_TEXT, harmless};
 use crate::jobs::job::changed;
 use crate::jobs::model::PlanError;
 use crate::jobs::runner::End;
@@ -94,5 +95,5 @@ impl Scheduler {
 }
 
 fn broken_plan(error: &PlanError) -> Failure {
-    Failure { blame: Blame::Plugin, message: error.to_string() }
+    Failure { blame: Blame::Plugin, message: harmless(error.to_string(), ERROR_TEXT) }
 }

@@ -68,19 +68,24 @@ impl Scheduler {
 
     fn start_attempt(&mut self, id: JobId) {
         let mailbox = self.mailbox.upgrade();
+        let racer = self.racer(id);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let task = job.plan.start().expect("a job that wants a slot has something to begin");
         job.running += 1;
         self.running += 1;
-        let release = job.pin.to_string();
+        let mut on = job.on(&self.releases);
+        if let Some(pin) = racer {
+            (on.pin, on.has_moved) = (pin, true);
+        }
+        let release = on.pin.to_string();
         job.plan.runs_on(task, &release);
-        self.releases.catalogue().began(&job.pin.digest);
+        self.releases.catalogue().began(&on.pin.digest);
         let row = &job.plan.task(task).row;
         let (name, frame, attempt) = (row.name.clone(), row.frame, row.attempts);
         let (after, payload) = (row.after.clone(), row.payload.clone());
         let planned = PlannedTask { name: name.clone(), frame, after, payload };
         let start = runner::Start { task, planned, attempt };
-        let (spec, on, directive) = (job.spec.clone(), job.on(&self.releases), job.directed());
+        let (spec, directive) = (job.spec.clone(), job.directed());
         self.batch.jobs.insert(id);
         let release = Some(release);
         self.batch.events.push(EventKind::TaskStarted { id: name, job: id, frame, attempt, release });

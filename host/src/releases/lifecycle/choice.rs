@@ -5,7 +5,7 @@ use semver::Version;
 use super::standing::line;
 use super::{Catalogue, Follow, Standing, Way, Wish};
 use crate::releases::requirement::Requirement;
-use crate::releases::{Release, rollout};
+use crate::releases::rollout;
 use crate::terms::{Presence, ReleaseState, Upgrade};
 
 impl Catalogue {
@@ -15,8 +15,9 @@ impl Catalogue {
         let fits = |standing: &&Standing| standing.serves() && wish.wanted.accepts_row(&standing.row);
         let mut fitting: Vec<&Standing> = self.of_name(&wish.wanted.name).filter(fits).collect();
         fitting.sort_by(|a, b| b.rank().cmp(&a.rank()));
+        // A job that must not move is never a canary's: there it could only fail with it.
         let gets = |standing: &&&Standing| {
-            standing.row.state != ReleaseState::Canary || is_exact || self.tries(standing, wish)
+            standing.row.proven || is_exact || (!wish.is_fixed() && self.tries(standing, wish))
         };
         let found = fitting.iter().find(gets).or(fitting.first())?;
         let digest = found.row.digest.clone();
@@ -29,7 +30,7 @@ impl Catalogue {
         let fits = |standing: &&Standing| wanted.accepts_row(&standing.row);
         let is_exact = wanted.is_exact();
         self.of_name(&wanted.name).filter(fits).max_by(|a, b| {
-            let plain = |s: &Standing| (s.serves(), is_exact || s.row.state != ReleaseState::Canary);
+            let plain = |s: &Standing| (s.serves(), is_exact || s.row.proven);
             (plain(a), a.rank()).cmp(&(plain(b), b.rank()))
         })
     }
@@ -42,11 +43,10 @@ impl Catalogue {
 
     /// Returns the release that is to do what a new one fails at: of the same line if there is
     /// one, else the newest that is older.
-    pub(super) fn before(&self, release: &Release) -> Option<&Standing> {
-        let proven = |s: &&Standing| s.serves() && s.row.proven && s.row.digest != release.digest;
-        let rank =
-            |s: &Standing| (line(&s.row.version) == line(&release.version), s.row.version <= release.version);
-        let all = self.of_name(&release.name).filter(proven);
+    pub(super) fn before(&self, name: &str, version: &Version, digest: &str) -> Option<&Standing> {
+        let proven = |s: &&Standing| s.serves() && s.row.proven && s.row.digest != digest;
+        let rank = |s: &Standing| (s.line() == line(version), s.row.version <= *version);
+        let all = self.of_name(name).filter(proven);
         all.max_by(|a, b| (rank(a), a.rank()).cmp(&(rank(b), b.rank())))
     }
 
@@ -71,6 +71,9 @@ impl Catalogue {
 
     /// Whether a job is one of those that try a canary.
     fn tries(&self, standing: &Standing, wish: &Wish) -> bool {
+        if standing.row.state != ReleaseState::Canary {
+            return false;
+        }
         let rules = self.rules.of_plugin(&standing.row.name);
         if wish.label.as_ref().is_some_and(|label| rules.labels.contains(label)) {
             return true;
@@ -166,7 +169,7 @@ impl Catalogue {
                 && wish.wanted.accepts_row(row)
                 && (&row.version, row.build) > (from, build)
                 && wish.upgrades(from, &row.version)
-                && (row.state != ReleaseState::Canary || self.tries(standing, wish))
+                && (row.proven || self.tries(standing, wish))
         };
         self.of_name(&now.row.name).filter(fits).max_by_key(|standing| standing.rank())
     }
@@ -179,7 +182,7 @@ impl Catalogue {
         let bad = self.standings.get(bad)?;
         let fits = |standing: &&Standing| {
             standing.serves()
-                && standing.row.state != ReleaseState::Canary
+                && standing.row.proven
                 && standing.row.digest != bad.row.digest
                 && wish.wanted.accepts_row(&standing.row)
                 // Back, and not on to what the job has never asked for.

@@ -7,8 +7,40 @@ use crate::terms::ReleaseState;
 impl Catalogue {
     /// Finds the one release that an operator means.
     pub fn meant(&self, wanted: &Requirement) -> Result<&Standing, Refused> {
+        self.meant_of(wanted, |_| true)
+    }
+
+    /// Finds the release that an operator means to approve: the only one that is held needs no
+    /// version.
+    pub fn meant_to_approve(&self, wanted: &Requirement) -> Result<&Standing, Refused> {
+        self.meant_of(wanted, |standing| standing.row.state == ReleaseState::Held)
+    }
+
+    /// The same for one to promote.
+    pub fn meant_to_promote(&self, wanted: &Requirement) -> Result<&Standing, Refused> {
+        let canary = |standing: &Standing| standing.row.state == ReleaseState::Canary;
+        self.meant_of(wanted, canary).or_else(|_| self.meant_of(wanted, Standing::may_be_promoted))
+    }
+
+    /// The same for one to pin to.
+    pub fn meant_to_pin(&self, wanted: &Requirement) -> Result<&Standing, Refused> {
+        self.meant_of(wanted, |standing| standing.row.state == ReleaseState::Active)
+    }
+
+    /// The same for one to quarantine.
+    pub fn meant_to_quarantine(&self, wanted: &Requirement) -> Result<&Standing, Refused> {
+        let is_in_use = |s: &Standing| matches!(s.row.state, ReleaseState::Active | ReleaseState::Canary);
+        self.meant_of(wanted, is_in_use)
+    }
+
+    /// Finds the one release that is asked for, or the only one of those for which `could` holds.
+    fn meant_of(&self, wanted: &Requirement, could: impl Fn(&Standing) -> bool) -> Result<&Standing, Refused> {
         let fitting: Vec<&Standing> =
             self.of_name(&wanted.name).filter(|standing| wanted.accepts_row(&standing.row)).collect();
+        let mut possible = fitting.iter().filter(|standing| could(standing));
+        if let (Some(only), None) = (possible.next(), possible.next()) {
+            return Ok(only);
+        }
         match fitting.as_slice() {
             [one] => Ok(one),
             [] => {
@@ -59,7 +91,7 @@ impl Catalogue {
     pub fn promote(&mut self, digest: &str, now_ms: u64) -> Result<(), Refused> {
         let standing = self.get(digest).ok_or_else(|| Refused("it is gone".to_owned()))?;
         match standing.row.state {
-            ReleaseState::Canary | ReleaseState::Quarantined => {
+            _ if standing.may_be_promoted() => {
                 self.prove(digest, "the operator promoted it", now_ms);
                 Ok(())
             }

@@ -8,7 +8,7 @@ use crate::config::file::{Config, Rollout};
 use crate::events::EventKind;
 use crate::releases::Release;
 use crate::releases::requirement::Requirement;
-use crate::releases::rollout::Samples;
+use crate::releases::rollout::{Race, Samples};
 use crate::store::releases::ReleaseRow;
 use crate::terms::{JobId, Presence, ReleaseState, Upgrade};
 
@@ -36,6 +36,12 @@ pub struct Standing {
     pub(super) doubts: usize,
     /// The job that tries it first.
     pub(super) first: Option<JobId>,
+    /// Tasks that it and the release before do in turn, since it looks slow.
+    pub(super) race: Option<Race>,
+    /// When it came to its place, in milliseconds since 1970; 0 if another host saw that.
+    pub(super) arrived_ms: u64,
+    /// Since when its place is empty.
+    pub(super) vanished_ms: Option<u64>,
 }
 
 /// A file or folder that cannot be used.
@@ -150,7 +156,16 @@ impl Wish {
 
 impl Standing {
     pub(super) fn new(row: ReleaseRow) -> Self {
-        Self { row, samples: Samples::default(), busy: 0, doubts: 0, first: None }
+        Self {
+            row,
+            samples: Samples::default(),
+            busy: 0,
+            doubts: 0,
+            first: None,
+            race: None,
+            arrived_ms: 0,
+            vanished_ms: None,
+        }
     }
 
     /// Names it as people do.
@@ -162,6 +177,17 @@ impl Standing {
         use ReleaseState::{Active, Canary, Draining, Retired};
         matches!(self.row.state, Active | Canary | Draining | Retired)
             && self.row.presence != Presence::Removed
+    }
+
+    /// Whether the operator can let it serve at once.
+    pub(super) fn may_be_promoted(&self) -> bool {
+        use ReleaseState::{Canary, Quarantined, Retired};
+        match self.row.state {
+            Canary | Quarantined => true,
+            // It was passed over for a newer one.
+            Retired => !self.row.proven && self.serves(),
+            _ => false,
+        }
     }
 
     /// The order in which releases are preferred.

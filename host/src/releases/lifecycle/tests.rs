@@ -165,7 +165,7 @@ proptest! {
                 Step::Promote(n) => drop(catalogue.promote(&digest(n), now)),
                 Step::Done(n) => {
                     let sample = Sample { scene: 1, seconds: 0.1, memory: 0 };
-                    catalogue.ended(&digest(n), Some(sample), false, now);
+                    catalogue.ended(&digest(n), Some(Some(sample)), false, now);
                 }
                 Step::Blamed(n) => catalogue.ended(&digest(n), None, true, now),
                 Step::RollBack => drop(catalogue.roll_back("draft", now)),
