@@ -80,7 +80,7 @@ fn every_way_to_replace_a_file_is_one_swap() {
 
 #[test]
 fn what_is_removed_serves_those_that_run_on_it_and_nobody_else() {
-    let farm = Farm::serving(AT_ONCE);
+    let farm = Farm::serving(&format!("{AT_ONCE}[releases]\nvanish_seconds = 0.2\n"));
     let job = farm.submit_to("changeling", "1-160", json!({"settings": {"pace": 50}}));
     fs::remove_file(farm.plugins().join("changeling.wasm")).unwrap();
     farm.until("1.0.0", "draining");
@@ -130,6 +130,45 @@ fn a_folder_that_disappears_takes_nothing_away() {
     farm.put("changeling-new.wasm", &release("1.0.1", "b well 0"));
     farm.until("1.0.1", "active");
     farm.render("1");
+}
+
+#[test]
+fn what_is_deleted_and_created_anew_serves_all_the_time() {
+    let farm = Farm::serving("[rollout]\nfirst = 1\nshare = 0.0\ntasks = 1000\n");
+    let place = farm.plugins().join("changeling.wasm");
+    fs::remove_file(&place).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    farm.render("1");
+    // What comes cannot be used.
+    fs::write(&place, "no component").unwrap();
+    pause();
+    farm.render("1");
+    // What comes next is a canary that fails.
+    fs::remove_file(&place).unwrap();
+    pause();
+    farm.put("changeling.wasm", &release("1.0.1", "b fails 1"));
+    farm.until("1.0.1", "canary");
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.0");
+    farm.until("1.0.1", "quarantined");
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.0");
+    // To remove it by name is an order.
+    let told = farm.run(&["plugin", "promote", "changeling"]).expect(0);
+    assert!(told.stdout.contains("promoted changeling 1.0.1"), "{}", told.stdout);
+    farm.run(&["plugin", "remove", "changeling"]).expect(0);
+    let mut job = farm.job("1");
+    job["renderer"] = json!("changeling@=1.0.1");
+    farm.client().try_call("jobs.submit", job).unwrap().unwrap_err();
+    let refused = farm.run(&["plugin", "remove", "nothing"]).expect(2);
+    assert!(refused.stderr.contains("'nothing' is not installed"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_folder_that_is_deleted_serves_on() {
+    let farm = Farm::serving(&format!("{AT_ONCE}[releases]\nvanish_seconds = 0.2\n"));
+    fs::remove_dir_all(farm.plugins()).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    farm.render("1");
+    farm.until("1.0.0", "active");
 }
 
 /// The folder of a plugin that is a process, in a folder of plugins.
@@ -472,7 +511,7 @@ fn each_limit_of_compiling_is_told_by_its_name() {
 #[test]
 fn what_is_removed_does_not_come_back_with_another_and_a_copy_takes_nothing_away() {
     use std::os::unix::ffi::OsStrExt;
-    let farm = Farm::serving(AT_ONCE);
+    let farm = Farm::serving(&format!("{AT_ONCE}[releases]\nvanish_seconds = 0.2\n"));
     farm.put("changeling.wasm", &release("2.0.0", "b well 0"));
     farm.until("2.0.0", "active");
     fs::remove_file(farm.plugins().join("changeling.wasm")).unwrap();

@@ -141,6 +141,65 @@ fn a_release_that_cannot_plan_is_rolled_back() {
 }
 
 #[test]
+fn a_job_that_must_not_move_is_never_a_canarys() {
+    let farm = Farm::serving("[rollout]\nfirst = 1\nshare = 1.0\ntasks = 1000\n");
+    farm.put("changeling.wasm", &release("1.0.1", "b fails 1"));
+    farm.until("1.0.1", "canary");
+    for renderer in ["changeling", "changeling@^1", "changeling@~1.0"] {
+        let job = farm.submit_to(renderer, "1-3", json!({"upgrade": "pinned"}));
+        assert_eq!(job["release"]["version"], "1.0.0", "{renderer}");
+        farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
+    }
+    farm.until("1.0.1", "canary");
+}
+
+#[test]
+fn what_fails_after_the_trial_is_done_by_the_release_before() {
+    let farm = Farm::serving(QUICK);
+    farm.put("changeling.wasm", &release("1.0.1", "b fails 9"));
+    farm.until("1.0.1", "canary");
+    farm.render("1-6");
+    farm.until("1.0.1", "active");
+    let job = farm.render("7-12");
+    assert_eq!((&job["done"], &job["failed"]), (&json!(6), &json!(0)));
+    let why = farm.until("1.0.1", "quarantined")["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("frame-9") && why.contains("1.0.0 did it"), "{why}");
+}
+
+#[test]
+fn an_older_release_beside_a_newer_one_waits_for_those_who_ask_for_it() {
+    let farm = Farm::serving(QUICK);
+    farm.put("older.wasm", &release("0.9.0", "b well 0"));
+    farm.put("same-line.wasm", &release("1.0.0-rc.1", "c well 0"));
+    farm.put("newer.wasm", &release("1.0.2", "d well 0"));
+    farm.until("1.0.2", "canary");
+    farm.render("1-6");
+    farm.until("1.0.2", "active");
+    farm.put("late.wasm", &release("1.0.1", "e well 0"));
+    let late = farm.until("1.0.1", "retired");
+    assert_eq!(late["why"], "it is older than changeling 1.0.2, which serves");
+    assert_eq!(farm.render("1")["release"]["version"], "1.0.2");
+    let job = farm.submit_to("changeling@=1.0.1", "1", json!({}));
+    assert_eq!(job["release"]["version"], "1.0.1");
+    farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
+}
+
+#[test]
+fn frames_that_are_kept_tell_no_time() {
+    let farm = Farm::serving(QUICK);
+    let more = || json!({"resume": true, "settings": {"pace": 60}});
+    for _ in 0..2 {
+        let job = farm.submit_to("changeling", "1-12", more());
+        farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
+    }
+    farm.put("changeling.wasm", &release("1.0.1", "b well 0"));
+    farm.until("1.0.1", "canary");
+    let job = farm.submit_to("changeling", "20-40", more());
+    farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
+    farm.until("1.0.1", "active");
+}
+
+#[test]
 fn a_task_that_the_release_before_cannot_do_either_clears_the_canary() {
     let mut farm = Farm::with_plugins(QUICK);
     farm.put("changeling.wasm", &release("1.0.0", "a fails 7"));
@@ -162,11 +221,14 @@ fn a_release_that_is_much_slower_is_rolled_back() {
     farm.submit_to("changeling", "1-10", json!({"settings": {"pace": 40}}));
     farm.put("changeling.wasm", &release("1.0.1", "b slow 120"));
     farm.until("1.0.1", "canary");
-    let job = farm.submit_to("changeling", "1-30", json!({"settings": {"pace": 40}}));
+    let job = farm.submit_to("changeling", "1-60", json!({"settings": {"pace": 40}}));
     let why = farm.until("1.0.1", "quarantined")["why"].as_str().unwrap().to_owned();
-    assert!(why.contains("more than 2 times as long"), "{why}");
+    assert!(
+        why.contains("more than 2 times as long") && why.contains("pairs of tasks done in turn"),
+        "{why}"
+    );
     let job = farm.wait_for(job["id"].as_str().unwrap(), "succeeded");
-    assert_eq!((&job["done"], &job["release"]["version"]), (&json!(30), &json!("1.0.0")));
+    assert_eq!((&job["done"], &job["release"]["version"]), (&json!(60), &json!("1.0.0")));
 }
 
 #[test]

@@ -381,7 +381,8 @@ impl Catalogue {
 
     /// Lets go of releases whose place is empty for `grace_ms`, unless others came for them.
     pub fn expire(&mut self, grace_ms: u64, now_ms: u64) {
-        let is_due = |s: &&Standing| s.vanished_ms.is_some_and(|since| now_ms.saturating_sub(since) >= grace_ms);
+        let is_due =
+            |s: &&Standing| s.vanished_ms.is_some_and(|since| now_ms.saturating_sub(since) >= grace_ms);
         let due: Vec<_> = self.standings.values().filter(is_due).map(|s| s.row.clone()).collect();
         for row in due {
             let standing = self.standings.get_mut(&row.digest).expect("it was just found");

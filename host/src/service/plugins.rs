@@ -238,12 +238,14 @@ impl Service {
 
     /// Lets a release be tried that wants more than the one before it.
     pub async fn approve(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
-        self.change(id, Catalogue::meant_to_approve, |releases, digest| releases.approve(digest, now_ms())).await
+        self.change(id, Catalogue::meant_to_approve, |releases, digest| releases.approve(digest, now_ms()))
+            .await
     }
 
     /// Lets a release serve at once.
     pub async fn promote(self: &Arc<Self>, OnePlugin { id }: OnePlugin) -> Result<Plugin> {
-        self.change(id, Catalogue::meant_to_promote, |releases, digest| releases.promote(digest, now_ms())).await
+        self.change(id, Catalogue::meant_to_promote, |releases, digest| releases.promote(digest, now_ms()))
+            .await
     }
 
     /// Takes a release out of service.

@@ -129,14 +129,7 @@ impl Scheduler {
 
     /// Takes down what an attempt teaches of its release. True if its failure is to be
     /// looked into: the release before makes the next attempt.
-    pub(super) fn taught(
-        &mut self,
-        id: JobId,
-        task: usize,
-        used: Used,
-        end: &End,
-        pin: &Arc<Pin>,
-    ) -> bool {
+    pub(super) fn taught(&mut self, id: JobId, task: usize, used: Used, end: &End, pin: &Arc<Pin>) -> bool {
         let (now, digest) = (now_ms(), pin.digest.as_str());
         let is_done = matches!(end, End::Outcome(Outcome::Done));
         // What was still under way when it was quarantined is not believed either.
@@ -273,7 +266,7 @@ impl Scheduler {
 impl Job {
     /// Lets a task be done at once by another release; that it failed is not held against it.
     pub(super) fn doubted(&mut self, task: usize, took: Duration, error: &PluginError) -> Verdict {
-        let failure = Failure { blame: error.blame(), message: error.to_string() };
+        let failure = Failure::new(error.blame(), error.to_string());
         self.plan.note(task, took.as_secs_f64(), None);
         Verdict { state: TaskState::Ready, failure: Some(failure), wait: None, pause: None }
     }

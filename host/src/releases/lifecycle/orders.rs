@@ -34,7 +34,11 @@ impl Catalogue {
     }
 
     /// Finds the one release that is asked for, or the only one of those for which `could` holds.
-    fn meant_of(&self, wanted: &Requirement, could: impl Fn(&Standing) -> bool) -> Result<&Standing, Refused> {
+    fn meant_of(
+        &self,
+        wanted: &Requirement,
+        could: impl Fn(&Standing) -> bool,
+    ) -> Result<&Standing, Refused> {
         let fitting: Vec<&Standing> =
             self.of_name(&wanted.name).filter(|standing| wanted.accepts_row(&standing.row)).collect();
         let mut possible = fitting.iter().filter(|standing| could(standing));

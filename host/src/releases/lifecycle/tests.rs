@@ -37,14 +37,15 @@ fn states(catalogue: &Catalogue) -> Vec<(String, ReleaseState)> {
 
 #[test]
 fn the_newest_of_each_line_is_active() {
-    use ReleaseState::{Active, Draining};
+    use ReleaseState::{Active, Draining, Retired};
     let mut catalogue = at_once();
     for version in ["1.0.0", "1.1.0", "0.2.0", "0.3.1", "0.3.0", "2.0.0-rc.1"] {
         catalogue.arrive(&release(version, ""), Vec::new(), 0);
     }
     let expected = [
         ("0.2.0", Active),
-        ("0.3.0", Draining),
+        // It came when a newer one served.
+        ("0.3.0", Retired),
         ("0.3.1", Active),
         ("1.0.0", Draining),
         ("1.1.0", Active),
