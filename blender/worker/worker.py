@@ -724,6 +724,22 @@ def choose_scene(name):
     bpy.context.window.scene = wanted
 
 
+def enable_addons(folder, names):
+    """Enables add-ons of the operator's, before a file is opened: a scene's engine or nodes may be theirs."""
+    if not names:
+        return
+    # A module of Blender's own, which can be found once `bpy` is there.
+    import addon_utils
+
+    sys.path.insert(0, folder)
+    for name in names:
+        failed = []
+        # Newer Blenders say nothing of an add-on that fails unless they are asked to.
+        if addon_utils.enable(name, default_set=True, persistent=True, handle_error=failed.append) is None:
+            why = f": {type(failed[0]).__name__}: {failed[0]}" if failed else ""
+            raise Failure("blender", f"the add-on '{name}' of blender.addons cannot be enabled{why}\nit is looked for in {folder}")
+
+
 # --- what may be kept between frames ------------------------------------------
 
 # Render data that Blender keeps (`use_persistent_data`) has been wrong in later frames: particles, cloth,
@@ -1035,6 +1051,7 @@ class Worker:
         self.peer = peer
         self.progress = Progress(peer)
         self.scene = None
+        self.has_addons = False
         self.methods = {
             "scene.open": self.open,
             "scene.inspect": lambda: self.loaded().inspect(),
@@ -1052,8 +1069,11 @@ class Worker:
             raise Failure("not-found", "no scene is open")
         return self.scene
 
-    def open(self, path, anew, threads, cpu, scene, trust):
+    def open(self, path, anew, threads, cpu, scene, trust, addons):
         """Opens a scene as it is on disk; warm if it is the one loaded already."""
+        if not self.has_addons:
+            enable_addons(addons["folder"], addons["names"])
+            self.has_addons = True
         stamp = Scene.stamp_of(path)
         loaded = self.scene and (self.scene.path, self.scene.stamp, self.scene.trust)
         warm = not anew and loaded == (path, stamp, trust)

@@ -10,6 +10,7 @@ pub mod install;
 pub mod libraries;
 pub mod pool;
 mod process;
+pub mod references;
 pub mod seats;
 mod tool;
 pub mod wire;

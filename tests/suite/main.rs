@@ -17,6 +17,7 @@ mod doctor;
 mod farm;
 mod harness;
 mod hostile;
+mod matrix;
 mod plugins;
 mod protocol;
 mod releases;

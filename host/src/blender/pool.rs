@@ -52,8 +52,10 @@ pub struct Wanted {
     pub scene: PathBuf,
     /// One hash for the scene and all that it needs.
     pub content: String,
-    /// Whether a scene that asks for a GPU may render on the CPU.
-    pub cpu: bool,
+    /// Folders that its worker may read beside its own.
+    pub read: Vec<PathBuf>,
+    /// How it is opened.
+    pub how: wire::Opening,
 }
 
 /// What is known of a worker by those who do not hold it.
@@ -65,6 +67,8 @@ pub struct Seen {
     pub blender: String,
     /// The scene that it was made to open, and the only one ever.
     pub scene: Option<PathBuf>,
+    /// Whether the Python of that scene has run in it.
+    pub trusts: bool,
     /// Whether an attempt holds it.
     pub is_busy: bool,
     /// Renders so far.
@@ -106,7 +110,9 @@ impl Wanted {
 
     /// What a worker must be able to read for it.
     fn read(&self) -> Vec<PathBuf> {
-        readable(&self.scene, std::env::home_dir().as_deref())
+        let mut read = readable(&self.scene, std::env::home_dir().as_deref());
+        read.extend(self.read.iter().cloned());
+        read
     }
 }
 
@@ -162,6 +168,11 @@ impl Pool {
     /// Returns how many workers work at a time.
     pub fn size(&self) -> usize {
         self.0.limits.size
+    }
+
+    /// Returns the add-ons that all workers enable.
+    pub fn addons(&self) -> &wire::Addons {
+        &self.0.launch.addons
     }
 
     /// Returns the version of the Blender, once a worker has told it.
@@ -223,7 +234,7 @@ impl Pool {
             let looked = tokio::task::spawn_blocking(move || header::check(&scene, &blender));
             looked.await.expect("reading a header does not panic")?;
         }
-        held.opened = held.open(&wanted.scene, !is_loaded, wanted.cpu).await?;
+        held.opened = held.open(&wanted.scene, !is_loaded, &wanted.how).await?;
         held.holds(wanted);
         Ok(held)
     }
@@ -259,7 +270,7 @@ impl Pool {
         let found = {
             let mut idle = self.idle();
             // The name says which scene it is.
-            let with_it = idle.iter().rposition(|worker| worker.loaded().as_ref() == Some(&name));
+            let with_it = idle.iter().rposition(|w| w.loaded().as_ref() == Some(&name) && fits(w));
             let fresh = || idle.iter().position(|worker| worker.loaded().is_none() && fits(worker));
             let of_it = || idle.iter().position(fits);
             let oldest = || if self.may_start() { None } else { of_it().or((!idle.is_empty()).then_some(0)) };
@@ -282,8 +293,8 @@ impl Pool {
     /// stranger's scene has made of it makes no pictures of others.
     fn fits(&self, worker: &Worker, wanted: &Wanted, read: &[PathBuf]) -> bool {
         let seen = self.seen();
-        let own = seen.get(&worker.id).and_then(|seen| seen.scene.as_ref());
-        worker.read == read && own.is_none_or(|own| *own == wanted.scene)
+        let own = seen.get(&worker.id).and_then(|seen| Some((seen.scene.as_ref()?, seen.trusts)));
+        worker.read == read && own.is_none_or(|own| own == (&wanted.scene, wanted.how.trust))
     }
 
     fn may_start(&self) -> bool {
@@ -366,11 +377,14 @@ impl Pool {
     fn see(&self, worker: &Worker, wanted: Option<&Wanted>, is_busy: bool) -> Seen {
         let mut seen = self.seen();
         let scene = wanted.map(|wanted| wanted.scene.clone());
-        let before = seen.get(&worker.id).and_then(|seen| seen.scene.clone());
+        let known = seen.get(&worker.id);
+        let before = known.and_then(|seen| seen.scene.clone());
+        let trusts = wanted.map_or(known.is_some_and(|seen| seen.trusts), |wanted| wanted.how.trust);
         let now = Seen {
             id: worker.id,
             blender: worker.hello.blender_version.clone(),
             scene: scene.or(before),
+            trusts,
             is_busy,
             renders: worker.renders.load(Ordering::Relaxed),
             memory: worker.memory.clone(),

@@ -244,7 +244,8 @@ fn command(
 
 fn is_passed(name: &OsStr, more: &[String]) -> bool {
     let begins = |name: &str| PASSED_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning));
-    name.to_str().is_some_and(|name| PASSED.contains(&name) || begins(name) || more.iter().any(|more| more == name))
+    name.to_str()
+        .is_some_and(|name| PASSED.contains(&name) || begins(name) || more.iter().any(|more| more == name))
 }
 
 /// Says what a worker may use.
@@ -257,7 +258,7 @@ fn bounds(launch: &Launch, home: &Path, read: &[PathBuf]) -> Bounds {
     Bounds {
         kind: Kind::Worker,
         lenient: launch.sandbox == Sandboxing::Auto,
-        read: own.chain(launch.read.iter().chain(read).cloned()).collect(),
+        read: own.chain(launch.read.iter().chain(read).chain(&launch.addons.folder).cloned()).collect(),
         work: home.to_owned(),
         devices: graphics(),
         network: false,

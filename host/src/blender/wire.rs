@@ -39,8 +39,31 @@ pub struct Open<'a> {
     pub anew: bool,
     /// Threads to render with; all that the scene says if absent.
     pub threads: Option<u32>,
+    /// What the worker enables before it opens a file for the first time.
+    pub addons: &'a Addons,
+    /// What the job wants of it.
+    #[serde(flatten)]
+    pub how: &'a Opening,
+}
+
+/// What a job wants of a scene that is opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Opening {
+    /// Which scene of the file; the one that was active when it was saved if absent.
+    pub scene: Option<String>,
     /// Whether a scene that asks for a GPU may render on the CPU.
     pub cpu: bool,
+    /// Whether the Python that it carries may run.
+    pub trust: bool,
+}
+
+/// Add-ons of the operator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Addons {
+    /// The folder that they lie in.
+    pub folder: Option<PathBuf>,
+    /// The names of their modules.
+    pub names: Vec<String>,
 }
 
 /// The answer to `scene.open`.
@@ -178,14 +201,46 @@ pub struct SceneInfo {
     pub file_format: String,
     pub is_movie: bool,
     pub post_processing: bool,
+    /// Those of the files that it names which are not there; the host looks.
+    #[serde(skip_deserializing)]
     pub missing_files: Vec<PathBuf>,
-    /// Files that are there, and that its worker may not read.
+    /// The files that it names, whether they are there or not.
     #[serde(default)]
-    pub unreadable_files: Vec<PathBuf>,
-    #[serde(default)]
-    pub dependencies: Vec<PathBuf>,
+    pub references: Vec<Reference>,
     pub blocked_scripts: Vec<String>,
+    #[serde(default)]
+    pub unbaked_simulations: Vec<String>,
     pub warnings: Vec<String>,
+}
+
+/// Files that a scene names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference {
+    /// An absolute path, or what one is made from.
+    pub path: PathBuf,
+    /// What it stands for.
+    pub kind: ReferenceKind,
+}
+
+/// What a path stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReferenceKind {
+    /// One file.
+    File,
+    /// Files whose names have numbers for `<UDIM>` or `<UVTILE>`.
+    Tiles,
+    /// All files that are numbered as this one is.
+    Sequence,
+    /// All files of a folder and those below it.
+    Folder,
+}
+
+/// `files.unreadable`
+#[derive(Debug, Serialize)]
+pub struct Unreadable<'a> {
+    /// Files to try.
+    pub paths: &'a [PathBuf],
 }
 
 /// The data of a worker's error.

@@ -31,7 +31,7 @@ pub const PROGRAM: &str = include_str!("../../../blender/worker/worker.py");
 const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// How many files a scene may need.
-const NEEDED: usize = 50_000;
+pub const NEEDED: usize = 50_000;
 /// How many files a frame may have by the scene's own names.
 const PATHS: usize = 1_000;
 
@@ -52,6 +52,8 @@ pub struct Launch {
     pub read: Vec<PathBuf>,
     /// Variables that it gets of the host's environment, besides those that all get.
     pub environment: Vec<String>,
+    /// Add-ons that it enables.
+    pub addons: wire::Addons,
     /// Follows every process until its end, whoever has dropped it.
     pub processes: TaskTracker,
 }
@@ -100,6 +102,7 @@ pub struct Worker {
     seat: Mutex<Seat>,
     busy: AtomicBool,
     patience: Patience,
+    addons: wire::Addons,
     signs: Arc<watch::Sender<Signs>>,
 }
 
@@ -192,24 +195,36 @@ impl Worker {
             seat: Mutex::new(seat.same()),
             busy: AtomicBool::new(false),
             patience: launch.patience,
+            addons: launch.addons.clone(),
             signs,
         })
     }
 
-    /// Opens a scene with nothing set in it, anew if it may have changed; `cpu` lets
-    /// one that asks for a GPU render on the CPU.
-    pub async fn open(&self, path: &Path, anew: bool, cpu: bool) -> Result<wire::Opened, BlenderError> {
-        let threads = self.seat().threads();
-        self.call("scene.open", &wire::Open { path, anew, threads, cpu }).await
+    /// Opens a scene with nothing set in it, anew if it may have changed.
+    pub async fn open(
+        &self,
+        path: &Path,
+        anew: bool,
+        how: &wire::Opening,
+    ) -> Result<wire::Opened, BlenderError> {
+        let (threads, addons) = (self.seat().threads(), &self.addons);
+        self.call("scene.open", &wire::Open { path, anew, threads, addons, how }).await
     }
 
     /// Says what the open scene is.
     pub async fn inspect(&self) -> Result<wire::SceneInfo, BlenderError> {
         let info: wire::SceneInfo = self.call("scene.inspect", &serde_json::json!({})).await?;
-        match info.dependencies.len() {
+        match info.references.len() {
             0..=NEEDED => Ok(info),
             _ => Err(BlenderError::Worker(format!("it names more than {NEEDED} files that the scene needs"))),
         }
+    }
+
+    /// Names those of some files that it may not read.
+    pub async fn unreadable(&self, paths: &[PathBuf]) -> Result<Vec<PathBuf>, BlenderError> {
+        let unreadable: Vec<PathBuf> = self.call("files.unreadable", &wire::Unreadable { paths }).await?;
+        // It is asked for those, and for no others.
+        Ok(paths.iter().filter(|path| unreadable.contains(path)).cloned().collect())
     }
 
     /// Sets a property of the open scene.
