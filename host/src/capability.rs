@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blender::BlenderError;
 use crate::blender::pool::{Pool, Wanted};
-use crate::blender::wire::Progress;
+use crate::blender::wire::{Opening, Progress};
+use crate::config::allowed::Trust;
 use crate::config::limits::{Limits, bytes};
 use crate::reports::{Report as CrashReport, Reports};
 use crate::store::{Store, StoreError};
@@ -166,8 +167,12 @@ pub struct JobContext {
     pub devices: gpu::Devices,
     /// Where finished files are recorded.
     pub store: Store,
-    /// Whether the person said to render on the CPU whatever the scene says.
-    pub cpu: bool,
+    /// How its scene is opened; whether its Python may run is decided each time.
+    pub how: Opening,
+    /// Folders that workers may read for it, beside that of the scene.
+    pub read: Vec<PathBuf>,
+    /// Why the scene's Python may run, if it may.
+    pub trust: Option<Trust>,
     /// What it renders from.
     pub content: content::JobContent,
     /// Whether what earlier jobs rendered from the same is taken as it is.
@@ -187,7 +192,14 @@ impl JobContext {
 
     /// Says what a worker must hold to render for the job.
     pub fn wanted(&self) -> Wanted {
-        Wanted { scene: self.scene.clone(), content: self.content.digest(), cpu: self.cpu }
+        let trust = match &self.trust {
+            Some(Trust::Folder) => true,
+            // It is these bytes that are trusted, and no others.
+            Some(Trust::Scene { sha256 }) => self.content.scene_sha256() == *sha256,
+            None => false,
+        };
+        let (how, read) = (Opening { trust, ..self.how.clone() }, self.read.clone());
+        Wanted { scene: self.scene.clone(), content: self.content.digest(), read, how }
     }
 }
 

@@ -42,7 +42,9 @@ mod job;
 mod lock;
 mod plugin;
 mod progress;
+mod project;
 mod render;
+mod scene;
 mod serve;
 mod stopping;
 mod table;
@@ -109,6 +111,10 @@ enum Command {
     Blender(blender::Args),
     /// Look at the renderers.
     Plugin(plugin::Args),
+    /// Say which folders the scenes of a project may read.
+    Project(project::Args),
+    /// Say which scenes may run the Python that they carry.
+    Scene(scene::Args),
     /// Look at what is known of plugins and Blenders that crashed.
     Crash(crash::Args),
     /// Say what was found on this machine, what is missing and how to get it.
@@ -133,6 +139,8 @@ struct Failure {
 const BAD_INPUT: u8 = 2;
 /// Something that was begun did not succeed.
 const FAILED: u8 = 1;
+/// The scene needs files that Blender may not read unless somebody lets it.
+const WITHHELD: u8 = 3;
 /// Ended by Ctrl-C, as shells count it.
 const INTERRUPTED: u8 = 130;
 
@@ -199,6 +207,8 @@ async fn run(cli: Cli) -> Result {
         Command::Config(args) => config::run(args),
         Command::Blender(args) => blender::run(args, &data()?).await,
         Command::Plugin(args) => plugin::run(args, &data()?).await,
+        Command::Project(args) => project::run(args, &data()?),
+        Command::Scene(args) => scene::run(args, &data()?),
         Command::Crash(args) => crash::run(args, &data()?),
         Command::Doctor(args) => doctor::run(args, &data()?).await,
         Command::Bench(args) => bench::run(args, &data()?).await,

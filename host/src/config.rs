@@ -3,6 +3,7 @@
 //! One data directory holds everything durable; a run folder in it holds what
 //! lives as long as one host process. Knows nothing of what is kept there.
 
+pub mod allowed;
 pub mod file;
 pub mod limits;
 
@@ -72,6 +73,11 @@ impl DataDir {
     /// Returns the folder of the plugins that were installed.
     pub fn plugins(&self) -> PathBuf {
         self.0.join("plugins")
+    }
+
+    /// Returns the file of what the user has allowed.
+    pub fn allowed(&self) -> PathBuf {
+        self.0.join("allowed.toml")
     }
 
     /// Returns the folder of crash reports.

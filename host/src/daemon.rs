@@ -16,10 +16,11 @@ use tokio_util::task::TaskTracker;
 use crate::api::{self, Socket};
 use crate::blender::Blender;
 use crate::blender::pool::{self, Pool};
+use crate::blender::wire::Addons;
 use crate::blender::worker::{Launch, Patience};
 use crate::capability::gpu::memory;
 use crate::config::file::{Config, Sandboxing, days, seconds};
-use crate::config::{DataDir, RunDir};
+use crate::config::{self, DataDir, RunDir};
 use crate::events::EventKind;
 use crate::jobs::{Jobs, Policy};
 use crate::process;
@@ -110,7 +111,11 @@ impl Host {
         confined(config.workers.sandbox, &program).await?;
         let (sandbox, processes) = (config.workers.sandbox, TaskTracker::new());
         let (read, environment) = (config.workers.read.clone(), config.workers.environment.clone());
-        let launch = Launch { blender, guard: program, folder, patience, sandbox, read, environment, processes };
+        let config::file::Blender { addons_folder, addons, .. } = config.blender.clone();
+        let addons = Addons { folder: addons_folder, names: addons };
+        let guard = program;
+        let launch =
+            Launch { blender, guard, folder, patience, sandbox, read, environment, addons, processes };
         let pool = Pool::new(launch, limits, store.clone());
         let policy = Policy {
             slots: limits.size,
@@ -129,6 +134,7 @@ impl Host {
             pool: pool.clone(),
             jobs: jobs.clone(),
             releases: releases.clone(),
+            trust: config.workers.trust,
             data: data.clone(),
             blender: file,
             spool,
@@ -144,7 +150,8 @@ impl Host {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let host = Self { service, store, pool, jobs, scheduler, tasks, stop, config, run };
         host.tasks.spawn(recover(host.service.clone(), host.stop.clone()));
-        let collecting = collect(host.service.clone(), host.config.clone(), alone, away_ms, host.stop.clone());
+        let collecting =
+            collect(host.service.clone(), host.config.clone(), alone, away_ms, host.stop.clone());
         host.tasks.spawn(collecting);
         if !alone {
             let deploying = deploy::Deploying::new(host.service.clone(), releases, &host.config);

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::terms::{Failure, JobId, JobState, Pause, ReleaseState, TaskState};
+use crate::terms::{Failure, JobId, JobState, Pause, ReleaseState, TaskState, WarningAbout};
 
 /// One thing that happened.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -51,6 +51,9 @@ pub enum EventKind {
     Warning {
         /// The job.
         job: JobId,
+        /// What it is about; absent in what earlier hosts stored.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        about: Option<WarningAbout>,
         /// One sentence.
         message: String,
     },

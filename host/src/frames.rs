@@ -59,7 +59,11 @@ impl FrameRange {
             let outside = || format!("is outside of what Blender renders, {first} to {last}");
             RANGE.contains(&frame).then_some(frame).ok_or_else(outside)
         };
-        let Some((first, rest)) = text.split_once('-') else {
+        if text.starts_with('-') {
+            return Err("is negative, which Blender does not render as an animation".to_owned());
+        }
+        // Blender itself writes `1..4`.
+        let Some((first, rest)) = text.split_once("..").or_else(|| text.split_once('-')) else {
             let first = number(text)?;
             return Ok(Self { first, last: first, step: 1 });
         };
@@ -105,15 +109,21 @@ impl FromStr for Frames {
 
 impl fmt::Display for Frames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, FrameRange { first, last, step }) in self.0.iter().enumerate() {
-            f.write_str(if index > 0 { "," } else { "" })?;
-            match (first == last, step) {
-                (true, _) => write!(f, "{first}")?,
-                (false, 1) => write!(f, "{first}-{last}")?,
-                (false, step) => write!(f, "{first}-{last}x{step}")?,
-            }
+        for (index, range) in self.0.iter().enumerate() {
+            write!(f, "{}{range}", if index > 0 { "," } else { "" })?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for FrameRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, last, step } = self;
+        match (first == last, step) {
+            (true, _) => write!(f, "{first}"),
+            (false, 1) => write!(f, "{first}-{last}"),
+            (false, step) => write!(f, "{first}-{last}x{step}"),
+        }
     }
 }
 
@@ -130,6 +140,7 @@ mod tests {
             assert_eq!((frames.to_string().as_str(), frames.len()), (text, count));
         }
         assert_eq!(" 1 - 4 , 10 ".parse::<Frames>().unwrap().to_string(), "1-4,10");
+        assert_eq!("1..4,10".parse::<Frames>().unwrap().to_string(), "1-4,10");
     }
 
     #[test]
@@ -144,7 +155,7 @@ mod tests {
         check("1,,2", "'' is no frame");
         check("1-10x0", "'1-10x0' has a step");
         check("1-10x-2", "'1-10x-2' has a step");
-        check("-5", "'-5' is no frame");
+        check("-5", "'-5' is negative");
         check("1-4,3", "'3' asks for frame 3 a second time");
         check("0-1048574", "'0-1048574' makes more than 1000000 frames");
         check("1048575", "'1048575' is outside");

@@ -9,7 +9,7 @@ pub mod model;
 mod runner;
 mod scheduler;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -41,8 +41,10 @@ pub struct JobSpec {
     pub wish: Option<Wish>,
     /// What its attempts share.
     pub context: Arc<JobContext>,
-    /// The frames to render.
-    pub frames: Frames,
+    /// The frames to render; without them, those of the scene's own range.
+    pub frames: Option<Frames>,
+    /// The scene's own range, once the scene was looked at.
+    pub scene_frames: OnceLock<Frames>,
     /// Checked settings, as JSON text.
     pub settings: String,
     /// Whether missing files fail the job.

@@ -23,6 +23,7 @@ use crate::blender::pool::Pool;
 use crate::capability::gpu;
 use crate::capability::output::Folders;
 use crate::config::DataDir;
+use crate::config::file::TrustPolicy;
 use crate::events::Progress;
 use crate::jobs::model::MAX_TASKS;
 use crate::jobs::{Jobs, Order, OrderError, Standing};
@@ -88,6 +89,8 @@ pub struct Parts {
     pub jobs: Jobs,
     /// The releases.
     pub releases: Arc<Releases>,
+    /// Whether the Python of scenes that are trusted may run.
+    pub trust: TrustPolicy,
     /// The data directory.
     pub data: DataDir,
     /// The file of the Blender that is run.

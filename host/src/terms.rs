@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
@@ -123,6 +124,22 @@ words! {
 }
 
 words! {
+    /// What a warning of a scene is about.
+    WarningAbout {
+        /// A file that the scene names is not there.
+        MissingFile = "missing_file",
+        /// A file that is there cannot be read, by nobody of this user.
+        UnreadableFile = "unreadable_file",
+        /// Python that the scene carries was kept from running.
+        BlockedScript = "blocked_script",
+        /// A simulation is not baked.
+        UnbakedSimulation = "unbaked_simulation",
+        /// Something else in the scene.
+        Scene = "scene",
+    }
+}
+
+words! {
     /// Why a job is paused.
     PauseCode {
         /// Somebody asked for it.
@@ -191,6 +208,16 @@ pub struct Failure {
     pub blame: Blame,
     /// One sentence, and further lines of detail.
     pub message: String,
+    /// Files that the scene needs and that workers may not read, if that is why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<PathBuf>,
+}
+
+impl Failure {
+    /// Makes a failure.
+    pub fn new(blame: Blame, message: impl Into<String>) -> Self {
+        Self { blame, message: message.into(), withheld: Vec::new() }
+    }
 }
 
 /// Why a job is paused, and until when.
@@ -230,7 +257,8 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
 /// Whether a terminal obeys a character instead of showing it: it moves the cursor, sets colours, or
 /// turns the order of writing around.
 fn is_obeyed(c: char) -> bool {
-    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 

@@ -81,15 +81,33 @@ impl Page {
 
     /// Plans one task a frame.
     pub fn of_frames(frames: &Frames, cursor: Option<&str>) -> Result<Self> {
-        let start: usize = match cursor {
-            Some(cursor) => cursor.parse().map_err(|_| Error::invalid("not a cursor of this plan"))?,
-            None => 0,
-        };
+        let start = start_of(cursor)?;
         let tasks: Vec<_> = frames.iter_from(start).take(Self::MAX_TASKS).map(PlannedTask::frame).collect();
         let end = start + tasks.len();
         let next = (end < frames.len()).then(|| end.to_string());
         Ok(Self { tasks, next })
     }
+
+    /// Plans one task a frame, each after the one for the frame before it: no two of them are
+    /// rendered at a time.
+    pub fn of_frames_in_order(frames: &Frames, cursor: Option<&str>) -> Result<Self> {
+        let start = start_of(cursor)?;
+        let mut all: Vec<i32> = frames.iter_from(0).collect();
+        all.sort_unstable();
+        let end = all.len().min(start.saturating_add(Self::MAX_TASKS));
+        let planned = |index: usize| {
+            let task = PlannedTask::frame(all[index]);
+            let before = index.checked_sub(1).map(|before| PlannedTask::frame(all[before]).name);
+            before.into_iter().fold(task, PlannedTask::after)
+        };
+        let tasks = (start.min(end)..end).map(planned).collect();
+        Ok(Self { tasks, next: (end < all.len()).then(|| end.to_string()) })
+    }
+}
+
+fn start_of(cursor: Option<&str>) -> Result<usize> {
+    let parse = |cursor: &str| cursor.parse().map_err(|_| Error::invalid("not a cursor of this plan"));
+    cursor.map_or(Ok(0), parse)
 }
 
 /// One unit of a plan.
@@ -145,6 +163,20 @@ mod tests {
             }
         }
         assert_eq!(planned, (1..=10_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn frames_in_order_come_after_each_other_also_from_page_to_page() {
+        let ranges =
+            [FrameRange { first: 5000, last: 9000, step: 1 }, FrameRange { first: 1, last: 200, step: 1 }];
+        let frames = Frames::new(ranges.to_vec());
+        let first = Page::of_frames_in_order(&frames, None).unwrap();
+        let second = Page::of_frames_in_order(&frames, first.next.as_deref()).unwrap();
+        let tasks: Vec<PlannedTask> = first.tasks.into_iter().chain(second.tasks).collect();
+        assert_eq!((tasks.len(), second.next), (4201, None));
+        assert!(tasks[0].after.is_empty() && tasks[0].name == "frame-1");
+        assert!(tasks.windows(2).all(|two| two[1].after == [two[0].name.as_str()]));
+        assert_eq!(tasks[200].frame, Some(5000));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hotshoe::blender::pool::{Limits, Pool, Wanted};
 use hotshoe::blender::seats::{Seat, Seats};
-use hotshoe::blender::wire::{Develop, Paths, Progress, Region, Samples, Shot, Write};
+use hotshoe::blender::wire::{Addons, Develop, Opening, Paths, Progress, Region, Samples, Shot, Write};
 use hotshoe::blender::worker::{Launch, Patience, Worker};
 use hotshoe::blender::{Blender, BlenderError};
 use hotshoe::config::file::Sandboxing;
@@ -29,8 +29,9 @@ fn launch(blender: &harness::Blender, folder: &Path) -> Launch {
     let (guard, folder) = (PROGRAM.into(), folder.to_owned());
     // They write where a test looks.
     let (patience, sandbox) = (Patience::default(), Sandboxing::Off);
-    let (read, environment, processes) = (Vec::new(), Vec::new(), TaskTracker::new());
-    Launch { blender, guard, folder, patience, sandbox, read, environment, processes }
+    let (read, environment, addons) = (Vec::new(), Vec::new(), Addons::default());
+    let processes = TaskTracker::new();
+    Launch { blender, guard, folder, patience, sandbox, read, environment, addons, processes }
 }
 
 impl Bench {
@@ -64,7 +65,7 @@ async fn it_says_what_a_scene_is() {
     for blender in blenders() {
         let Bench { worker, .. } = Bench::start(&blender).await;
         assert_eq!(code(worker.inspect().await), "not-found");
-        let opened = worker.open(&blender.scene("cameras"), false, false).await.unwrap();
+        let opened = worker.open(&blender.scene("cameras"), false, &Opening::default()).await.unwrap();
         assert!(!opened.warm && opened.overwrite);
         let info = worker.inspect().await.unwrap();
         assert_eq!((info.width, info.height, info.samples), (160, 90, 8));
@@ -79,9 +80,9 @@ async fn it_says_what_a_scene_is() {
             )
         );
         assert!(info.missing_files.is_empty() && info.blocked_scripts.is_empty() && info.views.is_empty());
-        worker.open(&blender.scene("stereo"), false, false).await.unwrap();
+        worker.open(&blender.scene("stereo"), false, &Opening::default()).await.unwrap();
         assert_eq!(worker.inspect().await.unwrap().views, ["left", "right"]);
-        worker.open(&blender.scene("movie"), false, false).await.unwrap();
+        worker.open(&blender.scene("movie"), false, &Opening::default()).await.unwrap();
         assert!(worker.inspect().await.unwrap().is_movie);
         worker.stop().await;
     }
@@ -92,7 +93,7 @@ async fn two_jobs_of_different_settings_share_a_worker_without_a_trace() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let (worker, scene) = (&bench.worker, blender.scene("small"));
-        worker.open(&scene, false, false).await.unwrap();
+        worker.open(&scene, false, &Opening::default()).await.unwrap();
         let fresh = bench.write(2, "fresh").await;
         let before = worker.inspect().await.unwrap();
         for (path, value) in [
@@ -113,7 +114,7 @@ async fn two_jobs_of_different_settings_share_a_worker_without_a_trace() {
         worker.write(&Write { frame: 2, name: Some("other"), directory, maker: MAKER }).await.unwrap();
         let file = std::fs::read(directory.join("other0002.jpg")).unwrap();
         assert!(file.windows(MAKER.len()).any(|bytes| bytes == MAKER.as_bytes()), "who made it is not told");
-        assert!(worker.open(&scene, false, false).await.unwrap().warm);
+        assert!(worker.open(&scene, false, &Opening::default()).await.unwrap().warm);
         let after = worker.inspect().await.unwrap();
         assert_eq!(serde_json::to_value(&after).unwrap(), serde_json::to_value(&before).unwrap());
         assert_same_pixels(&bench.write(2, "again").await, &fresh);
@@ -125,7 +126,7 @@ async fn it_sets_what_is_on_its_list_and_nothing_else() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small"), false, false).await.unwrap();
+        worker.open(&blender.scene("small"), false, &Opening::default()).await.unwrap();
         let refuses = async |path: &str, value: serde_json::Value| code(worker.set(path, &value).await);
         for path in [
             "render.filepath",
@@ -160,7 +161,7 @@ async fn it_renders_parts_that_make_up_the_whole() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small"), false, false).await.unwrap();
+        worker.open(&blender.scene("small"), false, &Opening::default()).await.unwrap();
         let shot = async |name: &str, region, samples| {
             let file = bench.folder.path().join(name);
             worker.shot(&Shot { frame: 1, region, samples, file: &file }).await.unwrap();
@@ -191,7 +192,7 @@ async fn a_developed_shot_looks_like_a_written_frame() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small"), false, false).await.unwrap();
+        worker.open(&blender.scene("small"), false, &Opening::default()).await.unwrap();
         let image = bench.folder.path().join("shot.exr");
         worker.shot(&Shot { frame: 3, region: None, samples: None, file: &image }).await.unwrap();
         let directory = &bench.folder.path().join("developed");
@@ -206,18 +207,21 @@ async fn a_developed_shot_looks_like_a_written_frame() {
         let names = worker.paths(&Paths { frame: 12, name: Some("x_####") }).await.unwrap();
         assert_eq!(names, [PathBuf::from("x_0012.png")]);
         // A shot has one view, also of a scene that has several.
-        worker.open(&blender.scene("stereo"), false, false).await.unwrap();
+        worker.open(&blender.scene("stereo"), false, &Opening::default()).await.unwrap();
         worker.shot(&Shot { frame: 3, region: None, samples: None, file: &image }).await.unwrap();
         let develop = Develop { image: &image, frame: 3, name: None, directory };
         assert_eq!(worker.develop(&develop).await.unwrap(), Path::new("eyes_0003.png"));
         assert!(Picture::read(&directory.join("eyes_0003.png")).shows_something());
         // What was refused is not set.
-        worker.open(&blender.scene("hidden_gpu"), false, false).await.unwrap();
+        worker.open(&blender.scene("hidden_gpu"), false, &Opening::default()).await.unwrap();
         assert_eq!(code(worker.set("engine", &json!("CYCLES")).await), "unsupported");
         assert_eq!(worker.inspect().await.unwrap().engine, "BLENDER_WORKBENCH");
-        worker.open(&blender.scene("hidden_gpu"), false, true).await.unwrap();
+        worker
+            .open(&blender.scene("hidden_gpu"), false, &Opening { cpu: true, ..Opening::default() })
+            .await
+            .unwrap();
         worker.set("engine", &json!("CYCLES")).await.unwrap();
-        worker.open(&blender.scene("movie"), false, false).await.unwrap();
+        worker.open(&blender.scene("movie"), false, &Opening::default()).await.unwrap();
         assert_eq!(code(worker.develop(&develop).await), "unsupported");
         assert_eq!(
             code(worker.write(&Write { frame: 1, name: None, directory, maker: MAKER }).await),
@@ -231,7 +235,7 @@ async fn it_tells_how_far_it_is_and_lists_devices() {
     for blender in blenders() {
         let bench = Bench::start(&blender).await;
         let worker = &bench.worker;
-        worker.open(&blender.scene("small"), false, false).await.unwrap();
+        worker.open(&blender.scene("small"), false, &Opening::default()).await.unwrap();
         worker.set("cycles.samples", &json!(4096)).await.unwrap();
         let mut signs = worker.signs();
         let watching = tokio::spawn(async move {
@@ -297,7 +301,8 @@ async fn a_pool_that_is_warm_starts_no_more_workers() {
     let pool = Pool::new(launch(&harness::installed(), &workers_folder), limits, store);
     let workers = || std::fs::read_dir(&workers_folder).unwrap().count();
     let [scene, content] = ["/scenes/a.blend", "a"].map(str::to_owned);
-    let wanted = Wanted { scene: scene.into(), content, cpu: false };
+    let (read, how) = (Vec::new(), Opening::default());
+    let wanted = Wanted { scene: scene.into(), content, read, how };
     pool.warm_up(&wanted, 2).await.unwrap();
     assert_eq!(workers(), 2);
     pool.warm_up(&wanted, 2).await.unwrap();

@@ -354,7 +354,7 @@ mod tests {
             document["methods"].as_array().unwrap().iter().find(|m| m["name"] == "jobs.submit").unwrap();
         let required = |p: &&Value| p["required"] == true;
         let params = submit["params"].as_array().unwrap().iter().filter(required);
-        assert_eq!(params.map(|p| p["name"].as_str().unwrap()).collect::<Vec<_>>(), ["frames", "scene"]);
+        assert_eq!(params.map(|p| p["name"].as_str().unwrap()).collect::<Vec<_>>(), ["scene"]);
         let names: Vec<&str> =
             document["methods"].as_array().unwrap().iter().filter_map(|m| m["name"].as_str()).collect();
         assert!(names.contains(&"jobs.submit") && names.contains(&"hello"), "{names:?}");

@@ -19,8 +19,9 @@ use super::{
 };
 use crate::blender::BlenderError;
 use crate::blender::pool::Held;
+use crate::blender::references::look_for;
 use crate::blender::wire::{self, Region, Samples};
-use crate::blender::worker::Worker;
+use crate::blender::worker::{NEEDED, Worker};
 use crate::folders;
 use crate::terms::{Capability, hexadecimal};
 
@@ -93,7 +94,12 @@ impl Inner {
     fn step(&self, frame: i32, name: Option<&str>) -> String {
         let job = &self.attempt.job;
         let (content, blender, folder) = (job.content.digest(), job.pool.version(), job.output.folder());
-        let from = json!([content, blender, job.cpu, frame, name, self.settings, folder]);
+        // What differs from how all is opened by default; records of earlier hosts stay true.
+        let (how, addons) = (job.wanted().how, &job.pool.addons().names);
+        let more = (how.scene.is_some() || how.trust || !addons.is_empty())
+            .then(|| json!([how.scene, how.trust, addons]));
+        let from = json!([content, blender, how.cpu, frame, name, self.settings, folder]);
+        let from = more.map_or_else(|| from.clone(), |more| json!([from, more]));
         hexadecimal(&Sha256::digest(from.to_string()))
     }
 
@@ -123,7 +129,11 @@ impl Scene {
     pub async fn inspect(&self) -> Result<wire::SceneInfo> {
         let inspect = async {
             let info = self.inner.lock().await.worker().await?.inspect().await;
-            heard(&self.attempt, info).await
+            let mut info = heard(&self.attempt, info).await?;
+            let references = std::mem::take(&mut info.references);
+            let found = blocking(move || Ok(look_for(&references, NEEDED))).await?;
+            info.missing_files = found.missing.into_iter().collect();
+            Ok(info)
         };
         self.or_canceled(inspect).await
     }

@@ -38,6 +38,11 @@ impl JobContent {
         self.known().digest.clone()
     }
 
+    /// Returns the SHA-256 of the scene file.
+    pub fn scene_sha256(&self) -> String {
+        self.known().content.scene.sha256.clone()
+    }
+
     /// Whether it is known what the scene needs.
     pub fn is_whole(&self) -> bool {
         self.known().content.dependencies.is_some()

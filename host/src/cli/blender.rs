@@ -128,6 +128,7 @@ pub(super) async fn version(blender: &Blender, data: &DataDir) -> Result<String,
         sandbox: Sandboxing::Auto,
         read: Vec::new(),
         environment: Vec::new(),
+        addons: Default::default(),
         processes: TaskTracker::new(),
     };
     let worker = Worker::start(&launch, 1, &Seat::default(), &[]).await?;

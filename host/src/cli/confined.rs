@@ -33,10 +33,4 @@ impl Confined {
         }
         Ok(())
     }
-
-    /// Names an option that was given, if one was.
-    pub(super) fn given(&self) -> Option<&'static str> {
-        let sandbox = self.sandbox.map(|_| "--sandbox");
-        sandbox.or((!self.read.is_empty()).then_some("--read"))
-    }
 }

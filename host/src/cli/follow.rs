@@ -7,7 +7,7 @@ use serde_json::json;
 use super::client::{Client, News};
 use super::progress::View;
 use super::stopping::Stopping;
-use super::{BAD_INPUT, FAILED, Failure, INTERRUPTED, Result};
+use super::{BAD_INPUT, FAILED, Failure, INTERRUPTED, Result, WITHHELD};
 use crate::events::EventKind;
 use crate::service::types::{HostState, Job};
 use crate::terms::{Blame, JobId, JobState, PauseCode};
@@ -100,6 +100,9 @@ pub(super) fn told(job: &Job, rendering: bool) -> Result {
         }
         (JobState::Paused, _, Some(pause)) => {
             Err(Failure::failed(format!("job {} is paused: {}", job.id, pause.message)))
+        }
+        (_, Some(error), _) if !error.withheld.is_empty() => {
+            Err(Failure { code: WITHHELD, message: error.message.clone() })
         }
         (_, Some(error), _) if !rendering && matches!(error.blame, Blame::Client | Blame::Blender) => {
             Err(Failure { code: BAD_INPUT, message: error.message.clone() })

@@ -1,5 +1,6 @@
 //! `hotshoe render`: one job and its frames, by a running host or one of its own.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -7,30 +8,32 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
 use super::client::{At, Client};
-use super::confined::Confined;
 use super::follow::{Leaving, follow};
 use super::lock::Locking;
 use super::progress::View;
 use super::stopping::Stopping;
-use super::{Failure, INTERRUPTED, Result};
+use super::{Failure, INTERRUPTED, Result, WITHHELD};
 use crate::blender::{Blender, find, install};
 use crate::config::DataDir;
-use crate::config::file::Config;
+use crate::config::file::{Config, Sandboxing};
 use crate::daemon::{Host, Options};
 use crate::frames::Frames;
 use crate::releases::shelf::is_path;
 use crate::service::check::check;
 use crate::service::types::{Job, Settings, Submission};
-use crate::terms::{Capability, Upgrade};
+use crate::terms::{Capability, Upgrade, harmless};
 
 /// What is to be rendered.
 #[derive(Debug, clap::Args)]
 pub(super) struct Wish {
     /// The .blend file to render.
     scene: PathBuf,
-    /// The frames, such as 7 or 1-4,10,20-30x2.
-    #[arg(short, long)]
-    frames: Frames,
+    /// The frames, such as 7 or 1-4,10,20-30x2 [default: the scene's own range and step].
+    #[arg(short, long, allow_hyphen_values = true)]
+    frames: Option<Frames>,
+    /// Which scene of the file [default: the one that was active when it was saved].
+    #[arg(short = 'S', long = "scene", value_name = "NAME")]
+    scene_name: Option<String>,
     /// The renderer: its name, a version of it (NAME@^1.2, NAME@=1.2.3, NAME@sha256:DIGITS), or
     /// the path of a component or of a plugin's folder.
     #[arg(short, long, default_value = "direct")]
@@ -48,6 +51,10 @@ pub(super) struct Wish {
     /// it wants and the operator allows].
     #[arg(long, value_name = "CAPABILITY,...", value_delimiter = ',')]
     allow: Option<Vec<Capability>>,
+    /// A folder that Blender may read beside that of the scene, for its textures and libraries; can
+    /// be given several times. `hotshoe project allow` does so for good.
+    #[arg(long, value_name = "DIR")]
+    read: Vec<PathBuf>,
     /// Keep pictures that are there already.
     #[arg(long)]
     skip_existing: bool,
@@ -81,8 +88,10 @@ pub(super) struct Args {
     /// host has its own.
     #[arg(long, value_name = "PATH")]
     blender: Option<PathBuf>,
-    #[command(flatten)]
-    confined: Confined,
+    /// Whether the kernel confines Blender: always, as far as it can, or not at all
+    /// [default: auto]. `hotshoe doctor` says what it can.
+    #[arg(long, value_enum, value_name = "HOW")]
+    sandbox: Option<Sandboxing>,
     /// Render here, even if a host is running.
     #[arg(long)]
     alone: bool,
@@ -113,7 +122,10 @@ impl Wish {
         };
         let mut submission = Submission {
             scene: absolute(&self.scene)?,
-            frames: self.frames.to_string(),
+            frames: self.frames.as_ref().map(Frames::to_string).unwrap_or_default(),
+            scene_name: self.scene_name.clone(),
+            read: self.read.iter().map(|folder| absolute(folder)).collect::<Result<_>>()?,
+            trust: None,
             renderer,
             settings: Settings::Texts(self.settings.clone()),
             out: self.out.as_deref().map(absolute).transpose()?,
@@ -133,26 +145,69 @@ impl Wish {
     }
 }
 
-pub(super) async fn run(args: Args, data: Option<PathBuf>) -> Result {
+pub(super) async fn run(mut args: Args, data: Option<PathBuf>) -> Result {
+    loop {
+        let ended = render(&args, data.clone()).await;
+        let Err(Failure { code: WITHHELD, message }) = &ended else { return ended };
+        match ask(message, &args)? {
+            Some(Answer::Once(folders)) => args.wish.read.extend(folders),
+            Some(Answer::Always(folders)) => {
+                let data = super::open(data.clone())?;
+                folders.iter().try_for_each(|folder| super::project::allow(&data, folder))?;
+            }
+            None => return ended,
+        }
+    }
+}
+
+async fn render(args: &Args, data: Option<PathBuf>) -> Result {
     let submission = args.wish.submission()?;
     let running = match args.alone {
         true => None,
         false => Client::connect(&args.at.path(data.as_deref())?).await?,
     };
     match running {
-        Some(client) => by_host(client, &args, &submission).await,
+        Some(client) => by_host(client, args, &submission).await,
         None if args.at.socket.is_some() && !args.alone => {
-            by_host(args.at.connect(data.as_deref()).await?, &args, &submission).await
+            by_host(args.at.connect(data.as_deref()).await?, args, &submission).await
         }
-        None => alone(&args, submission, &super::open(data)?).await,
+        None => alone(args, submission, &super::open(data)?).await,
     }
+}
+
+/// What a person says of files that Blender may not read.
+enum Answer {
+    Once(Vec<PathBuf>),
+    Always(Vec<PathBuf>),
+}
+
+/// Asks a person, if there is one, whether Blender may read what the scene needs.
+fn ask(message: &str, args: &Args) -> Result<Option<Answer>> {
+    let is_person = std::io::stdin().is_terminal() && std::io::stderr().is_terminal() && !args.json;
+    let flags = message.lines().find_map(|line| line.strip_prefix("let it with --read ")).unwrap_or_default();
+    let folders: Vec<PathBuf> = flags.split(" --read ").map(PathBuf::from).collect();
+    if !is_person || flags.is_empty() || folders.iter().any(|folder| args.wish.read.contains(folder)) {
+        return Ok(None);
+    }
+    let needs = message.lines().take_while(|line| !line.starts_with("let it with"));
+    needs.for_each(|line| tell!("{line}"));
+    let names: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    eprint!("May it read {}? [y]es, [a]lways, [N]o: ", harmless(&names.join(" and ")));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
+    Ok(match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Some(Answer::Once(folders)),
+        "a" | "always" => Some(Answer::Always(folders)),
+        _ => None,
+    })
 }
 
 /// Lets a running host do it.
 async fn by_host(mut client: Client, args: &Args, submission: &Submission) -> Result {
     let blender = args.blender.as_ref().map(|_| "--blender");
     let workers = args.workers.map(|_| "--workers");
-    if let Some(option) = blender.or(workers).or(args.confined.given()) {
+    let sandbox = args.sandbox.map(|_| "--sandbox");
+    if let Some(option) = blender.or(workers).or(sandbox) {
         return Err(Failure::bad_input(format!(
             "a host is running, and {option} is for it to decide\n\
              leave it out, or render without that host with --alone"
@@ -181,7 +236,7 @@ async fn by_host(mut client: Client, args: &Args, submission: &Submission) -> Re
 async fn alone(args: &Args, submission: Submission, data: &DataDir) -> Result {
     let (mut config, _) = Config::read(None).map_err(Failure::bad_input)?;
     config.workers.count = args.workers.unwrap_or(1);
-    args.confined.apply(&mut config)?;
+    config.workers.sandbox = args.sandbox.unwrap_or(config.workers.sandbox);
     let releases = super::releases(data, &config)?;
     // Before a Blender is looked for, or even installed. It would sweep away what an
     // earlier render left aside and this one resumes from.
@@ -189,7 +244,7 @@ async fn alone(args: &Args, submission: Submission, data: &DataDir) -> Result {
         check(&releases, &Default::default(), submission.clone()).await.map_err(Failure::bad_input)?;
     }
     let mut stopping = Stopping::listen()?;
-    let given = args.blender.as_deref().or(config.blender.as_deref());
+    let given = args.blender.as_deref().or(config.blender.path.as_deref());
     let blender = stopping.cuts("a Blender was installed", choose_blender(given, data, args.json)).await?;
     tracing::info!(blender = %blender.path().display(), "using this Blender");
     let program = std::env::current_exe().map_err(Failure::failed)?;

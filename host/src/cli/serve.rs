@@ -93,7 +93,7 @@ fn configuration(args: &Args) -> Result<(Config, Option<PathBuf>)> {
     let (mut config, file) = Config::read(args.config.as_deref()).map_err(Failure::bad_input)?;
     config.workers.count = args.workers.unwrap_or(config.workers.count);
     config.plugins = args.plugins.clone().or(config.plugins);
-    config.blender = args.blender.clone().or(config.blender);
+    config.blender.path = args.blender.clone().or(config.blender.path);
     args.confined.apply(&mut config)?;
     if let Some(folder) = config.plugins.as_ref().filter(|folder| !folder.is_dir()) {
         return Err(Failure::bad_input(format!("the folder of plugins, {}, is not there", folder.display())));
@@ -108,7 +108,7 @@ async fn start(
     data: &DataDir,
     stopping: &mut Stopping,
 ) -> Result<Host> {
-    let given = args.blender.as_deref().or(config.blender.as_deref());
+    let given = args.blender.as_deref().or(config.blender.path.as_deref());
     let blender = stopping.cuts("a Blender was installed", choose_blender(given, data, false)).await?;
     let releases = super::releases(data, &config)?;
     let program = std::env::current_exe().map_err(Failure::failed)?;

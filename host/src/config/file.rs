@@ -23,7 +23,7 @@ pub const TEMPLATE: &str = include_str!("template.toml");
 pub struct Config {
     pub socket: Option<PathBuf>,
     pub plugins: Option<PathBuf>,
-    pub blender: Option<PathBuf>,
+    pub blender: Blender,
     pub workers: Workers,
     pub jobs: JobRules,
     pub keep: Keep,
@@ -49,6 +49,55 @@ pub enum Sandboxing {
     Off,
 }
 
+/// Whether the Python that trusted scenes carry may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrustPolicy {
+    /// That of no scene.
+    Never,
+    /// That of scenes and projects that the user has listed (`hotshoe scene trust`).
+    #[default]
+    Listed,
+}
+
+/// `[blender]`, or the path alone
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(from = "BlenderForm")]
+#[expect(missing_docs, reason = "in template.toml, which is what people read")]
+pub struct Blender {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    pub addons: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addons_folder: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum BlenderForm {
+    Path(PathBuf),
+    Table(BlenderTable),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct BlenderTable {
+    path: Option<PathBuf>,
+    addons: Vec<String>,
+    addons_folder: Option<PathBuf>,
+}
+
+impl From<BlenderForm> for Blender {
+    fn from(form: BlenderForm) -> Self {
+        match form {
+            BlenderForm::Path(path) => Self { path: Some(path), ..Self::default() },
+            BlenderForm::Table(BlenderTable { path, addons, addons_folder }) => {
+                Self { path, addons, addons_folder }
+            }
+        }
+    }
+}
+
 /// `[workers]`
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -66,6 +115,7 @@ pub struct Workers {
     pub sandbox: Sandboxing,
     pub read: Vec<PathBuf>,
     pub environment: Vec<String>,
+    pub trust: TrustPolicy,
 }
 
 /// `[jobs]`
@@ -207,6 +257,7 @@ impl Default for Workers {
             sandbox: Sandboxing::Auto,
             read: Vec::new(),
             environment: Vec::new(),
+            trust: TrustPolicy::Listed,
         }
     }
 }
@@ -368,6 +419,10 @@ impl Config {
         for (key, value, range) in counts {
             count(key, value, range)?;
         }
+        if !self.blender.addons.is_empty() && self.blender.addons_folder.is_none() {
+            return Err("blender.addons names add-ons, and blender.addons_folder no folder that they lie in"
+                .to_owned());
+        }
         self.rollout.check("rollout")?;
         self.limits.check("limits")?;
         self.processes.check("processes")?;
@@ -384,7 +439,11 @@ impl Config {
 
     /// Names what it speaks of and is not there, which may come yet. Blocks.
     pub fn missing(&self) -> Vec<String> {
-        let mut named = vec![("workers.read".to_owned(), &self.workers.read)];
+        let addons: Vec<PathBuf> = self.blender.addons_folder.iter().cloned().collect();
+        let mut named = vec![
+            ("workers.read".to_owned(), &self.workers.read),
+            ("blender.addons_folder".to_owned(), &addons),
+        ];
         for (name, grant) in &self.plugin {
             named.push((format!("plugin.{name}.read"), &grant.read));
             named.push((format!("plugin.{name}.devices"), &grant.devices));

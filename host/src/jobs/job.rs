@@ -251,12 +251,9 @@ impl Job {
     /// Counts a crash of Blender; the failure of the job if there were too many.
     pub(super) fn crashed(&mut self, report: &str) -> Option<Failure> {
         self.crashes += 1;
-        (self.crashes >= MAX_CRASHES).then(|| Failure {
-            blame: Blame::Blender,
-            message: abridged(
-                format!("the scene crashed Blender {MAX_CRASHES} times in a row\n{report}"),
-                ERROR_TEXT,
-            ),
+        (self.crashes >= MAX_CRASHES).then(|| {
+            let message = format!("the scene crashed Blender {MAX_CRASHES} times in a row\n{report}");
+            Failure::new(Blame::Blender, abridged(message, ERROR_TEXT))
         })
     }
 
@@ -288,6 +285,10 @@ impl Job {
             End::Outcome(Outcome::Yielded) => {
                 PluginError::Limit(format!("{MAX_ATTEMPTS} attempts at one task"))
             }
+            End::Withheld(failure) => {
+                self.plan.note(task, seconds, Some(failure.clone()));
+                return Verdict { failure: Some(failure), ..Verdict::of(TaskState::Failed) };
+            }
             // Its pin has moved back.
             End::Unfit(_) => return Verdict::of(TaskState::Ready),
             End::Failed(error) | End::Hopeless(error) => error,
@@ -296,7 +297,7 @@ impl Job {
         if (is_asked_to_stop || has_left) && is_canceled(&error) {
             return Verdict::of(TaskState::Ready);
         }
-        let failure = Failure { blame: error.blame(), message: error.to_string() };
+        let failure = Failure::new(error.blame(), error.to_string());
         if failure.blame == Blame::Host {
             self.plan.note(task, seconds, None);
             let pause = Some(Pause { code: PauseCode::Host, message: failure.message.clone() });

@@ -1,19 +1,23 @@
 //! One plan or one attempt: call the plugin, pass on what it tells, report the end.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use nix::unistd::{AccessFlags, access};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::JobSpec;
 use super::scheduler::{AGAIN, Message};
 use crate::blender::BlenderError;
 use crate::blender::content::Changed;
+use crate::blender::references::{Found, look_for};
 use crate::blender::wire::SceneInfo;
+use crate::blender::worker::NEEDED;
 use crate::capability::blender::heard;
 use crate::capability::grants::Grants;
 use crate::capability::usage::Hit;
@@ -21,11 +25,12 @@ use crate::capability::{
     Attempt, By, CapabilityError, Code, Directive, ERROR_TEXT, Report, SCENE, harmless, output,
 };
 use crate::events::EventKind;
+use crate::frames::{FrameRange, Frames};
 use crate::plugin::{self, Outcome, PlannedTask, PluginError};
 use crate::releases::{Loaded, Pin, ReleaseError, Releases};
 use crate::store::outputs::Output as Recorded;
 use crate::store::{Store, Writing, now_ms};
-use crate::terms::{Blame, JobId, Pause, PauseCode};
+use crate::terms::{Blame, Failure, JobId, Pause, PauseCode, WarningAbout};
 
 /// How long a canceled plugin may take to return by itself.
 const GRACE: Duration = Duration::from_secs(2);
@@ -77,6 +82,8 @@ pub(super) enum End {
     Changed(PathBuf),
     /// It failed where there is no room for its pictures.
     NoRoom(Pause),
+    /// The scene needs files that workers may not read.
+    Withheld(Failure),
 }
 
 impl From<PluginError> for End {
@@ -157,7 +164,6 @@ pub(super) async fn attempt(
     let (reports, received) = mpsc::channel(REPORTS);
     let of = Some((planned.name.clone(), number));
     let forwarding = tokio::spawn(forward(received, job, Some(task), mailbox.clone()));
-    let described = described(&spec);
     let (began, mut memory, mut worked) = (Instant::now(), 0, None);
     let making = async {
         let loaded = loaded(&on, &spec).await?;
@@ -167,10 +173,12 @@ pub(super) async fn attempt(
         let work = async {
             check(&spec, &mailbox).await?;
             let making = async {
-                if !spec.context.content.is_whole() {
+                let is_known = spec.frames.is_some() || spec.scene_frames.get().is_some();
+                if !spec.context.content.is_whole() || !is_known {
                     // It was accepted that files have changed: it may be others now that it needs.
                     look(&spec, &attempt, &mailbox).await?;
                 }
+                let described = described(&spec);
                 let call = loaded.plugin.render(attempt.clone(), &described, &planned, number);
                 Ok::<_, End>(call.await?)
             };
@@ -388,7 +396,8 @@ async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>
     let context = &spec.context;
     let _working = attempt.used.working();
     // The workers that are wanted later come up meanwhile.
-    let others = context.pool.size().min(spec.frames.len()).saturating_sub(1);
+    let count = spec.frames.as_ref().map_or(1, Frames::len);
+    let others = context.pool.size().min(count).saturating_sub(1);
     let scene = context.pool.open(context.wanted());
     let (pool, wanted) = (context.pool.clone(), context.wanted());
     tokio::spawn(async move {
@@ -397,53 +406,132 @@ async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>
         }
     });
     let scene = seen(scene.await, attempt).await?;
-    let info = seen(scene.inspect().await, attempt).await?;
-    for message in warnings(&info) {
-        let warning = EventKind::Warning { job: context.id, message };
+    let mut info = seen(scene.inspect().await, attempt).await?;
+    if spec.frames.is_none() {
+        let _ = spec.scene_frames.set(frames_of(&info)?);
+    }
+    let references = std::mem::take(&mut info.references);
+    let found = tokio::task::spawn_blocking(move || look_for(&references, NEEDED)).await;
+    let Found { files, missing } = found.map_err(|_| host("looking for files failed"))?;
+    let files: Vec<PathBuf> = files.into_iter().collect();
+    let closed = match files.is_empty() {
+        true => Vec::new(),
+        false => seen(scene.unreadable(&files).await, attempt).await?,
+    };
+    // What this user may not read, Blender could not read either, confined or not.
+    let (withheld, unreadable): (Vec<PathBuf>, Vec<PathBuf>) =
+        closed.iter().cloned().partition(|file| access(file, AccessFlags::R_OK).is_ok());
+    info.missing_files = missing.into_iter().collect();
+    for (about, message) in warnings(&info, &unreadable, context.trust.is_some()) {
+        let warning = EventKind::Warning { job: context.id, about: Some(about), message };
         let append = move |writing: &mut Writing<'_>| writing.append(warning.clone());
         context.store.write_patiently(append).await.map_err(|error| PluginError::Answer(error.into()))?;
     }
-    let lacking = info.missing_files.len() + info.unreadable_files.len();
+    if !withheld.is_empty() {
+        return Err(End::Withheld(kept_from(&context.scene, withheld)));
+    }
+    let lacking = info.missing_files.len() + unreadable.len();
     if spec.strict && lacking > 0 {
         let message = format!(
             "the scene misses {lacking} of its files and --strict forbids that\n\
-             put them where the scene wants them, let workers --read them, or render without --strict"
+             put them where the scene wants them, or render without --strict"
         );
         return Err(End::Hopeless(PluginError::Answer(CapabilityError::new(Code::NotFound, message))));
     }
     // Until it is known which files it has loaded, nobody else is to find it so.
     scene.loaded().take();
-    let folder = context.output.folder();
-    let content = context.content.depends_on(info.dependencies.clone(), folder).await;
+    let needed = files.into_iter().filter(|file| !closed.contains(file));
+    let needed = needed.filter_map(|file| file.canonicalize().ok()).collect();
+    let content = context.content.depends_on(needed, context.output.folder()).await;
     let content = content.map_err(PluginError::Answer)??;
     scene.holds(context.wanted());
     let _ = mailbox.send(Message::Looked { job: context.id, content }).await;
     Ok(())
 }
 
-fn warnings(info: &SceneInfo) -> Vec<String> {
-    let missing = info.missing_files.iter().map(|file| format!("missing file: {}", file.display()));
-    let unreadable = info.unreadable_files.iter().map(|file| {
-        let (file, hint) = (
-            file.display(),
-            "allow its folder with --read DIR of `render` or `serve`, or workers.read in the configuration",
-        );
-        format!("kept from being read: {file}, which is outside of the scene's folder\n{hint}")
+fn host(what: &str) -> End {
+    End::Failed(PluginError::Host(what.to_owned()))
+}
+
+/// Returns the frames that `blender -a` renders of a scene.
+fn frames_of(info: &SceneInfo) -> Result<Frames, End> {
+    let (first, last, step) = (info.frame_start, info.frame_end, info.frame_step.max(1));
+    let range = FrameRange { first, last, step };
+    range.to_string().parse().map_err(|_| {
+        let message =
+            format!("the scene's own frames, {range}, cannot be rendered\nname others with --frames");
+        End::Hopeless(PluginError::Answer(CapabilityError::new(Code::InvalidArgument, message)))
+    })
+}
+
+/// How many files are named in an error.
+const NAMED: usize = 10;
+
+/// Makes the failure of a job whose scene needs files that only our sandbox keeps from it.
+fn kept_from(scene: &Path, withheld: Vec<PathBuf>) -> Failure {
+    let folders = folders_of(scene, &withheld);
+    let names = withheld.iter().take(NAMED).map(|file| format!("  {}\n", file.display()));
+    let more = withheld.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!("  and {more} more\n") } else { String::new() };
+    let what = if withheld.len() == 1 { "a file" } else { "files" };
+    let flags = folders.iter().map(|folder| format!(" --read {}", folder.display()));
+    let message = format!(
+        "the scene needs {what} outside of its folder, which Blender may not read:\n{}{more}\
+         let it with{}\nor once and for all, for every scene of a project: hotshoe project allow {}",
+        names.collect::<String>(),
+        flags.collect::<String>(),
+        folders[0].display()
+    );
+    let message = harmless(message, ERROR_TEXT);
+    Failure { withheld, ..Failure::new(Blame::Client, message) }
+}
+
+/// Returns the folder that holds a scene and the files that it needs; if that is the root or more
+/// than a home, the folders of the files.
+fn folders_of(scene: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
+    let common = scene.ancestors().skip(1).find(|folder| files.iter().all(|file| file.starts_with(folder)));
+    let home = std::env::home_dir();
+    let is_wide = |folder: &&Path| home.as_deref().is_some_and(|home| home.starts_with(folder));
+    match common.filter(|folder| folder.parent().is_some() && !is_wide(folder)) {
+        Some(common) => vec![common.to_owned()],
+        None => {
+            let own: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
+            own.into_iter().take(NAMED).map(Path::to_owned).collect()
+        }
+    }
+}
+
+/// Says what is odd about a scene, a sentence each.
+fn warnings(info: &SceneInfo, unreadable: &[PathBuf], is_trusted: bool) -> Vec<(WarningAbout, String)> {
+    use WarningAbout::{BlockedScript, MissingFile, Scene, UnbakedSimulation, UnreadableFile};
+    let missing = info.missing_files.iter();
+    let missing = missing.map(|file| (MissingFile, format!("missing file: {}", file.display())));
+    let unreadable = unreadable.iter();
+    let unreadable = unreadable.map(|file| {
+        (UnreadableFile, format!("this user may not read {}, so Blender renders without it", file.display()))
     });
-    let blocked = info.blocked_scripts.iter().map(|script| format!("kept from running: {script}"));
-    let all = missing.chain(unreadable).chain(blocked).chain(info.warnings.iter().cloned());
-    let mut said: Vec<String> = all.map(|warning| harmless(warning, ERROR_TEXT)).take(WARNINGS + 1).collect();
+    let blocked = info.blocked_scripts.iter().filter(|_| !is_trusted);
+    let blocked = blocked.map(|script| (BlockedScript, format!("kept from running: {script}")));
+    let simulations = info.unbaked_simulations.iter().map(|what| {
+        let message = format!("not baked: {what}; frames are as in `blender -a`, whatever their order");
+        (UnbakedSimulation, message)
+    });
+    let others = info.warnings.iter().map(|warning| (Scene, warning.clone()));
+    let all = missing.chain(unreadable).chain(blocked).chain(simulations).chain(others);
+    let clean = |(about, warning)| (about, harmless(warning, ERROR_TEXT));
+    let mut said: Vec<_> = all.map(clean).take(WARNINGS + 1).collect();
     if said.len() > WARNINGS {
-        said[WARNINGS] = "there is more of this kind, which is not told".to_owned();
+        said[WARNINGS].1 = "there is more of this kind, which is not told".to_owned();
     }
     said
 }
 
 fn described(spec: &JobSpec) -> plugin::Job {
+    let frames = spec.frames.as_ref().or(spec.scene_frames.get());
     plugin::Job {
         id: spec.context.id.to_string(),
         scene: SCENE.to_owned(),
-        frames: spec.frames.ranges().to_vec(),
+        frames: frames.map_or_else(Vec::new, |frames| frames.ranges().to_vec()),
         settings: spec.settings.clone(),
     }
 }

@@ -25,6 +25,7 @@ use super::{Entry, Order, OrderError, Policy, Standing};
 use crate::blender::content::Content;
 use crate::capability::{Directive, Report};
 use crate::events::{EventKind, Progress};
+use crate::frames::Frames;
 use crate::plugin::PlannedTask;
 use crate::releases::{Pin, Releases};
 use crate::store::{Store, StoreError, now_ms};
@@ -246,7 +247,7 @@ impl Scheduler {
             id,
             release: entry.pin.to_string(),
             scene: entry.spec.context.scene.clone(),
-            frames: entry.spec.frames.len(),
+            frames: entry.spec.frames.as_ref().map_or(0, Frames::len),
             out: entry.spec.context.output.folder().to_owned(),
         });
         let mut job = match Job::new(entry, is_new) {
@@ -335,7 +336,7 @@ impl Scheduler {
                 return self.give_up(id, failure);
             }
             Report::Overtime { limit: message } => {
-                return self.give_up(id, Some(Failure { blame: Blame::Plugin, message }));
+                return self.give_up(id, Some(Failure::new(Blame::Plugin, message)));
             }
         };
         let Some((name, frame)) = name.zip(row.map(|row| row.frame)) else { return };
@@ -463,7 +464,7 @@ impl Scheduler {
     fn fail_after(&mut self, id: JobId, other: JobId, state: JobState) -> bool {
         let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.row.state.is_final()) else { return false };
         let message = format!("it comes after job {other}, which is {state}\nretry that one, then this one");
-        job.row.failure = Some(Failure { blame: Blame::Client, message });
+        job.row.failure = Some(Failure::new(Blame::Client, message));
         self.finish(id, JobState::Failed);
         true
     }

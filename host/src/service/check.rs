@@ -1,8 +1,8 @@
 //! Submissions: everything about them that can be known without Blender.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -11,9 +11,12 @@ use super::types::{Job, Release as ReleaseName, Settings, Submission};
 use super::{Result, Service, ServiceError};
 use crate::blender::content::Content;
 use crate::blender::header::{self, HeaderError};
+use crate::blender::wire::Opening;
 use crate::capability::JobContext;
 use crate::capability::content::JobContent;
 use crate::capability::output::{self, Folders, Output};
+use crate::config::allowed::Allowed;
+use crate::config::file::TrustPolicy;
 use crate::frames::{Frames, FramesError};
 use crate::jobs::{Entry, JobSpec};
 use crate::plugin::settings::SettingsError;
@@ -71,6 +74,17 @@ pub enum RequestError {
          put it back, or go on with it as it is: --accept-changes", .0.display()
     )]
     Changed(PathBuf),
+    /// A folder that is to be read is none.
+    #[error("cannot read the folder {}: {source}\ncheck the path behind --read", path.display())]
+    Read {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What the user has allowed cannot be read.
+    #[error("cannot read what is allowed: {0}\nmend the file, or remove it")]
+    Allowed(std::io::Error),
     /// A disk does not answer.
     #[error("its files gave no answer for {} s: is a disk gone that should be there?", LOOK.as_secs())]
     Late,
@@ -86,7 +100,7 @@ pub enum RequestError {
 #[derive(Debug)]
 pub struct Checked {
     submission: Submission,
-    frames: Frames,
+    frames: Option<Frames>,
     wish: Option<Wish>,
     pin: Arc<Pin>,
     output: Output,
@@ -110,7 +124,7 @@ async fn check_with<T: Send + 'static>(
     submission: Submission,
     look: impl FnOnce(&Path) -> Result<T, RequestError> + Send + 'static,
 ) -> Result<(Checked, T), RequestError> {
-    let frames: Frames = submission.frames.parse()?;
+    let frames = frames_of(&submission)?;
     let scene = absolute(&submission.scene)?.to_owned();
     let given = submission.out.as_deref().map(absolute).transpose()?.map(Path::to_owned);
     let wish = wish(id, &submission)?;
@@ -120,15 +134,20 @@ async fn check_with<T: Send + 'static>(
         Settings::Texts(texts) => schema.read(texts)?,
         Settings::Object(object) => schema.check(object).map(|()| object.clone())?,
     };
-    let (folders, keep) = (folders.clone(), submission.skip_existing);
+    let (folders, keep, read) = (folders.clone(), submission.skip_existing, submission.read.clone());
     let files = move || -> Result<_, RequestError> {
         let scene = check_scene(&scene)?;
+        let read = read.iter().map(|folder| {
+            let failed = |source| RequestError::Read { path: folder.clone(), source };
+            absolute(folder)?.canonicalize().map_err(failed)
+        });
+        let read = read.collect::<Result<Vec<_>, _>>()?;
         let output = open(&folders, &given.unwrap_or_else(|| beside(&scene)), keep)?;
-        Ok((look(&scene)?, scene, output))
+        Ok((look(&scene)?, scene, read, output))
     };
-    let (looked, scene, output) = blocking(files).await?;
+    let (looked, scene, read, output) = blocking(files).await?;
     let (settings, out) = (Settings::Object(settings), Some(output.folder().to_owned()));
-    let submission = Submission { scene, settings, out, ..submission };
+    let submission = Submission { scene, settings, read, out, ..submission };
     Ok((Checked { submission, frames, wish, pin, output }, looked))
 }
 
@@ -143,13 +162,22 @@ impl Service {
             true => self.earlier(&submission).await,
             false => Vec::new(),
         };
-        let hashes = self.hashes.clone();
-        let hash = move |scene: &Path| hashes.scene(scene).map_err(|e| unreadable(scene, &e.to_string()));
+        let (hashes, data) = (self.hashes.clone(), self.parts.data.clone());
+        let hash = move |scene: &Path| {
+            let content = hashes.scene(scene).map_err(|e| unreadable(scene, &e.to_string()))?;
+            let allowed = Allowed::read(&data).map_err(RequestError::Allowed)?;
+            let trust = allowed.trust(scene, &content.scene.sha256);
+            Ok((content, allowed.folders_of(scene), trust))
+        };
         let (id, releases) = (JobId::new(), &self.parts.releases);
         let checked = check_with(releases, &self.folders, id, submission, hash).await;
         // One that is refused tries no release.
-        let (checked, content) = checked.inspect_err(|_| releases.catalogue().left(id))?;
-        let Checked { submission, frames, wish, pin, output } = checked;
+        let (checked, (content, folders, trust)) = checked.inspect_err(|_| releases.catalogue().left(id))?;
+        let Checked { mut submission, frames, wish, pin, output } = checked;
+        submission.trust = trust.filter(|_| self.parts.trust == TrustPolicy::Listed);
+        submission.read.extend(folders);
+        submission.read.sort();
+        submission.read.dedup();
         releases.keep(&pin).await.map_err(RequestError::from)?;
         let after = self.after(&submission.after).await?;
         let row = new_row(id, &submission, &pin, session);
@@ -171,7 +199,7 @@ impl Service {
         row: &JobRow,
         submission: Submission,
         wish: Option<Wish>,
-        frames: Frames,
+        frames: Option<Frames>,
         output: Output,
         content: Content,
     ) -> JobSpec {
@@ -185,15 +213,18 @@ impl Service {
             pool: self.parts.pool.clone(),
             devices: self.devices.clone(),
             store: self.parts.store.clone(),
-            cpu: submission.cpu,
+            how: Opening { scene: submission.scene_name, cpu: submission.cpu, trust: false },
+            read: submission.read,
+            trust: submission.trust.filter(|_| self.parts.trust == TrustPolicy::Listed),
             content: JobContent::new(content, self.hashes.clone(), row.created_ms),
             // What a job had rendered before its plan was lost is still its own.
             resumes: submission.resume || row.started_ms.is_some(),
             cut: self.cut.child_token(),
             cries: AtomicU32::new(0),
         };
-        let Submission { strict, allow, .. } = submission;
-        JobSpec { wish, context: Arc::new(context), frames, settings, strict, allow }
+        let (strict, allow) = (submission.strict, submission.allow);
+        let scene_frames = OnceLock::new();
+        JobSpec { wish, context: Arc::new(context), frames, scene_frames, settings, strict, allow }
     }
 
     async fn after(&self, ids: &[JobId]) -> Result<Vec<(JobId, JobState)>> {
@@ -227,6 +258,12 @@ impl Service {
         })
         .await
     }
+}
+
+/// Reads the frames of a submission; nothing if they are those of the scene's own range.
+pub(super) fn frames_of(submission: &Submission) -> Result<Option<Frames>, FramesError> {
+    let text = submission.frames.trim();
+    (!text.is_empty()).then(|| text.parse()).transpose()
 }
 
 /// Says what a job asks for, and how far its pin may move; nothing if it names a path.
@@ -269,9 +306,11 @@ fn new_row(id: JobId, submission: &Submission, pin: &Pin, session: Option<String
 impl From<JobRow> for Job {
     fn from(row: JobRow) -> Self {
         let request: Option<Submission> = serde_json::from_str(&row.request).ok();
-        let (scene, frames, out) = request
-            .map(|request| (request.scene, request.frames, request.out.unwrap_or_default()))
-            .unwrap_or_default();
+        let request = request.map(|request| {
+            let Submission { scene, frames, scene_name, trust, out, .. } = request;
+            (scene, frames, scene_name, trust, out.unwrap_or_default())
+        });
+        let (scene, frames, scene_name, trust, out) = request.unwrap_or_default();
         let unknown = || ReleaseName { name: String::new(), version: String::new(), digest: String::new() };
         Self {
             id: row.id,
@@ -282,6 +321,8 @@ impl From<JobRow> for Job {
             pinned: row.pinned,
             scene,
             frames,
+            scene_name,
+            trust,
             release: serde_json::from_str(&row.release).unwrap_or_else(|_| unknown()),
             out,
             tasks: row.tasks,

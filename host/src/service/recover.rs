@@ -6,14 +6,13 @@ use std::path::PathBuf;
 
 use futures_util::future::join_all;
 
-use super::check::{blocking, in_time, open, wish};
+use super::check::{blocking, frames_of, in_time, open, wish};
 use super::plugins::requirement;
 use super::types::{Job, Release as ReleaseName, Submission};
 use super::{RequestError, Result, Service, ServiceError};
 use crate::blender::content::{Changed, Content};
 use crate::capability::output;
 use crate::events::EventKind;
-use crate::frames::Frames;
 use crate::jobs::{Entry, Order, OrderError};
 use crate::releases::ReleaseError;
 use crate::store::jobs::{JobRow, TaskRow};
@@ -82,7 +81,8 @@ impl Service {
                 Some(what) => self.cannot_take_up(row.clone(), ServiceError::Unavailable(what.clone())).await,
             });
             for taken_up in join_all(taking).await {
-                if let Err(error @ (ServiceError::Store(_) | ServiceError::Order(OrderError::Stopping))) = taken_up
+                if let Err(error @ (ServiceError::Store(_) | ServiceError::Order(OrderError::Stopping))) =
+                    taken_up
                 {
                     return Err(error);
                 }
@@ -242,7 +242,7 @@ impl Service {
         let release: ReleaseName =
             serde_json::from_str(&row.release).map_err(|_| broken("a release that cannot be read"))?;
         let content = self.content(row.id).await?.ok_or_else(|| broken("no hash of its scene"))?;
-        let frames: Frames = submission.frames.parse().map_err(RequestError::from)?;
+        let frames = frames_of(&submission).map_err(RequestError::from)?;
         let pin = self.parts.releases.pin_kept(&release.digest).await.map_err(RequestError::from)?;
         let wish = wish(row.id, &submission)?;
         let folder = submission.out.clone().unwrap_or_default();

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 pub use plugins::{Favour, Holder, Install, OnePlugin, Plugin, Plugins, RolledBack, Why};
 
+use crate::config::allowed::Trust;
 use crate::events::Event;
 use crate::terms::{Capability, Failure, JobId, JobState, Pause, TaskState, Upgrade};
 
@@ -19,8 +20,19 @@ use crate::terms::{Capability, Failure, JobId, JobState, Pause, TaskState, Upgra
 pub struct Submission {
     /// The scene file: an absolute path.
     pub scene: PathBuf,
-    /// The frames, such as `7` or `1-4,10,20-30x2`.
+    /// The frames, such as `7` or `1-4,10,20-30x2`; without them, or with an empty text, those of
+    /// the scene's own range and step.
+    #[serde(default)]
     pub frames: String,
+    /// Which scene of the file; without it, the one that was active when it was saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scene_name: Option<String>,
+    /// Folders that workers may read beside that of the scene: absolute paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read: Vec<PathBuf>,
+    /// Why the Python in the scene may run. The host says so; what a client says here is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
     /// The renderer: a name, a version of it (`name@^1.2`, `name@=1.2.3`, `name@sha256:...`),
     /// or the absolute path of a component or of a plugin's folder.
     #[serde(default = "direct")]
@@ -110,8 +122,14 @@ pub struct Job {
     pub pinned: bool,
     /// The scene file.
     pub scene: PathBuf,
-    /// The frames.
+    /// The frames; an empty text stands for the scene's own.
     pub frames: String,
+    /// Which scene of the file, if one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scene_name: Option<String>,
+    /// Why the Python in the scene may run, if it may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
     /// The release it runs on.
     pub release: Release,
     /// Where its files go.

@@ -100,7 +100,7 @@ mod tests {
             for (n, job) in jobs.iter().enumerate() {
                 let after = if n + 1 == jobs.len() { vec![first] } else { Vec::new() };
                 writing.insert_job(job, &after)?;
-                writing.append(EventKind::Warning { job: job.id, message: n.to_string() })?;
+                writing.append(EventKind::Warning { job: job.id, about: None, message: n.to_string() })?;
             }
             Ok(())
         };

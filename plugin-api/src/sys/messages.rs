@@ -38,9 +38,12 @@ pub mod hotshoe {
                 /// `eevee.*`, `display.shading.*`, `display.render_aa`,
                 /// `view_settings.*`, `frame_step`, or one of the names `camera` (name
                 /// of a camera object), `view_layer` (name of the only view layer to
-                /// render) and `engine` (`CYCLES`, `EEVEE` or `WORKBENCH`, whatever
-                /// this Blender calls them). `value` is a JSON number, text, boolean or
-                /// an array of them.
+                /// render), `engine` (`CYCLES`, `EEVEE` or `WORKBENCH`, whatever
+                /// this Blender calls them), `scene` (name of another scene of the file;
+                /// to be set first) and `persistent_data` (`auto`, `on` or `off`: whether
+                /// Blender keeps geometry and textures from frame to frame; `auto` does
+                /// so where it is proven that no picture changes). `value` is a JSON
+                /// number, text, boolean or an array of them.
                 ///
                 /// Fails with `denied` for a path not on the list, `not-found` if the
                 /// scene has no such property, camera or view layer,
@@ -507,6 +510,10 @@ pub mod hotshoe {
                 pub missing_files: Vec<String>,
                 /// Scripts and drivers in the scene that Hotshoe keeps from running.
                 pub blocked_scripts: Vec<String>,
+                /// Simulations of the scene that are not baked, such as `cloth of 'Flag'`. A frame with
+                /// such comes out as it does for `blender -a` whatever the order, but rendering the frames
+                /// in order, one after another, saves simulating those before it again.
+                pub unbaked_simulations: Vec<String>,
             }
 
             /// A file that a render left in the job's output folder.

@@ -71,7 +71,7 @@ fn answer(request: &Value, behaviour: &HashMap<&str, &str>) -> std::io::Result<V
             render(frame, Path::new(params["directory"].as_str().unwrap_or_default()), behaviour)?;
             json!({"unread": []})
         }
-        "devices.list" => json!([]),
+        "files.unreadable" | "devices.list" => json!([]),
         _ => Value::Null,
     })
 }
@@ -115,6 +115,6 @@ fn scene() -> Value {
         "blender_version": "4.5.0", "engine": "CYCLES", "frame_start": 1, "frame_end": 250, "frame_step": 1,
         "fps": 24.0, "width": 1, "height": 1, "samples": 1, "camera": "Camera", "cameras": ["Camera"],
         "view_layers": ["ViewLayer"], "views": [], "file_format": "PNG", "is_movie": false,
-        "post_processing": false, "missing_files": [], "dependencies": [], "blocked_scripts": [], "warnings": [],
+        "post_processing": false, "references": [], "blocked_scripts": [], "unbaked_simulations": [], "warnings": [],
     })
 }

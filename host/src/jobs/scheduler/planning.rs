@@ -61,8 +61,9 @@ impl Scheduler {
             Err(End::Changed(file)) => return self.plan_again(id, Some(changed(&file))),
             Err(End::NoRoom(pause)) => return self.plan_again(id, Some(pause)),
             Err(End::Failed(error) | End::Hopeless(error)) => {
-                Some(Failure { blame: error.blame(), message: error.to_string() })
+                Some(Failure::new(error.blame(), error.to_string()))
             }
+            Err(End::Withheld(failure)) => Some(failure),
             Ok(()) | Err(End::Outcome(_)) => None,
         };
         if let Some(failure) = failed {
@@ -95,5 +96,5 @@ impl Scheduler {
 }
 
 fn broken_plan(error: &PlanError) -> Failure {
-    Failure { blame: Blame::Plugin, message: harmless(error.to_string(), ERROR_TEXT) }
+    Failure::new(Blame::Plugin, harmless(error.to_string(), ERROR_TEXT))
 }

@@ -399,6 +399,7 @@ impl From<crate::blender::wire::SceneInfo> for types::SceneInfo {
             post_processing: info.post_processing,
             missing_files: missing_files.collect(),
             blocked_scripts: info.blocked_scripts,
+            unbaked_simulations: info.unbaked_simulations,
         }
     }
 }

@@ -45,7 +45,8 @@ record!(types::SceneInfo {
     is_movie,
     post_processing,
     missing_files,
-    blocked_scripts
+    blocked_scripts,
+    unbaked_simulations
 });
 record!(types::File { name, size, kept });
 cases!(types::DeviceKind { Cpu = "cpu", Cuda = "cuda", Optix = "optix", Hip = "hip", Oneapi = "oneapi", Metal = "metal" });

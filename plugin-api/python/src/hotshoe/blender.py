@@ -36,9 +36,12 @@ class Scene(_process.Handle):
         `eevee.*`, `display.shading.*`, `display.render_aa`,
         `view_settings.*`, `frame_step`, or one of the names `camera` (name
         of a camera object), `view_layer` (name of the only view layer to
-        render) and `engine` (`CYCLES`, `EEVEE` or `WORKBENCH`, whatever
-        this Blender calls them). `value` is a JSON number, text, boolean or
-        an array of them.
+        render), `engine` (`CYCLES`, `EEVEE` or `WORKBENCH`, whatever
+        this Blender calls them), `scene` (name of another scene of the file;
+        to be set first) and `persistent_data` (`auto`, `on` or `off`: whether
+        Blender keeps geometry and textures from frame to frame; `auto` does
+        so where it is proven that no picture changes). `value` is a JSON
+        number, text, boolean or an array of them.
 
         Fails with `denied` for a path not on the list, `not-found` if the
         scene has no such property, camera or view layer,

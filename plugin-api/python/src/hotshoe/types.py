@@ -202,6 +202,7 @@ class SceneInfo:
         post_processing: Whether a compositor or sequencer works on the picture after rendering.
         missing_files: Files the scene wants and that do not exist.
         blocked_scripts: Scripts and drivers in the scene that Hotshoe keeps from running.
+        unbaked_simulations: Simulations of the scene that are not baked, such as `cloth of 'Flag'`. A frame with such comes out as it does for `blender -a` whatever the order, but rendering the frames in order, one after another, saves simulating those before it again.
     """
 
     blender_version: str
@@ -222,6 +223,7 @@ class SceneInfo:
     views: List[str] = field(default_factory=list)
     missing_files: List[str] = field(default_factory=list)
     blocked_scripts: List[str] = field(default_factory=list)
+    unbaked_simulations: List[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
