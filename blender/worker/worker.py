@@ -1140,6 +1140,9 @@ def main():
         worker.progress.status(next((a for a in arguments if isinstance(a, str)), None))
 
     bpy.app.handlers.render_stats.append(on_stats)
+    # Once it has drawn something, Blender subdivides on the GPU, and Workbench is off by one from the
+    # second frame on. An animation that plain Blender renders is subdivided on the CPU throughout.
+    bpy.context.preferences.system.use_gpu_subdivision = False
     threading.Thread(target=read, args=(peer, inbox), daemon=True).start()
     peer.notify(
         "hello",

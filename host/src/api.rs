@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::create_private;
+use crate::config::{MAX_SOCKET_PATH as MAX_PATH, create_private};
 use crate::rpc;
 use crate::service::Service;
 use crate::terms::hexadecimal;
@@ -32,8 +32,6 @@ pub use wire::discover;
 
 /// The version of the messages.
 pub const PROTOCOL: u32 = 1;
-/// The longest path of a socket, in bytes: the kernel's 108 with the zero at its end.
-const MAX_PATH: usize = 107;
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +46,7 @@ pub enum ListenError {
     #[error("{} is there already and is no socket\nremove it, or choose another place with --socket PATH", .0.display())]
     NotASocket(PathBuf),
     /// The folder belongs to somebody else.
-    #[error("the folder {} is not this user's alone\nchoose another place with --socket PATH", .0.display())]
+    #[error("the folder {} is not this user's alone\nchmod 700 {}, or choose another place with --socket PATH", .0.display(), .0.display())]
     Folder(PathBuf),
     /// The socket cannot be made.
     #[error("cannot listen at {}: {source}\nchoose another place with --socket PATH", path.display())]

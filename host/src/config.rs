@@ -156,7 +156,19 @@ pub fn socket(data: Option<&Path>) -> io::Result<PathBuf> {
         (_, Some(data)) => data.join("socket"),
         (_, None) => own.ok_or_else(|| io::Error::other("this user has no home"))?.join("socket"),
     };
-    Ok(folder.join("host.sock"))
+    let path = folder.join(SOCKET);
+    Ok(if path.as_os_str().len() > MAX_SOCKET_PATH { short_folder(&folder).join(SOCKET) } else { path })
+}
+
+/// The name of a socket.
+const SOCKET: &str = "host.sock";
+/// The longest path that the kernel takes for one, in bytes: 108 with the zero at its end.
+pub const MAX_SOCKET_PATH: usize = 107;
+
+/// Returns a folder of this user's for the socket of a data directory whose own path is too long.
+fn short_folder(folder: &Path) -> PathBuf {
+    let digest = Sha256::digest(folder.as_os_str().as_encoded_bytes());
+    PathBuf::from(format!("/tmp/hotshoe-{}-{}", Uid::effective(), hexadecimal(&digest[..6])))
 }
 
 /// A folder of one host process; all but its journal is gone with it.
@@ -277,6 +289,14 @@ mod tests {
         fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let error = DataDir::open(Some(temp.path().to_owned())).unwrap_err();
         assert!(error.to_string().contains("chmod go-w"), "{error}");
+    }
+
+    #[test]
+    fn a_socket_has_a_path_that_the_kernel_takes_however_long_that_of_the_data_is() {
+        let long = PathBuf::from(format!("/data/{}", "long/".repeat(40)));
+        let path = socket(Some(&long)).unwrap();
+        assert!(path.as_os_str().len() <= MAX_SOCKET_PATH, "{}", path.display());
+        assert_ne!(path, socket(Some(&long.join("other"))).unwrap());
     }
 
     #[test]

@@ -186,8 +186,9 @@ impl Service {
     /// Lists jobs, newest first.
     pub async fn jobs(&self, filter: JobFilter) -> Result<JobPage> {
         let count = page(filter.limit)?;
-        let JobFilter { states, session, cursor: before, .. } = filter;
-        let mut rows = self.parts.store.jobs(JobQuery { states, session, before, count }).await?;
+        let JobFilter { states, session, prefix, cursor: before, .. } = filter;
+        let query = JobQuery { states, session, prefix, before, count };
+        let mut rows = self.parts.store.jobs(query).await?;
         let size = |row: &JobRow| row.request.len() + row.failure.as_ref().map_or(0, |f| f.message.len());
         let is_cut = cut(&mut rows, size);
         let next = (is_cut || rows.len() == count).then(|| rows.last().map(|row| row.id)).flatten();

@@ -63,7 +63,7 @@ fn versions_of_a_plugin_lie_side_by_side() {
     let refused = pinned(&farm, "draft").unwrap_err();
     assert!(refused.contains("the versions of draft are: 2.0.0-rc.1"), "{refused}");
     let refused = farm.run(&["plugin", "remove", "direct"]).expect(2);
-    assert!(refused.stderr.contains("nothing of that name was installed"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("'direct' is not installed"), "{}", refused.stderr);
 }
 
 #[test]

@@ -144,6 +144,8 @@ impl Output {
 /// Whether there is room for more on a folder's disk, and its user may have it; one that cannot
 /// be looked at has other troubles. Blocks.
 pub fn has_room(folder: &Path) -> bool {
+    // It may not be made yet, as that of images before the first one is kept.
+    let Some(folder) = folder.ancestors().find(|folder| folder.is_dir()) else { return true };
     let Ok(disk) = nix::sys::statvfs::statvfs(folder) else { return true };
     let (free, all) = (disk.blocks_available(), disk.blocks());
     let is_free = free * disk.fragment_size() >= ROOM.min(all * disk.fragment_size() / 20);

@@ -1,6 +1,7 @@
 //! A client of a host: over its socket, or over a socket pair to one in this process.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::config;
 use crate::config::file::Config;
 use crate::events::{Event, Progress};
 use crate::rpc::{CallError, INVALID_PARAMS, Incoming, Limits, Peer};
-use crate::service::types::{EventPage, Host};
+use crate::service::types::{EventPage, Host, JobPage};
 use crate::terms::JobId;
 
 /// How long a host may take to answer a hello.
@@ -38,6 +39,23 @@ pub(super) struct Ask {
     pub json: bool,
     #[command(flatten)]
     pub at: At,
+}
+
+/// A job as a person names it: its id, or the beginning of it.
+#[derive(Debug, Clone)]
+pub(super) struct JobName(String);
+
+impl FromStr for JobName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_part = text.len() >= 4 && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+        match is_part {
+            true => Ok(Self(text.to_lowercase())),
+            // It says how an id looks.
+            false => text.parse::<JobId>().map(|id| Self(id.to_string())),
+        }
+    }
 }
 
 /// A connection to a host.
@@ -127,6 +145,24 @@ impl Client {
             CallError::Closed => Failure::failed("the host closed the connection"),
             CallError::Malformed(error) => Failure::failed(format!("the host answers strangely: {error}")),
         })
+    }
+
+    /// Finds the job that a person names.
+    pub(super) async fn job(&self, JobName(name): &JobName) -> Result<JobId> {
+        if let Ok(id) = name.parse() {
+            return Ok(id);
+        }
+        let page: JobPage = self.call("jobs.list", &json!({"prefix": name, "limit": 10})).await?;
+        match page.jobs.as_slice() {
+            [job] => Ok(job.id),
+            [] => Err(Failure::bad_input(format!(
+                "there is no job whose id begins with {name}\n`hotshoe job list` lists those that there are"
+            ))),
+            several => {
+                let ids: Vec<String> = several.iter().map(|job| job.id.to_string()).collect();
+                Err(Failure::bad_input(format!("several jobs begin with {name}:\n{}", ids.join("\n"))))
+            }
+        }
     }
 
     /// Asks for something, and does not wait for the answer: news would wait behind it.

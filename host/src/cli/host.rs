@@ -6,12 +6,11 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::client::{Ask, At, Client, News};
+use super::client::{Ask, At, Client, JobName, News};
 use super::{Failure, Result, table};
 use crate::config;
 use crate::events::{Event, EventKind};
 use crate::service::types::{Devices, Host, HostState, Job, Workers};
-use crate::terms::JobId;
 
 /// How often a host that drains is asked how it stands.
 const LOOK: Duration = Duration::from_millis(250);
@@ -66,7 +65,7 @@ pub(super) struct Events {
     from: Option<u64>,
     /// Only those of this job.
     #[arg(long, value_name = "ID")]
-    job: Option<JobId>,
+    job: Option<JobName>,
     /// End when all that is stored was printed.
     #[arg(long)]
     no_follow: bool,
@@ -192,15 +191,19 @@ pub(super) async fn events(args: Events, data: Option<&Path>) -> Result {
         Some(from) => from,
         None => client.status().await?.last_event,
     };
-    let has_ended = async |client: &Client| match args.job {
+    let job = match &args.job {
+        Some(name) => Some(client.job(name).await?),
+        None => None,
+    };
+    let has_ended = async |client: &Client| match job {
         Some(id) => Ok(client.call::<Job>("jobs.get", &json!({"id": id})).await?.state.is_final()),
         None => Ok::<_, Failure>(false),
     };
     if args.no_follow || has_ended(&client).await? {
         let print = |event: &Event| show!("{}", json!(event));
-        return client.stored_events(from, args.job, print).await.map(drop);
+        return client.stored_events(from, job, print).await.map(drop);
     }
-    if let Some(missed) = client.subscribe(from, args.job, false).await? {
+    if let Some(missed) = client.subscribe(from, job, false).await? {
         tell!("some events up to {missed} are not kept any more");
     }
     while let Some(news) = client.news().await {

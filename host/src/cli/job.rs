@@ -1,17 +1,21 @@
 //! `hotshoe submit` and `hotshoe job`: jobs of a running host.
 
 use std::path::Path;
+use std::time::Duration;
 
+use indicatif::HumanDuration;
 use serde_json::json;
 
-use super::client::{At, Client};
+use super::client::{At, Client, JobName};
 use super::follow::{Leaving, follow, held_up};
 use super::progress::{View, line};
 use super::render::Wish;
 use super::stopping::Stopping;
 use super::{Failure, Result, table};
+use crate::config::allowed::Trust;
 use crate::events::{Event, EventKind};
 use crate::service::types::{Job, JobPage, TaskPage};
+use crate::store::now_ms;
 use crate::terms::{Failure as Blamed, JobId, JobState, Pause, TaskState};
 
 #[derive(Debug, clap::Args)]
@@ -23,7 +27,7 @@ pub(super) struct Submit {
     priority: i32,
     /// Begin only after this job has succeeded.
     #[arg(long, value_name = "ID")]
-    after: Vec<JobId>,
+    after: Vec<JobName>,
     /// A second submission with the same key gives the job of the first.
     #[arg(long)]
     key: Option<String>,
@@ -46,8 +50,8 @@ pub(super) struct Args {
 /// Which job.
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// The job [default: the newest].
-    id: Option<JobId>,
+    /// The job: its id, or so much of it that no other begins alike [default: the newest].
+    id: Option<JobName>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -58,8 +62,8 @@ struct Which {
 /// Which job, where the newest could be somebody else's.
 #[derive(Debug, clap::Args)]
 struct This {
-    /// The job.
-    id: JobId,
+    /// The job: its id, or so much of it that no other begins alike.
+    id: JobName,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -131,8 +135,11 @@ enum Command {
 
 pub(super) async fn submit(args: Submit, data: Option<&Path>) -> Result {
     let mut submission = args.wish.submission()?;
-    (submission.priority, submission.after, submission.key) = (args.priority, args.after, args.key);
+    (submission.priority, submission.key) = (args.priority, args.key);
     let mut client = args.at.connect(data).await?;
+    for other in &args.after {
+        submission.after.push(client.job(other).await?);
+    }
     let job: Job = client.call("jobs.submit", &submission).await?;
     args.wish.locking.note(&job)?;
     if !args.watch {
@@ -182,7 +189,8 @@ pub(super) async fn run(args: Args, data: Option<&Path>) -> Result {
 /// Connects, and finds the job that is meant.
 async fn find(which: &Which, data: Option<&Path>) -> Result<(Client, JobId)> {
     let client = which.at.connect(data).await?;
-    if let Some(id) = which.id {
+    if let Some(name) = &which.id {
+        let id = client.job(name).await?;
         return Ok((client, id));
     }
     let page: JobPage = client.call("jobs.list", &json!({"limit": 1})).await?;
@@ -195,8 +203,9 @@ async fn find(which: &Which, data: Option<&Path>) -> Result<(Client, JobId)> {
 async fn list(client: &Client, states: &[JobState], limit: usize, json: bool) -> Result {
     let mut jobs: Vec<Job> = Vec::new();
     let mut cursor = None;
-    while jobs.len() < limit {
-        let wanted = (limit - jobs.len()).min(1000);
+    // One more than is shown: how short an id may be depends on its neighbours.
+    while jobs.len() <= limit {
+        let wanted = (limit + 1 - jobs.len()).min(1000);
         let params = json!({"states": states, "limit": wanted, "cursor": cursor});
         let page: JobPage = client.call("jobs.list", &params).await?;
         jobs.extend(page.jobs);
@@ -206,24 +215,76 @@ async fn list(client: &Client, states: &[JobState], limit: usize, json: bool) ->
         }
     }
     if json {
-        jobs.iter().for_each(|job| show!("{}", json!(job)));
+        jobs.iter().take(limit).for_each(|job| show!("{}", json!(job)));
         return Ok(());
     }
-    let row = |job: &Job| {
+    let ids: Vec<String> = jobs.iter().map(|job| job.id.to_string()).collect();
+    let row = |(index, job): (usize, &Job)| {
         let failed = if job.failed > 0 { format!(", {} failed", job.failed) } else { String::new() };
         let scene = job.scene.file_name().unwrap_or_default().to_string_lossy().into_owned();
         vec![
-            job.id.to_string(),
+            short(&ids, index).to_owned(),
             job.state.to_string(),
+            job.priority.to_string(),
             format!("{}/{}{failed}", job.done, job.tasks),
+            age(job.created_ms),
             job.release.name.clone(),
-            job.frames.clone(),
+            frames(job),
             scene,
+            reason(job).and_then(|text| text.lines().next()).unwrap_or_default().to_owned(),
         ]
     };
-    let rows: Vec<_> = jobs.iter().map(row).collect();
-    table::print(&["JOB", "STATE", "TASKS", "RENDERER", "FRAMES", "SCENE"], &rows);
+    let rows: Vec<_> = jobs.iter().enumerate().take(limit).map(row).collect();
+    let header = ["JOB", "STATE", "PRIORITY", "TASKS", "AGE", "RENDERER", "FRAMES", "SCENE", "WHY"];
+    table::print(&header, &rows);
     Ok(())
+}
+
+/// The shortest beginning of an id that is shown.
+const SHORTEST: usize = 6;
+
+/// Returns so much of an id that it is told from those before and after it, of a sorted list.
+fn short(ids: &[String], index: usize) -> &str {
+    let id = &ids[index];
+    let neighbours = [index.checked_sub(1), Some(index + 1)].into_iter().flatten().filter_map(|n| ids.get(n));
+    let common = neighbours.map(|other| id.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count());
+    let length = common.max().map_or(SHORTEST, |common| (common + 1).max(SHORTEST)).min(id.len());
+    id[..length].trim_end_matches('-')
+}
+
+/// Says how long ago something was.
+fn age(since_ms: u64) -> String {
+    let seconds = now_ms().saturating_sub(since_ms) / 1000;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn frames(job: &Job) -> String {
+    let scene = job.scene_name.as_ref().map(|name| format!(" of scene {name}")).unwrap_or_default();
+    match job.frames.as_str() {
+        "" => format!("the scene's own{scene}"),
+        frames => format!("{frames}{scene}"),
+    }
+}
+
+/// Says why a job failed or is paused.
+fn reason(job: &Job) -> Option<&str> {
+    let error = job.error.as_ref().map(|error| error.message.as_str());
+    error.or(job.pause.as_ref().map(|pause| pause.message.as_str()))
+}
+
+/// Says how long the rest of a job takes if it goes on like this.
+fn left(job: &Job) -> Option<String> {
+    let (began, ended) = (job.started_ms?, job.done + job.failed);
+    if job.state != JobState::Running || ended == 0 || ended >= job.tasks {
+        return None;
+    }
+    let left = now_ms().saturating_sub(began) / ended as u64 * (job.tasks - ended) as u64;
+    Some(HumanDuration(Duration::from_millis(left)).to_string())
 }
 
 async fn show(client: &Client, id: JobId, json: bool) -> Result {
@@ -238,7 +299,15 @@ async fn show(client: &Client, id: JobId, json: bool) -> Result {
         held_up(client).await?.iter().for_each(|why| show!("  {why}"));
     }
     show!("  scene     {}", job.scene.display());
-    show!("  frames    {}", job.frames);
+    show!("  frames    {}", frames(&job));
+    show!("  age       {}, priority {}", age(job.created_ms), job.priority);
+    if let Some(trust) = &job.trust {
+        let what = match trust {
+            Trust::Folder => "all scenes of its folder are trusted",
+            Trust::Scene { .. } => "the scene is trusted",
+        };
+        show!("  scripts   run: {what}");
+    }
     show!(
         "  renderer  {} {} ({})",
         release.name,
@@ -253,11 +322,13 @@ async fn show(client: &Client, id: JobId, json: bool) -> Result {
         job.failed,
         job.retries
     );
+    if let Some(left) = left(&job) {
+        show!("  left      about {left}");
+    }
     for other in &job.after {
         show!("  after     {other}");
     }
-    let reason = job.error.map(|error| error.message).or(job.pause.map(|pause| pause.message));
-    for (n, text) in reason.iter().flat_map(|reason| reason.lines()).enumerate() {
+    for (n, text) in reason(&job).into_iter().flat_map(str::lines).enumerate() {
         show!("  {:<9} {text}", if n == 0 { "because" } else { "" });
     }
     let params = json!({"job": id, "states": ["running", "failed"], "limit": 20});
@@ -361,7 +432,7 @@ async fn logs(mut client: Client, id: JobId, follow: bool, json: bool) -> Result
 
 async fn order(this: This, data: Option<&Path>, method: &str, mut params: serde_json::Value) -> Result {
     let client = this.at.connect(data).await?;
-    params["id"] = json!(this.id);
+    params["id"] = json!(client.job(&this.id).await?);
     let job: Job = client.call(method, &params).await?;
     match this.json {
         true => show!("{}", json!(job)),
@@ -373,4 +444,17 @@ async fn order(this: This, data: Option<&Path>, method: &str, mut params: serde_
         false => show!("{}  {}", job.id, job.state),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_as_short_as_its_neighbours_let_it_be() {
+        let ids = ["01a21b5d-f3d7-7285", "01a21b5d-f3d6-0000", "01a21b00-0000-0000"].map(str::to_owned);
+        let all: Vec<&str> = (0..3).map(|index| short(&ids, index)).collect();
+        assert_eq!(all, ["01a21b5d-f3d7", "01a21b5d-f3d6", "01a21b0"]);
+        assert_eq!(short(&ids[..1], 0), "01a21b");
+    }
 }

@@ -10,7 +10,7 @@ use super::client::{Ask, Client};
 use super::{Failure, Result, table};
 use crate::config::DataDir;
 use crate::config::file::Config;
-use crate::plugin::settings::Schema;
+use crate::plugin::settings::{Explained, Schema};
 use crate::releases::shelf::is_path;
 use crate::releases::{Releases, lifecycle};
 use crate::service::plugins::{unlisted, whole};
@@ -317,8 +317,17 @@ fn show(plugin: &Plugin, json: bool) -> Result {
     show!("  {}: {}", plugin.state, plugin.why.replace('\n', "\n  "));
     let settings = plugin.settings.clone().unwrap_or_default();
     let schema = Schema::new(settings).map_err(Failure::failed)?;
-    show!("\nsettings, given as --set NAME=VALUE");
-    let width = schema.names().map(str::len).max().unwrap_or_default();
-    schema.names().for_each(|name| show!("  {name:<width$}  {}", schema.help(name)));
+    let row = |name: &str| {
+        let Explained { takes, by_default, about } = schema.explain(name);
+        vec![name.to_owned(), takes, by_default.unwrap_or_else(|| "as the scene says".to_owned()), about]
+    };
+    let rows: Vec<Vec<String>> = schema.names().map(row).collect();
+    match rows.is_empty() {
+        true => show!("\nit takes no settings"),
+        false => {
+            show!("\nsettings, given as --set NAME=VALUE");
+            table::print(&["NAME", "TAKES", "DEFAULT", "MEANING"], &rows);
+        }
+    }
     Ok(())
 }

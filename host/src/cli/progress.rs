@@ -82,6 +82,7 @@ impl View {
             Self::Json => {}
             Self::Lines(Lines { tally }) | Self::Bars(Bars { tally, .. }) => {
                 ending(job, took).iter().for_each(|ending| say!("{ending}"));
+                tally.slow().iter().for_each(|slow| tell!("{slow}"));
                 match tally.warnings {
                     0 => {}
                     1 => tell!("a warning stands above"),
@@ -108,6 +109,10 @@ struct Tally {
     before: usize,
     began: Option<Instant>,
     warnings: usize,
+    /// The task that took longest of those that were done, and how long all took, in seconds.
+    slowest: Option<(String, f64)>,
+    seconds: f64,
+    done: u32,
 }
 
 impl Tally {
@@ -126,11 +131,26 @@ impl Tally {
                     self.before = self.ended;
                 }
             }
-            EventKind::TaskState { state: TaskState::Done | TaskState::Failed, .. } => self.ended += 1,
+            EventKind::TaskState { id, frame, state: TaskState::Done, seconds, .. } => {
+                self.ended += 1;
+                self.done += 1;
+                self.seconds += seconds;
+                if self.slowest.as_ref().is_none_or(|(_, slowest)| slowest < seconds) {
+                    self.slowest = Some((title(id, *frame), *seconds));
+                }
+            }
+            EventKind::TaskState { state: TaskState::Failed, .. } => self.ended += 1,
             EventKind::TasksCanceled { count, .. } => self.ended += count,
             EventKind::Warning { .. } => self.warnings += 1,
             _ => {}
         }
+    }
+
+    /// Says which task took longest, where there are some to compare.
+    fn slow(&self) -> Option<String> {
+        let (name, seconds) = self.slowest.as_ref().filter(|_| self.done > 1)?;
+        let middle = self.seconds / f64::from(self.done);
+        Some(format!("a task took {middle:.1} s on average, {name} longest with {seconds:.1} s"))
     }
 
     fn left(&self) -> Option<Duration> {
@@ -149,6 +169,9 @@ fn title(id: &str, frame: Option<i32>) -> String {
 pub(super) fn line(event: &Event) -> Option<String> {
     Some(match &event.kind {
         EventKind::Warning { message, .. } => format!("warning: {message}"),
+        EventKind::Log { level, task: Some(task), message, .. } if level != "debug" => {
+            format!("{level}: {task}: {message}")
+        }
         EventKind::Log { level, message, .. } if level != "debug" => format!("{level}: {message}"),
         EventKind::TaskState { id, frame, state, error: Some(error), .. } => {
             let end = if *state == TaskState::Ready { "failed and is tried again" } else { state.as_str() };

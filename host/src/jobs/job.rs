@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -273,6 +274,8 @@ impl Job {
         let error = match end {
             End::Outcome(Outcome::Done) => {
                 (self.crashes, self.full) = (0, 0);
+                // It said so rightly, then.
+                self.spec.context.cries.store(0, Ordering::Relaxed);
                 self.plan.note(task, seconds, None);
                 return Verdict::of(TaskState::Done);
             }

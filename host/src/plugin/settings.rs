@@ -24,6 +24,17 @@ pub struct Schema {
     has_secrets: bool,
 }
 
+/// What a setting takes and means, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explained {
+    /// Values and range.
+    pub takes: String,
+    /// The default, if the schema names one.
+    pub by_default: Option<String>,
+    /// Its description.
+    pub about: String,
+}
+
 impl Schema {
     /// Reads a JSON Schema; fails with a sentence if it is none.
     pub fn new(value: Value) -> Result<Self, String> {
@@ -139,6 +150,17 @@ impl Schema {
 
     /// Says in a line what a setting takes.
     pub fn help(&self, name: &str) -> String {
+        let Explained { takes, by_default, about } = self.explain(name);
+        let by_default = by_default.map(|value| format!(", by default {value}")).unwrap_or_default();
+        match (name.is_empty(), about.is_empty()) {
+            (true, _) => format!("the settings are: {}", self.names().collect::<Vec<_>>().join(", ")),
+            (_, true) => format!("it takes {takes}{by_default}"),
+            _ => format!("it takes {takes}{by_default}: {about}"),
+        }
+    }
+
+    /// Says what a setting takes and means.
+    pub fn explain(&self, name: &str) -> Explained {
         let property = self.property(name);
         let any = property.get("anyOf").and_then(|any| any.get(0)).unwrap_or(property);
         let word = |kind| match kind {
@@ -165,12 +187,11 @@ impl Schema {
             (None, None) => String::new(),
         };
         let by_default = property.get("default").filter(|value| !value.is_null());
-        let by_default = by_default.map(|value| format!(", by default {value}")).unwrap_or_default();
         let about = property["description"].as_str().unwrap_or_default().trim_end_matches('.');
-        match (name.is_empty(), about.is_empty()) {
-            (true, _) => format!("the settings are: {}", self.names().collect::<Vec<_>>().join(", ")),
-            (_, true) => format!("it takes {takes}{range}{by_default}"),
-            _ => format!("it takes {takes}{range}{by_default}: {about}"),
+        Explained {
+            takes: format!("{takes}{range}"),
+            by_default: by_default.map(ToString::to_string),
+            about: about.to_owned(),
         }
     }
 }

@@ -118,6 +118,11 @@ const NETWORK: [&str; 5] =
 /// How many files one with bounds may have open.
 pub const OPEN_FILES: u64 = 4096;
 
+/// How many processes and threads one of a plugin may have, and a worker: drivers of devices and
+/// renderers start a thread or more for each processor.
+const PLUGIN_TASKS: u64 = 512;
+const WORKER_TASKS: u64 = 8192;
+
 /// The calls of the kernel that fail with "permission denied" for all.
 const REFUSED: [i64; 8] = [
     libc::SYS_connect,
@@ -233,6 +238,9 @@ impl Sandbox {
                 return Err(unsupported("PID namespaces for this user"));
             }
             bounds.limit_resources()?;
+            if isolated {
+                bounds.limit_tasks()?;
+            }
             drop_capabilities()?;
             match bounds.limit_files() {
                 Err(error) if bounds.lenient && error.kind() == io::ErrorKind::Unsupported => {}
@@ -340,6 +348,24 @@ impl Bounds {
             let limit = limit.min(getrlimit(resource)?.1);
             Ok(setrlimit(resource, limit, limit)?)
         })
+    }
+
+    /// Lets the kernel count its processes and threads. It does so by user and namespace, since
+    /// Linux 5.14: before that, those of the whole user count. Root's are never counted.
+    fn limit_tasks(&self) -> io::Result<()> {
+        let kernel = nix::sys::utsname::uname()?;
+        let mut numbers =
+            kernel.release().to_str().unwrap_or_default().split(['.', '-']).map(str::parse::<u32>);
+        let version = (numbers.next().and_then(Result::ok), numbers.next().and_then(Result::ok));
+        if version < (Some(5), Some(14)) || nix::unistd::Uid::current().is_root() {
+            return Ok(());
+        }
+        let most = match self.kind {
+            Kind::Plugin => PLUGIN_TASKS,
+            Kind::Worker => WORKER_TASKS,
+        };
+        let most = most.min(getrlimit(Resource::RLIMIT_NPROC)?.1);
+        Ok(setrlimit(Resource::RLIMIT_NPROC, most, most)?)
     }
 
     fn limit_files(&self) -> io::Result<()> {

@@ -247,14 +247,15 @@ impl Catalogue {
         };
         let (name, version) = (row.name.clone(), row.version.clone());
         let rules = self.rules.of_plugin(&name);
+        // What lies in the place of a newer one is what the operator went back to.
+        let is_newer = |s: &&Standing| {
+            let serves = s.row.proven && s.serves() && s.row.presence == Presence::Present;
+            serves && s.line() == line(&version) && s.row.version > version
+        };
+        let newer = self.of_name(&name).find(is_newer).map(Standing::label);
         match before {
-            // What lies in the place of a newer one is what the operator went back to.
-            Some(before)
-                if line(&before.row.version) == line(&version)
-                    && before.row.version > version
-                    && before.row.presence == Presence::Present =>
-            {
-                let why = format!("it is older than {}, which serves", before.label());
+            Some(_) if newer.is_some() => {
+                let why = format!("it is older than {}, which serves", newer.unwrap_or_default());
                 self.become_(digest, ReleaseState::Retired, &why, now_ms);
             }
             Some(before) if !more.is_empty() => {

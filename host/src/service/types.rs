@@ -218,6 +218,8 @@ pub struct JobFilter {
     pub states: Vec<JobState>,
     /// Only those of this session.
     pub session: Option<String>,
+    /// Only those whose id begins like this.
+    pub prefix: Option<String>,
     /// Goes on after the page that gave this as `next`.
     pub cursor: Option<JobId>,
     /// How many at most: 1 to 1000, 100 by default.

@@ -69,6 +69,8 @@ pub struct JobQuery {
     pub states: Vec<JobState>,
     /// Only those of a session.
     pub session: Option<String>,
+    /// Only those whose id begins like this.
+    pub prefix: Option<String>,
     /// Only those older than this one.
     pub before: Option<JobId>,
     /// At most this many.
@@ -283,8 +285,10 @@ impl Store {
         self.read(move |db| {
             let states = serde_json::to_string(&query.states).expect("states are plain data");
             let found = "WHERE (json_array_length(?1) = 0 OR state IN (SELECT value FROM json_each(?1))) \
-                         AND (?2 IS NULL OR session = ?2) AND (?3 IS NULL OR id < ?3) ORDER BY id DESC LIMIT ?4";
-            rows(db, &format!("{JOB} {found}"), (states, query.session, query.before, query.count), job)
+                         AND (?2 IS NULL OR session = ?2) AND (?3 IS NULL OR id < ?3) \
+                         AND (?5 IS NULL OR substr(id, 1, length(?5)) = ?5) ORDER BY id DESC LIMIT ?4";
+            let parameters = (states, query.session, query.before, query.count, query.prefix);
+            rows(db, &format!("{JOB} {found}"), parameters, job)
         })
         .await
     }
@@ -433,7 +437,7 @@ pub(crate) mod tests {
             ids.push(job.id);
             store.write(move |writing| writing.insert_job(&job, &[])).await.unwrap();
         }
-        let query = |states, before, count| JobQuery { states, before, count, session: None };
+        let query = |states, before, count| JobQuery { states, before, count, prefix: None, session: None };
         let list = async |query| -> Vec<JobId> {
             store.jobs(query).await.unwrap().iter().map(|job| job.id).collect()
         };
