@@ -10,8 +10,8 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use interprocess::local_socket::tokio::Listener;
 use interprocess::local_socket::tokio::prelude::*;
@@ -32,6 +32,9 @@ pub use wire::discover;
 
 /// The version of the messages.
 pub const PROTOCOL: u32 = 1;
+
+/// How often memory is given back at most.
+const TRIM: Duration = Duration::from_secs(2);
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +70,7 @@ pub struct Socket {
 }
 
 /// How many clients may do how much.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections at a time.
     pub connections: usize,
@@ -137,13 +140,29 @@ impl Socket {
             }
             let (reading, writing) = tokio::io::split(stream);
             let (service, token, stop) = (service.clone(), Some(self.token.clone()), stop.clone());
+            let each = limits.each.clone();
             served.spawn(async move {
-                connection::serve(reading, writing, service, token, limits.each, stop).await;
+                connection::serve(reading, writing, service, token, each, stop).await;
                 drop(permit);
+                give_back_memory();
             });
         }
         served.close();
         served.wait().await;
+    }
+}
+
+/// Gives back to the kernel what a connection that has ended had in use, now and then.
+fn give_back_memory() {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().expect("no code panics under this lock");
+    if last.is_none_or(|last| last.elapsed() > TRIM) {
+        *last = Some(Instant::now());
+        #[cfg(target_env = "gnu")]
+        // SAFETY: a call of the C library that changes nothing that anybody holds.
+        unsafe {
+            nix::libc::malloc_trim(0);
+        }
     }
 }
 
@@ -178,8 +197,14 @@ pub fn understand(line: &[u8]) -> Option<i64> {
 /// Lets a peer read what a stranger may send, until its end or until it is hung up on.
 /// For the fuzzer, as [`understand`].
 pub async fn overhear(bytes: Vec<u8>) {
-    let limits =
-        rpc::Limits { line: 2048, requests: 4, bytes: 8192, patience: Duration::from_secs(1), nonsense: 8 };
+    let limits = rpc::Limits {
+        line: 2048,
+        requests: 4,
+        bytes: 8192,
+        patience: Duration::from_secs(1),
+        nonsense: 8,
+        shared: None,
+    };
     let (_peer, mut incoming) = rpc::Peer::start(io::Cursor::new(bytes), tokio::io::sink(), limits);
     while let Some(message) = incoming.recv().await {
         if let rpc::Incoming::Request(mut request) = message {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -181,6 +182,7 @@ impl Host {
             bytes: clients.message_bytes.saturating_mul(4),
             patience: seconds(clients.patience_seconds),
             nonsense: 16,
+            shared: Some(Arc::new(Semaphore::new(clients.memory_mib.saturating_mul(1024)))),
         };
         let limits = api::Limits { connections: clients.connections, each };
         self.tasks.spawn(socket.serve(self.service.clone(), limits, self.stop.clone()));

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use reader::Reader;
@@ -38,8 +38,12 @@ pub const INTERNAL_ERROR: i64 = -32603;
 /// The caller did not want the answer any more (as in the Language Server Protocol).
 pub const CANCELED: i64 = -32800;
 
+/// How much may wait to be written of what is told without being asked for, in bytes: a slow reader
+/// holds up what tells him, and nobody else.
+const TOLD: usize = 256 * 1024;
+
 /// What the other side may do.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Limits {
     /// Bytes of a line.
     pub line: usize,
@@ -52,13 +56,16 @@ pub struct Limits {
     pub patience: Duration,
     /// Lines that are no messages, before the connection is closed.
     pub nonsense: u32,
+    /// Room for the long lines of all connections that share it, in KiB: each takes room for the
+    /// longest one.
+    pub shared: Option<Arc<Semaphore>>,
 }
 
 impl Limits {
     /// Limits for a process that the host has started.
     pub fn of_a_child() -> Self {
         let patience = Duration::from_secs(60);
-        Self { line: MAX_LINE, requests: 1024, bytes: MAX_LINE, patience, nonsense: 0 }
+        Self { line: MAX_LINE, requests: 1024, bytes: MAX_LINE, patience, nonsense: 0, shared: None }
     }
 }
 
@@ -124,8 +131,21 @@ pub struct Request {
     pub canceled: CancellationToken,
     id: Value,
     open: Open,
-    outgoing: Option<mpsc::Sender<String>>,
-    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    outgoing: Option<mpsc::Sender<Queued>>,
+    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+}
+
+/// A line that waits to be written, and the room that it takes while it does.
+#[derive(Debug)]
+struct Queued {
+    line: String,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl From<String> for Queued {
+    fn from(line: String) -> Self {
+        Self { line, _room: None }
+    }
 }
 
 /// Reads a line; its method and parameters if it is a request, else nothing; the
@@ -152,7 +172,7 @@ impl Request {
         let line = answer_line(&self.id, answer);
         // Before the answer is seen: its id may be used again.
         self.close();
-        let _ = outgoing.send(line).await;
+        let _ = outgoing.send(line.into()).await;
     }
 
     /// Answers that there is no such method.
@@ -175,7 +195,7 @@ impl Drop for Request {
             };
             let line = answer_line(&self.id, Err(error));
             self.close();
-            let _ = outgoing.try_send(line);
+            let _ = outgoing.try_send(line.into());
         }
     }
 }
@@ -213,7 +233,9 @@ fn answer_line(id: &Value, answer: Answer) -> String {
 /// This side of a connection. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Peer {
-    outgoing: mpsc::Sender<String>,
+    outgoing: mpsc::Sender<Queued>,
+    /// Room for what is told without being asked for, in bytes.
+    telling: Arc<Semaphore>,
     waiting: Waiting,
     next_id: AtomicU64,
     /// Nothing is said any more.
@@ -249,7 +271,7 @@ impl Peer {
         let (incoming, received) = mpsc::channel(QUEUE);
         let (waiting, closed) = (Waiting::default(), CancellationToken::new());
         let fault = Fault::default();
-        let reader = Reader::new(waiting.clone(), incoming, outgoing.clone(), limits, fault.clone());
+        let reader = Reader::new(waiting.clone(), incoming, outgoing.clone(), limits.clone(), fault.clone());
         let deaf = CancellationToken::new();
         let (ending, open, calls) = (closed.clone(), reader.open(), waiting.clone());
         let hears_nothing = deaf.clone();
@@ -263,14 +285,15 @@ impl Peer {
             deaf.cancel();
             calls.lock().expect("no code panics under this lock").clear();
         });
-        let (ending, failed) = (closed.clone(), fault.clone());
+        let (ending, failed, patience) = (closed.clone(), fault.clone(), limits.patience);
         tokio::spawn(async move {
-            write(writing, queued, limits.patience, &ending, &failed).await;
+            write(writing, queued, patience, &ending, &failed).await;
             ending.cancel();
             open.lock().expect("no code panics under this lock").values().for_each(CancellationToken::cancel);
         });
         let next_id = AtomicU64::new(1);
-        (Self { outgoing, waiting, next_id, closed, deaf: hears_nothing, fault }, received)
+        let telling = Arc::new(Semaphore::new(TOLD));
+        (Self { outgoing, telling, waiting, next_id, closed, deaf: hears_nothing, fault }, received)
     }
 
     /// Calls a method and waits for its result.
@@ -290,7 +313,7 @@ impl Peer {
         let line = said(Some(id), method, params)?;
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().expect("no code panics under this lock").insert(id, sender);
-        if self.deaf.is_cancelled() || self.outgoing.send(line).await.is_err() {
+        if self.deaf.is_cancelled() || self.outgoing.send(line.into()).await.is_err() {
             self.waiting.lock().expect("no code panics under this lock").remove(&id);
             return Err(CallError::Closed);
         }
@@ -300,8 +323,13 @@ impl Peer {
     /// Says something that asks for no answer; waits while the other side is slow to listen.
     pub async fn notify(&self, method: &str, params: &impl Serialize) -> Result<(), CallError> {
         let line = said(None, method, params)?;
+        let size = line.len().min(TOLD) as u32;
+        let send = async {
+            let room = self.telling.clone().acquire_many_owned(size).await.ok();
+            self.outgoing.send(Queued { line, _room: room }).await
+        };
         tokio::select! {
-            sent = self.outgoing.send(line) => sent.map_err(|_| CallError::Closed),
+            sent = send => sent.map_err(|_| CallError::Closed),
             () = self.closed.cancelled() => Err(CallError::Closed),
         }
     }
@@ -345,17 +373,18 @@ impl Drop for Peer {
 /// not take it.
 async fn write(
     writing: impl AsyncWrite + Unpin,
-    mut queued: mpsc::Receiver<String>,
+    mut queued: mpsc::Receiver<Queued>,
     patience: Duration,
     closed: &CancellationToken,
     fault: &Fault,
 ) {
     let mut writing = BufWriter::new(writing);
     loop {
-        let mut line = tokio::select! {
+        // Its room is free again once it is written.
+        let Queued { mut line, _room } = tokio::select! {
             biased;
-            line = queued.recv() => match line {
-                Some(line) => line,
+            queued = queued.recv() => match queued {
+                Some(queued) => queued,
                 None => return,
             },
             () = closed.cancelled() => return,

@@ -150,6 +150,7 @@ pub struct Clients {
     pub connections: usize,
     pub requests: usize,
     pub message_bytes: usize,
+    pub memory_mib: usize,
     pub patience_seconds: f64,
 }
 
@@ -284,7 +285,13 @@ impl Default for Keep {
 
 impl Default for Clients {
     fn default() -> Self {
-        Self { connections: 2000, requests: 64, message_bytes: 16 * 1024 * 1024, patience_seconds: 30.0 }
+        Self {
+            connections: 2000,
+            requests: 64,
+            message_bytes: 16 * 1024 * 1024,
+            memory_mib: 64,
+            patience_seconds: 30.0,
+        }
     }
 }
 
@@ -411,6 +418,7 @@ impl Config {
             ("clients.connections", clients.connections, 1..=100_000),
             ("clients.requests", clients.requests, 1..=10_000),
             ("clients.message_bytes", clients.message_bytes, 1024..=64 * 1024 * 1024),
+            ("clients.memory_mib", clients.memory_mib, clients.message_bytes.div_ceil(1024 * 1024)..=65_536),
             ("releases.loaded", releases.loaded, 1..=10_000),
             ("releases.kept", releases.kept, 0..=1_000_000),
             ("releases.compile_cpu_seconds", releases.compile_cpu_seconds as usize, 1..=86_400),

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Answer, ErrorObject, Fault, INVALID_PARAMS, INVALID_REQUEST, Incoming, Limits, Notification, Open,
-    PARSE_ERROR, Request, Waiting, answer_line,
+    PARSE_ERROR, Queued, Request, Waiting, answer_line,
 };
 
 /// How much of a line is told that is no message, in bytes.
@@ -25,7 +25,7 @@ pub(super) struct Reader {
     waiting: Waiting,
     open: Open,
     incoming: mpsc::Sender<Incoming>,
-    outgoing: mpsc::Sender<String>,
+    outgoing: mpsc::Sender<Queued>,
     room: Arc<Semaphore>,
     /// Room for the text of requests, in KiB.
     bytes: Arc<Semaphore>,
@@ -44,6 +44,9 @@ pub(super) enum Message {
     /// Is an answer.
     Answer { id: Value, answer: Result<Value, (i64, String, Value)> },
 }
+
+/// Room that a long line takes until it is answered.
+type Room = Option<OwnedSemaphorePermit>;
 
 /// Why a line is no message: the code of the error, the words, and the id, if it has one.
 pub(super) type Refusal = (i64, &'static str, Value);
@@ -116,7 +119,7 @@ impl Reader {
     pub(super) fn new(
         waiting: Waiting,
         incoming: mpsc::Sender<Incoming>,
-        outgoing: mpsc::Sender<String>,
+        outgoing: mpsc::Sender<Queued>,
         limits: Limits,
         fault: Fault,
     ) -> Self {
@@ -136,17 +139,17 @@ impl Reader {
         loop {
             line.clear();
             line.shrink_to(KEPT);
-            match self.line(&mut reading, &mut line).await {
-                Ok(true) => {}
-                Ok(false) => return,
+            let room = match self.line(&mut reading, &mut line).await {
+                Ok(Some(room)) => room,
+                Ok(None) => return,
                 Err(what) => {
                     tracing::warn!(what, "closing a connection");
                     let _ = self.fault.set(format!("broke the protocol: {what}"));
                     return self.refuse((INVALID_REQUEST, what, Value::Null)).await;
                 }
-            }
+            };
             let taken = match parse(&line) {
-                Ok(message) => self.take(message, line.len()).await,
+                Ok(message) => self.take(message, line.len(), room).await,
                 Err(refusal) => {
                     let what = refusal.1;
                     self.refuse(refusal).await;
@@ -164,34 +167,52 @@ impl Reader {
         }
     }
 
-    /// Reads a line; false at the end, an error if it is too long or too slow.
+    /// Reads a line, and returns the room that it takes; nothing at the end, an error if it is too
+    /// long or too slow.
     async fn line(
         &self,
         reading: &mut BufReader<impl AsyncRead + Unpin>,
         line: &mut Vec<u8>,
-    ) -> Result<bool, &'static str> {
+    ) -> Result<Option<Room>, &'static str> {
         // However long the other side has nothing to say.
         if reading.fill_buf().await.map_or(true, <[u8]>::is_empty) {
-            return Ok(false);
+            return Ok(None);
         }
-        let most = self.limits.line as u64 + 1;
-        let mut limited = (&mut *reading).take(most);
-        let read = tokio::time::timeout(self.limits.patience, limited.read_until(b'\n', line));
-        match read.await {
-            Err(_) => Err("a message did not end in time"),
-            Ok(Err(_)) => Ok(false),
-            Ok(Ok(_)) if line.last() == Some(&b'\n') => match line.len() > KEPT && values(line) > VALUES {
-                true => Err("a message has too many values"),
-                false => Ok(true),
-            },
-            Ok(Ok(count)) if count as u64 == most => Err("a message is too long"),
+        let mut room = None;
+        self.part(reading, line, KEPT as u64).await?;
+        if line.last() != Some(&b'\n') && line.len() == KEPT {
+            // Many long lines at a time wait here, in the buffers of those who send them.
+            if let Some(shared) = &self.limits.shared {
+                let size = (self.limits.line >> 10).max(1) as u32;
+                room = shared.clone().acquire_many_owned(size).await.ok();
+            }
+            self.part(reading, line, (self.limits.line + 1).saturating_sub(KEPT) as u64).await?;
+        }
+        match line.last() {
+            Some(b'\n') if line.len() > KEPT && values(line) > VALUES => Err("a message has too many values"),
+            Some(b'\n') => Ok(Some(room)),
+            _ if line.len() > self.limits.line => Err("a message is too long"),
             // The end came in the middle of a line.
-            Ok(Ok(_)) => Ok(false),
+            _ => Ok(None),
         }
     }
 
+    /// Reads on in a line, up to so many bytes more.
+    async fn part(
+        &self,
+        reading: &mut BufReader<impl AsyncRead + Unpin>,
+        line: &mut Vec<u8>,
+        most: u64,
+    ) -> Result<(), &'static str> {
+        let most = most.min(self.limits.line as u64 + 1);
+        let mut limited = (&mut *reading).take(most);
+        let read = tokio::time::timeout(self.limits.patience, limited.read_until(b'\n', line)).await;
+        // What cannot be read is as good as ended.
+        read.map(drop).map_err(|_| "a message did not end in time")
+    }
+
     /// Takes a message; an error if nobody waits for it.
-    async fn take(&self, message: Message, size: usize) -> Result<(), &'static str> {
+    async fn take(&self, message: Message, size: usize, room: Room) -> Result<(), &'static str> {
         match message {
             Message::Notification { method, params } if method == "$/cancel" => {
                 let open = self.open.lock().expect("no code panics under this lock");
@@ -204,7 +225,7 @@ impl Reader {
                 // A receiver that went away does not want to know.
                 let _ = self.incoming.send(Incoming::Notification(notification)).await;
             }
-            Message::Request { id, method, params } => self.request(id, method, params, size).await,
+            Message::Request { id, method, params } => self.request(id, method, params, (size, room)).await,
             Message::Answer { id, answer } => {
                 let answer = answer.map_err(|(code, message, data)| ErrorObject { code, message, data });
                 return self.settle(&id, answer);
@@ -213,7 +234,7 @@ impl Reader {
         Ok(())
     }
 
-    async fn request(&self, id: Value, method: String, params: Value, size: usize) {
+    async fn request(&self, id: Value, method: String, params: Value, (size, room): (usize, Room)) {
         // A flood waits here, in the other side's own buffers.
         let permit = self.room.clone().acquire_owned().await.expect("the room is never closed");
         let size = (size >> 10).clamp(1, self.limits.bytes >> 10) as u32;
@@ -233,13 +254,14 @@ impl Reader {
                 .await;
         }
         let (open, outgoing) = (self.open.clone(), Some(self.outgoing.clone()));
-        let request = Request { method, params, canceled, id, open, outgoing, _permits: (permit, bytes) };
+        let request =
+            Request { method, params, canceled, id, open, outgoing, _permits: (permit, bytes, room) };
         let _ = self.incoming.send(Incoming::Request(request)).await;
     }
 
     async fn refuse(&self, (code, what, id): Refusal) {
         let line = answer_line(&id, Err(ErrorObject::new(code, what)));
-        let _ = self.outgoing.send(line).await;
+        let _ = self.outgoing.send(line.into()).await;
     }
 
     fn settle(&self, id: &Value, answer: Answer) -> Result<(), &'static str> {

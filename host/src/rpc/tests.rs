@@ -5,7 +5,14 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 fn limits() -> Limits {
-    Limits { line: 1024, requests: 2, bytes: 2048, patience: Duration::from_millis(200), nonsense: 1 }
+    Limits {
+        line: 1024,
+        requests: 2,
+        bytes: 2048,
+        patience: Duration::from_millis(200),
+        nonsense: 1,
+        shared: None,
+    }
 }
 
 fn pair() -> (Peer, mpsc::Receiver<Incoming>, UnixStream) {
