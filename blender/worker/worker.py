@@ -734,10 +734,14 @@ def enable_addons(folder, names):
     sys.path.insert(0, folder)
     for name in names:
         failed = []
-        # Newer Blenders say nothing of an add-on that fails unless they are asked to.
-        if addon_utils.enable(name, default_set=True, persistent=True, handle_error=failed.append) is None:
+        try:
+            module = addon_utils.enable(name, default_set=True, persistent=True, handle_error=failed.append)
+        except Exception as error:  # What an add-on may raise is its own affair.
+            module, failed = None, [error]
+        if module is None:
             why = f": {type(failed[0]).__name__}: {failed[0]}" if failed else ""
-            raise Failure("blender", f"the add-on '{name}' of blender.addons cannot be enabled{why}\nit is looked for in {folder}")
+            what = f"the add-on '{name}' of blender.addons cannot be enabled{why}"
+            raise Failure("blender", f"{what}\nit is looked for in {folder}")
 
 
 # --- what may be kept between frames ------------------------------------------

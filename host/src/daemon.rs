@@ -21,7 +21,7 @@ use crate::blender::wire::Addons;
 use crate::blender::worker::{Launch, Patience};
 use crate::capability::gpu::memory;
 use crate::config::file::{Config, Sandboxing, days, seconds};
-use crate::config::{self, DataDir, RunDir};
+use crate::config::{DataDir, RunDir};
 use crate::events::EventKind;
 use crate::jobs::{Jobs, Policy};
 use crate::process;
@@ -102,21 +102,8 @@ impl Host {
         let folder = run.path().to_owned();
         let file = blender.path().clone();
         let limits = limits(&config);
-        let patience = Patience {
-            frozen: seconds(config.workers.frozen_seconds),
-            stalled: seconds(config.workers.stalled_seconds),
-            // Before the kernel would, which may choose somebody else.
-            memory: or(config.workers.kill_above_mib, memory() / 10 * 9),
-            work: config.workers.work_mib.saturating_mul(1024 * 1024),
-        };
         confined(config.workers.sandbox, &program).await?;
-        let (sandbox, processes) = (config.workers.sandbox, TaskTracker::new());
-        let (read, environment) = (config.workers.read.clone(), config.workers.environment.clone());
-        let config::file::Blender { addons_folder, addons, .. } = config.blender.clone();
-        let addons = Addons { folder: addons_folder, names: addons };
-        let guard = program;
-        let launch =
-            Launch { blender, guard, folder, patience, sandbox, read, environment, addons, processes };
+        let launch = launch(&config, blender, program, folder);
         let pool = Pool::new(launch, limits, store.clone());
         let policy = Policy {
             slots: limits.size,
@@ -233,6 +220,23 @@ impl Host {
         drop(run);
         result
     }
+}
+
+/// Says how workers are started.
+fn launch(config: &Config, blender: Blender, guard: PathBuf, folder: PathBuf) -> Launch {
+    let workers = config.workers.clone();
+    let patience = Patience {
+        frozen: seconds(workers.frozen_seconds),
+        stalled: seconds(workers.stalled_seconds),
+        // Before the kernel would, which may choose somebody else.
+        memory: or(workers.kill_above_mib, memory() / 10 * 9),
+        work: workers.work_mib.saturating_mul(1024 * 1024),
+    };
+    let addons =
+        Addons { folder: config.blender.addons_folder.clone(), names: config.blender.addons.clone() };
+    let (sandbox, processes) = (workers.sandbox, TaskTracker::new());
+    let (read, environment) = (workers.read, workers.environment);
+    Launch { blender, guard, folder, patience, sandbox, read, environment, addons, processes }
 }
 
 /// Takes up the jobs of the host before.

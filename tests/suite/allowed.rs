@@ -111,7 +111,7 @@ fn a_project_that_is_allowed_is_read_by_all_its_scenes() {
 
 #[test]
 fn add_ons_are_enabled_and_workers_know_only_some_variables() {
-    let addon = "import os\n\ndef register():\n    path = os.environ['BLENDER_MARKS'] + '/variables'\n    \
+    let addon = "import os\n\nbl_info = {'name': 'Marking', 'blender': (3, 4, 0), 'category': 'Render'}\n\ndef register():\n    path = os.environ['BLENDER_MARKS'] + '/variables'\n    \
                  open(path, 'w').write('\\n'.join(os.environ))\n\ndef unregister():\n    pass\n";
     for blender in blenders() {
         let config = |folder: &Path, names: &str| {
@@ -154,7 +154,7 @@ fn one_scene_of_a_file_is_rendered_and_its_own_range() {
         };
         let names =
             |prefix: &str| (1..=4).map(|frame| format!("{prefix}_{frame:04}.png")).collect::<Vec<_>>();
-        assert_eq!(render(&[]).1, names("second"));
+        assert_eq!(render(&["-S", "Second"]).1, names("second"));
         assert_eq!(render(&["-S", "Scene"]).1, names("f"));
         assert_eq!(render(&["--set", "scene=Scene", "-f", "2..3"]).1, names("f")[1..3]);
         let mut refused = Render::with(&blender, &scene).args(["--alone", "-S", "Third"]);

@@ -13,7 +13,7 @@ use crate::farm::Farm;
 use crate::harness::{probe, root};
 
 /// Limits that are soon hit.
-const LIMITS: &str = "[jobs]\nbackoff_seconds = 0.01\n[releases]\ncompile_cpu_seconds = 2\n[limits]\n\
+const LIMITS: &str = "[jobs]\nbackoff_seconds = 0.01\n[releases]\ncompile_cpu_seconds = 4\n[limits]\n\
     cpu_seconds = 0.3\nidle_seconds = 1.5\ncalls_per_second = 50000\nlog_mib = 1.0\n\
     log_lines_per_second = 2000\nstate_mib = 1.0\nshots = 8\npixels_mib = 64.0\nmoved_mib = 8.0\n\
     saved_mib = 0.1\n\

@@ -319,7 +319,7 @@ fn show(plugin: &Plugin, json: bool) -> Result {
     let schema = Schema::new(settings).map_err(Failure::failed)?;
     let row = |name: &str| {
         let Explained { takes, by_default, about } = schema.explain(name);
-        vec![name.to_owned(), takes, by_default.unwrap_or_else(|| "as the scene says".to_owned()), about]
+        vec![name.to_owned(), takes, by_default.unwrap_or_else(|| "-".to_owned()), about]
     };
     let rows: Vec<Vec<String>> = schema.names().map(row).collect();
     match rows.is_empty() {

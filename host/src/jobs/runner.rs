@@ -422,7 +422,7 @@ async fn look(spec: &JobSpec, attempt: &Attempt, mailbox: &mpsc::Sender<Message>
     let (withheld, unreadable): (Vec<PathBuf>, Vec<PathBuf>) =
         closed.iter().cloned().partition(|file| access(file, AccessFlags::R_OK).is_ok());
     info.missing_files = missing.into_iter().collect();
-    for (about, message) in warnings(&info, &unreadable, context.trust.is_some()) {
+    for (about, message) in warnings(&info, &unreadable, &context.scene) {
         let warning = EventKind::Warning { job: context.id, about: Some(about), message };
         let append = move |writing: &mut Writing<'_>| writing.append(warning.clone());
         context.store.write_patiently(append).await.map_err(|error| PluginError::Answer(error.into()))?;
@@ -502,7 +502,7 @@ fn folders_of(scene: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 /// Says what is odd about a scene, a sentence each.
-fn warnings(info: &SceneInfo, unreadable: &[PathBuf], is_trusted: bool) -> Vec<(WarningAbout, String)> {
+fn warnings(info: &SceneInfo, unreadable: &[PathBuf], scene: &Path) -> Vec<(WarningAbout, String)> {
     use WarningAbout::{BlockedScript, MissingFile, Scene, UnbakedSimulation, UnreadableFile};
     let missing = info.missing_files.iter();
     let missing = missing.map(|file| (MissingFile, format!("missing file: {}", file.display())));
@@ -510,8 +510,14 @@ fn warnings(info: &SceneInfo, unreadable: &[PathBuf], is_trusted: bool) -> Vec<(
     let unreadable = unreadable.map(|file| {
         (UnreadableFile, format!("this user may not read {}, so Blender renders without it", file.display()))
     });
-    let blocked = info.blocked_scripts.iter().filter(|_| !is_trusted);
-    let blocked = blocked.map(|script| (BlockedScript, format!("kept from running: {script}")));
+    let last = info.blocked_scripts.len().saturating_sub(1);
+    let blocked = info.blocked_scripts.iter().enumerate().map(|(index, script)| {
+        let hint = match index == last {
+            true => format!("\nif you trust the scene: hotshoe scene trust {}", scene.display()),
+            false => String::new(),
+        };
+        (BlockedScript, format!("kept from running: {script}{hint}"))
+    });
     let simulations = info.unbaked_simulations.iter().map(|what| {
         let message = format!("not baked: {what}; frames are as in `blender -a`, whatever their order");
         (UnbakedSimulation, message)

@@ -191,7 +191,7 @@ impl Schema {
         Explained {
             takes: format!("{takes}{range}"),
             by_default: by_default.map(ToString::to_string),
-            about: about.to_owned(),
+            about: about.split_whitespace().collect::<Vec<_>>().join(" "),
         }
     }
 }

@@ -498,7 +498,7 @@ impl Catalogue {
             return None;
         }
         let race = self.standings.get_mut(pin)?.race.as_mut().filter(|race| race.scene == scene)?;
-        (race.next() == Racer::Before).then_some(before)
+        (race.begin_next() == Racer::Before).then_some(before)
     }
 
     /// Looks whether enough is known of a canary.

@@ -125,7 +125,7 @@ impl Race {
     }
 
     /// Says whose turn the next task is; counts it as begun. Each is the first of every second pair.
-    pub fn next(&mut self) -> Racer {
+    pub fn begin_next(&mut self) -> Racer {
         let [new, before] = self.begun;
         let is_new = match new.cmp(&before) {
             Ordering::Equal => new.is_multiple_of(2),
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn a_race_gives_both_releases_every_second_task_and_every_second_start() {
         let mut race = Race::new(1);
-        let turns: Vec<Racer> = (0..8).map(|_| race.next()).collect();
+        let turns: Vec<Racer> = (0..8).map(|_| race.begin_next()).collect();
         use Racer::{Before, New};
         assert_eq!(turns, [New, Before, Before, New, New, Before, Before, New]);
     }
@@ -305,7 +305,7 @@ mod tests {
             }
             let mut race = Race::new(1);
             loop {
-                let racer = race.next();
+                let racer = race.begin_next();
                 let seconds = if racer == Racer::New { 0.05 * factor } else { 0.05 };
                 race.add(racer, machine.takes(seconds));
                 match race.verdict(&rules) {

@@ -75,20 +75,29 @@ enum FileFormat {
     Webp,
 }
 
+/// How cursors begin of a plan whose frames come after each other.
+const IN_ORDER: &str = "in-order-";
+
 impl Renderer for Direct {
     type Settings = Settings;
     const SUMMARY: &'static str = "one frame a task, exactly as Blender itself would write it";
 
     fn plan(job: &Job<Settings>, cursor: Option<&str>) -> Result<Page> {
-        let scene = open(job)?.inspect()?;
-        if cursor.is_none() {
-            check(&scene)?;
+        let is_simulated = match cursor {
+            Some(cursor) => cursor.starts_with(IN_ORDER),
+            None => {
+                let scene = open(job)?.inspect()?;
+                check(&scene)?;
+                !scene.unbaked_simulations.is_empty()
+            }
+        };
+        if !is_simulated {
+            return Page::of_frames(&job.frames, cursor);
         }
         // A simulation comes from frame to frame: several workers would each begin at its start.
-        match scene.unbaked_simulations.is_empty() {
-            true => Page::of_frames(&job.frames, cursor),
-            false => Page::of_frames_in_order(&job.frames, cursor),
-        }
+        let page =
+            Page::of_frames_in_order(&job.frames, cursor.map(|cursor| cursor.trim_start_matches(IN_ORDER)))?;
+        Ok(Page { next: page.next.map(|next| format!("{IN_ORDER}{next}")), ..page })
     }
 
     fn render(task: &Task<Settings>) -> Result<Outcome> {
