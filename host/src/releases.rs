@@ -191,11 +191,6 @@ impl Releases {
         ReleaseError::Unknown { name: wanted.to_string(), hint }
     }
 
-    /// Returns how long a release serves whose file is gone, in milliseconds.
-    pub fn vanish_grace_ms(&self) -> u64 {
-        seconds(self.config().releases.vanish_seconds).as_millis() as u64
-    }
-
     /// Returns what a plugin may use.
     pub fn limits_of(&self, name: &str) -> Limits {
         self.config().limits_of(name)

@@ -12,7 +12,9 @@
 
 mod choice;
 mod orders;
+mod places;
 mod standing;
+mod trial;
 
 pub use standing::{Changes, Follow, Refused, Rejected, Rules, Standing, Way, Wish, label};
 
@@ -20,7 +22,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::Release;
-use super::rollout::{self, Race, Racer, Sample};
 use crate::events::EventKind;
 use crate::store::releases::{Counts, ReleaseRow};
 use crate::terms::{Capability, JobId, Presence, ReleaseState};
@@ -341,94 +342,6 @@ impl Catalogue {
         }
     }
 
-    /// Notes that what was in a place is not there any more: another release is, or nothing.
-    fn leave_place(&mut self, place: Option<&Path>, next: Option<&str>) {
-        let Some(place) = place else { return };
-        self.rejected.remove(place);
-        let Some(text) = place.to_str() else { return };
-        let here: Vec<String> = self
-            .standings
-            .values()
-            .filter(|standing| standing.row.place.as_deref() == Some(text))
-            .filter(|standing| Some(standing.row.digest.as_str()) != next)
-            // What was removed once does not come back because another one is put there.
-            .filter(|standing| next.is_none() || standing.row.presence == Presence::Present)
-            .map(|standing| standing.row.digest.clone())
-            .collect();
-        for digest in here {
-            let presence = if next.is_some() { Presence::Replaced } else { Presence::Removed };
-            let standing = self.edit(&digest).expect("it was just found");
-            (standing.row.presence, standing.vanished_ms) = (presence, None);
-        }
-    }
-
-    /// Notes that a place is empty. What was there serves on for a while: many who put a new file
-    /// there remove the old one first.
-    pub fn miss(&mut self, place: &Path, now_ms: u64) {
-        self.rejected.remove(place);
-        let text = place.to_str();
-        let here = self.standings.values_mut().filter(|s| s.row.presence == Presence::Present);
-        for standing in here.filter(|s| s.row.place.as_deref() == text) {
-            standing.vanished_ms.get_or_insert(now_ms);
-        }
-    }
-
-    /// Notes that something is in a place; what was there before serves on until it is known what.
-    pub fn found(&mut self, place: &Path) {
-        let text = place.to_str();
-        let here = self.standings.values_mut().filter(|s| s.row.place.as_deref() == text);
-        here.for_each(|standing| standing.vanished_ms = None);
-    }
-
-    /// Lets go of releases whose place is empty for `grace_ms`, unless others came for them.
-    pub fn expire(&mut self, grace_ms: u64, now_ms: u64) {
-        let is_due =
-            |s: &&Standing| s.vanished_ms.is_some_and(|since| now_ms.saturating_sub(since) >= grace_ms);
-        let due: Vec<_> = self.standings.values().filter(is_due).map(|s| s.row.clone()).collect();
-        for row in due {
-            let standing = self.standings.get_mut(&row.digest).expect("it was just found");
-            let since = standing.vanished_ms.take().unwrap_or_default();
-            let has_come = |other: &Standing| {
-                other.row.digest != row.digest
-                    && other.row.presence == Presence::Present
-                    && other.vanished_ms.is_none()
-                    && (!other.row.proven || other.arrived_ms >= since)
-            };
-            let is_rejected = || self.rejected.values().any(|rejected| rejected.name == row.name);
-            let place = PathBuf::from(row.place.clone().unwrap_or_default());
-            if self.of_name(&row.name).any(has_come) || is_rejected() {
-                self.edit(&row.digest).expect("it was just found").row.presence = Presence::Replaced;
-                self.settle(&row.name, now_ms);
-            } else {
-                self.vanish(&place, now_ms);
-            }
-        }
-    }
-
-    /// Notes that what was in a place was taken out of it for good.
-    pub fn vanish(&mut self, place: &Path, now_ms: u64) {
-        let Some(text) = place.to_str() else { return };
-        let names: BTreeSet<String> = self
-            .standings
-            .values()
-            .filter(|standing| standing.row.place.as_deref() == Some(text))
-            .map(|standing| standing.row.name.clone())
-            .collect();
-        self.leave_place(Some(place), None);
-        for name in names {
-            let unproven: Vec<String> = self
-                .of_name(&name)
-                .filter(|s| s.row.presence == Presence::Removed)
-                .filter(|s| matches!(s.row.state, ReleaseState::Canary | ReleaseState::Held))
-                .map(|s| s.row.digest.clone())
-                .collect();
-            for digest in unproven {
-                self.become_(&digest, ReleaseState::Retired, "its file is gone", now_ms);
-            }
-            self.settle(&name, now_ms);
-        }
-    }
-
     /// Notes that what is in a place cannot be used; what was there before goes on serving.
     pub fn reject(&mut self, place: &Path, rejected: Rejected) {
         let known = self.rejected.insert(place.to_owned(), rejected.clone());
@@ -437,142 +350,6 @@ impl Catalogue {
         }
         let Rejected { name: id, version, digest, why, .. } = rejected;
         self.events.push(EventKind::ReleaseState { id, version, digest, state: ReleaseState::Rejected, why });
-    }
-
-    /// Notes that an attempt begins.
-    pub fn began(&mut self, digest: &str) {
-        if let Some(standing) = self.standings.get_mut(digest) {
-            standing.busy += 1;
-        }
-    }
-
-    /// Notes how an attempt ended; `blamed` says that its failure is the plugin's. One that was
-    /// done has no sample if nothing was rendered.
-    pub fn ended(&mut self, digest: &str, done: Option<Option<Sample>>, blamed: bool, now_ms: u64) {
-        let Some(standing) = self.standings.get_mut(digest) else { return };
-        let name = standing.row.name.clone();
-        standing.busy = standing.busy.saturating_sub(1);
-        let is_canary = standing.row.state == ReleaseState::Canary;
-        if done.is_some() {
-            standing.row.counts.tasks += 1;
-            standing.row.counts.trial += u64::from(is_canary);
-        }
-        standing.row.counts.failures += u64::from(blamed);
-        if done.is_some() || blamed {
-            // What a verdict follows from is stored with it; what is only counted can wait.
-            let noted = if is_canary || blamed { &mut self.changed } else { &mut self.counted };
-            noted.insert(digest.to_owned());
-        }
-        if let Some(sample) = done.flatten() {
-            standing.samples.add(sample);
-            self.raced(&name, digest, sample);
-        }
-        let is_racing = |s: &&Standing| s.race.is_some() && s.row.before.as_deref() == Some(digest);
-        let racing: Vec<String> =
-            self.of_name(&name).filter(is_racing).map(|s| s.row.digest.clone()).collect();
-        racing.iter().for_each(|canary| self.judge(canary, now_ms));
-        if is_canary && done.is_some() {
-            self.judge(digest, now_ms);
-        }
-    }
-
-    /// Takes down the time of a task in the races of its release.
-    fn raced(&mut self, name: &str, digest: &str, Sample { scene, seconds, .. }: Sample) {
-        for other in self.by_name.get(name).into_iter().flatten() {
-            let Some(standing) = self.standings.get_mut(other) else { continue };
-            let is_before = standing.row.before.as_deref() == Some(digest);
-            let racer = if is_before { Racer::Before } else { Racer::New };
-            let race = standing.race.as_mut().filter(|race| race.scene == scene);
-            if let Some(race) = race.filter(|_| is_before || standing.row.digest == digest) {
-                race.add(racer, seconds);
-            }
-        }
-    }
-
-    /// Returns the release that is to do the next task of a job in place of the one that it is
-    /// pinned to: that one looks slow, and the one before it does every second task.
-    pub fn races(&mut self, wish: &Wish, pin: &str, scene: u64) -> Option<String> {
-        let before = self.get(pin)?.row.before.clone()?;
-        let row = &self.get(&before).filter(|before| before.serves())?.row;
-        if wish.is_fixed() || !wish.wanted.accepts_row(row) {
-            return None;
-        }
-        let race = self.standings.get_mut(pin)?.race.as_mut().filter(|race| race.scene == scene)?;
-        (race.begin_next() == Racer::Before).then_some(before)
-    }
-
-    /// Looks whether enough is known of a canary.
-    fn judge(&mut self, digest: &str, now_ms: u64) {
-        let Some(standing) = self.standings.get(digest).filter(|s| s.row.state == ReleaseState::Canary)
-        else {
-            return;
-        };
-        let rules = self.rules.of_plugin(&standing.row.name);
-        let before = standing.row.before.as_ref().and_then(|before| self.standings.get(before));
-        if let Some(why) = before.and_then(|b| standing.samples.larger_than(&b.samples, rules)) {
-            return self.quarantine(digest, &why, now_ms);
-        }
-        match standing.race.as_ref().map(|race| (race.scene, race.verdict(rules))) {
-            Some((_, None)) => return,
-            Some((_, Some(Err(why)))) => return self.quarantine(digest, &why, now_ms),
-            Some((scene, Some(Ok(())))) => self.end_race(digest, scene),
-            None => {
-                let slow = before.and_then(|b| standing.samples.slower_scene(&b.samples, rules));
-                if let Some(scene) = slow {
-                    self.standings.entry(digest.to_owned()).and_modify(|s| s.race = Some(Race::new(scene)));
-                    return;
-                }
-            }
-        }
-        let standing = &self.standings[digest];
-        if standing.doubts > 0 {
-            return;
-        }
-        let rules = self.rules.of_plugin(&standing.row.name);
-        let age_ms = now_ms.saturating_sub(standing.row.since_ms);
-        if let Some(why) = rollout::is_proven(rules, &standing.row.counts, age_ms) {
-            self.prove(digest, &why, now_ms);
-        }
-    }
-
-    /// Ends a race that a new release has not lost. The times from before it came about under
-    /// another load.
-    fn end_race(&mut self, digest: &str, scene: u64) {
-        let Some(standing) = self.standings.get_mut(digest) else { return };
-        standing.race = None;
-        standing.samples.forget(scene);
-        let before = standing.row.before.clone();
-        if let Some(before) = before.and_then(|before| self.standings.get_mut(&before)) {
-            before.samples.forget(scene);
-        }
-    }
-
-    /// Notes that somebody else is to try what a release failed at, or that it was tried.
-    pub fn doubted(&mut self, digest: &str, begins: bool) {
-        if let Some(standing) = self.standings.get_mut(digest) {
-            let doubts = standing.doubts;
-            standing.doubts = if begins { doubts + 1 } else { doubts.saturating_sub(1) };
-        }
-    }
-
-    /// Lets canaries serve that were tried for long enough.
-    pub fn look_at_canaries(&mut self, now_ms: u64) {
-        let canaries = self.standings.values().filter(|s| s.row.state == ReleaseState::Canary);
-        let canaries: Vec<String> = canaries.map(|s| s.row.digest.clone()).collect();
-        canaries.iter().for_each(|digest| self.judge(digest, now_ms));
-    }
-
-    /// Whether what a release fails at is tried on the one before it: while it is on trial, and
-    /// for a generous time after that.
-    pub fn is_judged(&self, digest: &str, now_ms: u64) -> bool {
-        let Some(row) = self.get(digest).map(|standing| &standing.row) else { return false };
-        let days = self.rules.of_plugin(&row.name).fallback_days;
-        let is_young = now_ms.saturating_sub(row.since_ms) as f64 <= days * 86_400_000.0;
-        match row.state {
-            ReleaseState::Canary | ReleaseState::Quarantined => true,
-            // What its state was before does not matter: it was promoted not long ago.
-            _ => is_young,
-        }
     }
 
     /// Takes a release out of service that does harm.

@@ -135,7 +135,7 @@ impl Service {
         let releases = &self.parts.releases;
         {
             let (in_use, mut catalogue) = (releases.in_use(), releases.catalogue());
-            catalogue.expire(releases.vanish_grace_ms(), now_ms());
+            catalogue.expire(now_ms());
             catalogue.look_at_canaries(now_ms());
             catalogue.retire(&in_use, now_ms());
             catalogue.note_counts();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use semver::Version;
 
-use crate::config::file::{Config, Rollout};
+use crate::config::file::{Config, Rollout, seconds};
 use crate::events::EventKind;
 use crate::releases::Release;
 use crate::releases::requirement::Requirement;
@@ -21,6 +21,8 @@ pub struct Rules {
     pub own: BTreeMap<String, Rollout>,
     /// Whether other bytes of a version that is known are another build of it.
     pub dev: bool,
+    /// How long a release serves whose file is gone, in milliseconds.
+    pub vanish_ms: u64,
 }
 
 /// A release and what is known of it.
@@ -124,7 +126,8 @@ impl Rules {
             Some((name.clone(), grant.rollout.clone()?))
         };
         let all = if dev { Rollout::at_once() } else { config.rollout.clone() };
-        Self { all, own: config.plugin.iter().filter_map(own).collect(), dev }
+        let vanish_ms = seconds(config.releases.vanish_seconds).as_millis() as u64;
+        Self { all, own: config.plugin.iter().filter_map(own).collect(), dev, vanish_ms }
     }
 
     pub(super) fn of_plugin(&self, name: &str) -> &Rollout {

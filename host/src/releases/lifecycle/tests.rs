@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::file::Rollout;
 use crate::releases::release::Code;
+use crate::releases::rollout::Sample;
 use crate::terms::Upgrade;
 
 fn release(version: &str, tag: &str) -> Release {
