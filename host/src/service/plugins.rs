@@ -57,10 +57,12 @@ impl Service {
 
     async fn look_at_one(&self, place: &Path) {
         let releases = &self.parts.releases;
+        // On which disk the folder lies is noted as long as something is there.
+        let known = releases.catalogue().places();
+        let is_lost = tokio::task::block_in_place(|| releases.shelf.look_for(&known));
         if std::fs::symlink_metadata(place).is_err() {
-            let known = releases.catalogue().places();
-            if tokio::task::block_in_place(|| releases.shelf.look_for(&known)) {
-                // A disk that is gone takes nothing away: it is trouble, and no order.
+            // A disk that is gone takes nothing away: it is trouble, and no order.
+            if is_lost {
                 return;
             }
             releases.catalogue().miss(place, now_ms());
