@@ -133,6 +133,8 @@ enum Command {
 struct Failure {
     code: u8,
     message: String,
+    /// Folders that Blender would have to read, if that is why.
+    within: Vec<PathBuf>,
 }
 
 /// Something was asked for that cannot be done.
@@ -147,12 +149,16 @@ const INTERRUPTED: u8 = 130;
 type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
 impl Failure {
+    fn new(code: u8, error: impl fmt::Display) -> Self {
+        Self { code, message: error.to_string(), within: Vec::new() }
+    }
+
     fn bad_input(error: impl fmt::Display) -> Self {
-        Self { code: BAD_INPUT, message: error.to_string() }
+        Self::new(BAD_INPUT, error)
     }
 
     fn failed(error: impl fmt::Display) -> Self {
-        Self { code: FAILED, message: error.to_string() }
+        Self::new(FAILED, error)
     }
 }
 

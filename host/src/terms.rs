@@ -211,12 +211,15 @@ pub struct Failure {
     /// Files that the scene needs and that workers may not read, if that is why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub withheld: Vec<PathBuf>,
+    /// The folders that hold them: `read` of a submission that lets workers read them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<PathBuf>,
 }
 
 impl Failure {
     /// Makes a failure.
     pub fn new(blame: Blame, message: impl Into<String>) -> Self {
-        Self { blame, message: message.into(), withheld: Vec::new() }
+        Self { blame, message: message.into(), withheld: Vec::new(), within: Vec::new() }
     }
 }
 

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::wire::{Reference, ReferenceKind};
+use super::wire::{Reference, ReferenceKind, SceneInfo};
+use super::worker::NEEDED;
 
 /// What was found of a scene's files.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,6 +16,13 @@ pub struct Found {
     pub files: BTreeSet<PathBuf>,
     /// What is not there, as the scene names it.
     pub missing: BTreeSet<PathBuf>,
+}
+
+/// Looks for the files that an open scene names, and notes those that are missing with it.
+pub fn look(info: &mut SceneInfo) -> BTreeSet<PathBuf> {
+    let Found { files, missing } = look_for(&std::mem::take(&mut info.references), NEEDED);
+    info.missing_files = missing.into_iter().collect();
+    files
 }
 
 /// Looks for the files that a scene names, up to `most` of them.

@@ -2,6 +2,7 @@
 //!
 //! Dropping the worker kills its process, and all that it started.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -222,9 +223,9 @@ impl Worker {
 
     /// Names those of some files that it may not read.
     pub async fn unreadable(&self, paths: &[PathBuf]) -> Result<Vec<PathBuf>, BlenderError> {
-        let unreadable: Vec<PathBuf> = self.call("files.unreadable", &wire::Unreadable { paths }).await?;
+        let unreadable: HashSet<PathBuf> = self.call("files.unreadable", &wire::Unreadable { paths }).await?;
         // It is asked for those, and for no others.
-        Ok(paths.iter().filter(|path| unreadable.contains(path)).cloned().collect())
+        Ok(paths.iter().filter(|path| unreadable.contains(*path)).cloned().collect())
     }
 
     /// Sets a property of the open scene.

@@ -17,11 +17,10 @@ use super::output::{self, File, Known, Staging};
 use super::{
     Attempt, CapabilityError, Code, ERROR_TEXT, Report, Result, SCENE, blocking, harmless, read_json,
 };
-use crate::blender::BlenderError;
 use crate::blender::pool::Held;
-use crate::blender::references::look_for;
 use crate::blender::wire::{self, Region, Samples};
-use crate::blender::worker::{NEEDED, Worker};
+use crate::blender::worker::Worker;
+use crate::blender::{BlenderError, references};
 use crate::folders;
 use crate::terms::{Capability, hexadecimal};
 
@@ -130,10 +129,11 @@ impl Scene {
         let inspect = async {
             let info = self.inner.lock().await.worker().await?.inspect().await;
             let mut info = heard(&self.attempt, info).await?;
-            let references = std::mem::take(&mut info.references);
-            let found = blocking(move || Ok(look_for(&references, NEEDED))).await?;
-            info.missing_files = found.missing.into_iter().collect();
-            Ok(info)
+            blocking(move || {
+                references::look(&mut info);
+                Ok(info)
+            })
+            .await
         };
         self.or_canceled(inspect).await
     }

@@ -140,7 +140,7 @@ impl Client {
             CallError::Answer(error) => {
                 // Refused, not found, in the wrong state: the person asked for something else.
                 let is_theirs = (-32003..=-32001).contains(&error.code) || error.code == INVALID_PARAMS;
-                Failure { code: if is_theirs { BAD_INPUT } else { FAILED }, message: error.message }
+                Failure::new(if is_theirs { BAD_INPUT } else { FAILED }, error.message)
             }
             CallError::Closed => Failure::failed("the host closed the connection"),
             CallError::Malformed(error) => Failure::failed(format!("the host answers strangely: {error}")),

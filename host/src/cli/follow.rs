@@ -7,7 +7,7 @@ use serde_json::json;
 use super::client::{Client, News};
 use super::progress::View;
 use super::stopping::Stopping;
-use super::{BAD_INPUT, FAILED, Failure, INTERRUPTED, Result, WITHHELD};
+use super::{BAD_INPUT, Failure, INTERRUPTED, Result, WITHHELD};
 use crate::events::EventKind;
 use crate::service::types::{HostState, Job};
 use crate::terms::{Blame, JobId, JobState, PauseCode};
@@ -95,19 +95,17 @@ pub(super) async fn held_up(client: &Client) -> Result<Option<&'static str>> {
 pub(super) fn told(job: &Job, rendering: bool) -> Result {
     match (&job.state, &job.error, &job.pause) {
         (JobState::Succeeded, ..) => Ok(()),
-        (JobState::Canceled, ..) => {
-            Err(Failure { code: INTERRUPTED, message: "stopped before all was rendered".to_owned() })
-        }
+        (JobState::Canceled, ..) => Err(Failure::new(INTERRUPTED, "stopped before all was rendered")),
         (JobState::Paused, _, Some(pause)) => {
             Err(Failure::failed(format!("job {} is paused: {}", job.id, pause.message)))
         }
         (_, Some(error), _) if !error.withheld.is_empty() => {
-            Err(Failure { code: WITHHELD, message: error.message.clone() })
+            Err(Failure { within: error.within.clone(), ..Failure::new(WITHHELD, &error.message) })
         }
         (_, Some(error), _) if !rendering && matches!(error.blame, Blame::Client | Blame::Blender) => {
-            Err(Failure { code: BAD_INPUT, message: error.message.clone() })
+            Err(Failure::new(BAD_INPUT, &error.message))
         }
-        (_, Some(error), _) => Err(Failure { code: FAILED, message: error.message.clone() }),
+        (_, Some(error), _) => Err(Failure::failed(&error.message)),
         (_, None, _) => {
             let (failed, tasks) = (job.failed, job.tasks);
             Err(Failure::failed(format!("{failed} of {tasks} tasks failed; the reasons stand above")))

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Failure, Result, table};
 use crate::config::DataDir;
-use crate::config::allowed::{Allowed, Project};
+use crate::config::allowed::{Allowed, Project, is_wide};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -64,7 +64,7 @@ pub(super) fn run(args: Args, data: &DataDir) -> Result {
 /// Lets the scenes of a folder read all of it.
 pub(super) fn allow(data: &DataDir, folder: &Path) -> Result {
     let folder = whole(folder)?;
-    if folder.parent().is_none() || std::env::home_dir().is_some_and(|home| home.starts_with(&folder)) {
+    if is_wide(&folder) {
         return Err(Failure::bad_input(format!(
             "{} holds more than a project: keys and mail, say\nallow the folder of the project",
             folder.display()

@@ -148,8 +148,8 @@ impl Wish {
 pub(super) async fn run(mut args: Args, data: Option<PathBuf>) -> Result {
     loop {
         let ended = render(&args, data.clone()).await;
-        let Err(Failure { code: WITHHELD, message }) = &ended else { return ended };
-        match ask(message, &args)? {
+        let Err(Failure { code: WITHHELD, message, within }) = &ended else { return ended };
+        match ask(message, within, &args)? {
             Some(Answer::Once(folders)) => args.wish.read.extend(folders),
             Some(Answer::Always(folders)) => {
                 let data = super::open(data.clone())?;
@@ -182,11 +182,9 @@ enum Answer {
 }
 
 /// Asks a person, if there is one, whether Blender may read what the scene needs.
-fn ask(message: &str, args: &Args) -> Result<Option<Answer>> {
+fn ask(message: &str, folders: &[PathBuf], args: &Args) -> Result<Option<Answer>> {
     let is_person = std::io::stdin().is_terminal() && std::io::stderr().is_terminal() && !args.json;
-    let flags = message.lines().find_map(|line| line.strip_prefix("let it with --read ")).unwrap_or_default();
-    let folders: Vec<PathBuf> = flags.split(" --read ").map(PathBuf::from).collect();
-    if !is_person || flags.is_empty() || folders.iter().any(|folder| args.wish.read.contains(folder)) {
+    if !is_person || folders.is_empty() || folders.iter().any(|folder| args.wish.read.contains(folder)) {
         return Ok(None);
     }
     let needs = message.lines().take_while(|line| !line.starts_with("let it with"));
@@ -196,8 +194,8 @@ fn ask(message: &str, args: &Args) -> Result<Option<Answer>> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
     Ok(match answer.trim().to_lowercase().as_str() {
-        "y" | "yes" => Some(Answer::Once(folders)),
-        "a" | "always" => Some(Answer::Always(folders)),
+        "y" | "yes" => Some(Answer::Once(folders.to_vec())),
+        "a" | "always" => Some(Answer::Always(folders.to_vec())),
         _ => None,
     })
 }

@@ -29,7 +29,7 @@ impl Stopping {
         tokio::select! {
             result = work => result,
             () = self.asked() => {
-                Err(Failure { code: INTERRUPTED, message: format!("stopped before {before}") })
+                Err(Failure::new(INTERRUPTED, format!("stopped before {before}")))
             }
         }
     }

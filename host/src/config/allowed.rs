@@ -58,6 +58,11 @@ pub enum Trust {
     },
 }
 
+/// Whether a folder holds more than a project can: it is the root, or has a home in it.
+pub fn is_wide(folder: &Path) -> bool {
+    folder.parent().is_none() || std::env::home_dir().is_some_and(|home| home.starts_with(folder))
+}
+
 impl Allowed {
     /// Reads what is allowed.
     pub fn read(data: &DataDir) -> io::Result<Self> {

@@ -343,11 +343,7 @@ impl Bounds {
         let memory = self.memory.map(|bytes| (Resource::RLIMIT_DATA, bytes));
         let cpu = self.cpu.map(|seconds| (Resource::RLIMIT_CPU, seconds));
         let mut limits = limits.into_iter().chain(memory).chain(cpu);
-        limits.try_for_each(|(resource, limit)| {
-            // Nobody may have more than the machine allows already, and fewer will often do.
-            let limit = limit.min(getrlimit(resource)?.1);
-            Ok(setrlimit(resource, limit, limit)?)
-        })
+        limits.try_for_each(|(resource, limit)| lower(resource, limit))
     }
 
     /// Lets the kernel count its processes and threads. It does so by user and namespace, since
@@ -364,8 +360,7 @@ impl Bounds {
             Kind::Plugin => PLUGIN_TASKS,
             Kind::Worker => WORKER_TASKS,
         };
-        let most = most.min(getrlimit(Resource::RLIMIT_NPROC)?.1);
-        Ok(setrlimit(Resource::RLIMIT_NPROC, most, most)?)
+        lower(Resource::RLIMIT_NPROC, most)
     }
 
     fn limit_files(&self) -> io::Result<()> {
@@ -407,6 +402,12 @@ pub fn graphics() -> Vec<PathBuf> {
     let devices = std::fs::read_dir("/dev").into_iter().flatten().flatten();
     let is_one = |name: &std::ffi::OsString| GRAPHICS.iter().any(|g| name.to_string_lossy().starts_with(g));
     devices.filter(|device| is_one(&device.file_name())).map(|device| device.path()).collect()
+}
+
+/// Lowers a limit. Nobody may have more than the machine allows already, and fewer will often do.
+fn lower(resource: Resource, limit: u64) -> io::Result<()> {
+    let limit = limit.min(getrlimit(resource)?.1);
+    Ok(setrlimit(resource, limit, limit)?)
 }
 
 /// Gives up what root may do because it is root.

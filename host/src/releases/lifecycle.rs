@@ -318,11 +318,9 @@ impl Catalogue {
 
     /// Lets a release begin that was passed over for a newer one, which is gone.
     fn begin_left_over(&mut self, name: &str, now_ms: u64) {
-        let is_passed_over =
-            |s: &&Standing| s.row.state == ReleaseState::Retired && !s.row.proven && s.serves();
         let has_proven =
             |of: &Standing| self.of_name(name).any(|s| s.row.proven && s.serves() && s.line() == of.line());
-        let next = self.of_name(name).filter(is_passed_over).filter(|s| !has_proven(s));
+        let next = self.of_name(name).filter(|s| s.is_passed_over() && !has_proven(s));
         let Some(row) = next.max_by_key(|s| s.rank()).map(|s| s.row.clone()) else { return };
         let before = self.before(name, &row.version, &row.digest).map(|s| s.row.digest.clone());
         self.edit(&row.digest).expect("it was just found").row.before = before;

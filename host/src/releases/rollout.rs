@@ -106,7 +106,7 @@ pub struct Race {
     /// Attempts begun by the new release and by the one before.
     begun: [usize; 2],
     /// The seconds of those that were done.
-    seconds: [Vec<f32>; 2],
+    seconds: [VecDeque<f32>; 2],
 }
 
 /// Who runs in a race.
@@ -121,7 +121,7 @@ pub enum Racer {
 impl Race {
     /// Begins a race.
     pub fn new(scene: u64) -> Self {
-        Self { scene, begun: [0; 2], seconds: [Vec::new(), Vec::new()] }
+        Self { scene, begun: [0; 2], seconds: Default::default() }
     }
 
     /// Says whose turn the next task is; counts it as begun. Each is the first of every second pair.
@@ -138,7 +138,7 @@ impl Race {
 
     /// Takes down how long a task took.
     pub fn add(&mut self, racer: Racer, seconds: f32) {
-        self.seconds[racer as usize].push(seconds);
+        self.seconds[racer as usize].push_back(seconds);
     }
 
     /// Says why the new release has lost, or that it has not; nothing while the race goes on.
@@ -153,7 +153,7 @@ impl Race {
             () if cannot_lose || is_futile => Some(Ok(())),
             () if lost < LOST => None,
             () => {
-                let middle = |of: &Vec<f32>| median(&of.iter().copied().collect()).unwrap_or_default();
+                let middle = |of| median(of).unwrap_or_default();
                 Some(Err(format!(
                     "it takes {:.3} s for what takes {:.3} s, more than {} times as long, \
                      in {lost} of {} pairs of tasks done in turn",

@@ -66,11 +66,11 @@ impl Shelf {
         if !is_lost {
             *before = device;
         }
-        if is_lost && !self.is_lost.swap(is_lost, Ordering::Relaxed) {
+        let was_lost = self.is_lost.swap(is_lost, Ordering::Relaxed);
+        if is_lost && !was_lost {
             let folder = self.plugins.display();
             tracing::warn!(%folder, "the folder of plugins is gone; what was in it serves on");
         }
-        self.is_lost.store(is_lost, Ordering::Relaxed);
         is_lost
     }
 

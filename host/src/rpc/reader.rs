@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -179,14 +180,17 @@ impl Reader {
             return Ok(None);
         }
         let mut room = None;
-        self.part(reading, line, KEPT as u64).await?;
+        let mut deadline = Instant::now() + self.limits.patience;
+        self.part(reading, line, KEPT as u64, deadline).await?;
         if line.last() != Some(&b'\n') && line.len() == KEPT {
             // Many long lines at a time wait here, in the buffers of those who send them.
             if let Some(shared) = &self.limits.shared {
-                let size = (self.limits.line >> 10).max(1) as u32;
+                let (size, since) = ((self.limits.line >> 10).max(1) as u32, Instant::now());
                 room = shared.clone().acquire_many_owned(size).await.ok();
+                // Whoever sends the line cannot help that it waits.
+                deadline += since.elapsed();
             }
-            self.part(reading, line, (self.limits.line + 1).saturating_sub(KEPT) as u64).await?;
+            self.part(reading, line, (self.limits.line + 1).saturating_sub(KEPT) as u64, deadline).await?;
         }
         match line.last() {
             Some(b'\n') if line.len() > KEPT && values(line) > VALUES => Err("a message has too many values"),
@@ -203,10 +207,11 @@ impl Reader {
         reading: &mut BufReader<impl AsyncRead + Unpin>,
         line: &mut Vec<u8>,
         most: u64,
+        deadline: Instant,
     ) -> Result<(), &'static str> {
         let most = most.min(self.limits.line as u64 + 1);
         let mut limited = (&mut *reading).take(most);
-        let read = tokio::time::timeout(self.limits.patience, limited.read_until(b'\n', line)).await;
+        let read = timeout_at(deadline, limited.read_until(b'\n', line)).await;
         // What cannot be read is as good as ended.
         read.map(drop).map_err(|_| "a message did not end in time")
     }

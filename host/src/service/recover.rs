@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
 
@@ -62,21 +62,23 @@ impl Service {
         }
         // Jobs that share a folder sweep it when they are taken up: what any of them had recorded
         // is put in its place before that.
+        let rows: Vec<(PathBuf, JobRow)> = rows.into_iter().map(|row| (folder(&row), row)).collect();
         let mut of_folder: HashMap<PathBuf, Vec<Output>> = HashMap::new();
-        for row in &rows {
-            of_folder.entry(folder(row)).or_default().extend(asides.remove(&row.id).into_iter().flatten());
+        for (folder, row) in &rows {
+            let asides = asides.remove(&row.id).into_iter().flatten();
+            of_folder.entry(folder.clone()).or_default().extend(asides);
         }
         // A few at first, so that a frame begins soon; then as many as share one flush of the disk.
         let (first, rest) = rows.split_at(rows.len().min(AT_FIRST));
         for some in [first].into_iter().chain(rest.chunks(AT_A_TIME)) {
-            let folders: HashSet<PathBuf> = some.iter().map(folder).collect();
-            let asides = folders.into_iter().filter_map(|folder| of_folder.remove_entry(&folder));
+            let folders: HashSet<&Path> = some.iter().map(|(folder, _)| folder.as_path()).collect();
+            let asides = folders.into_iter().filter_map(|folder| of_folder.remove_entry(folder));
             let reconciling = asides.map(async |(folder, asides)| match reconcile(asides).await {
                 Ok(()) => None,
                 Err(error) => Some((folder, error.to_string())),
             });
             let lost: HashMap<PathBuf, String> = join_all(reconciling).await.into_iter().flatten().collect();
-            let taking = some.iter().map(async |row| match lost.get(&folder(row)) {
+            let taking = some.iter().map(async |(folder, row)| match lost.get(folder) {
                 None => self.take_up(row.clone()).await,
                 Some(what) => self.cannot_take_up(row.clone(), ServiceError::Unavailable(what.clone())).await,
             });

@@ -8,12 +8,11 @@ use nix::unistd::{AccessFlags, access};
 use tokio::sync::mpsc;
 
 use super::End;
-use crate::blender::BlenderError;
-use crate::blender::references::{Found, look_for};
 use crate::blender::wire::SceneInfo;
-use crate::blender::worker::NEEDED;
+use crate::blender::{BlenderError, references};
 use crate::capability::blender::heard;
 use crate::capability::{Attempt, CapabilityError, Code, ERROR_TEXT, harmless};
+use crate::config::allowed;
 use crate::events::EventKind;
 use crate::frames::{FrameRange, Frames};
 use crate::jobs::JobSpec;
@@ -49,18 +48,19 @@ pub(super) async fn look(
     if spec.frames.is_none() {
         let _ = spec.scene_frames.set(frames_of(&info)?);
     }
-    let references = std::mem::take(&mut info.references);
-    let found = tokio::task::spawn_blocking(move || look_for(&references, NEEDED)).await;
-    let Found { files, missing } = found.map_err(|_| host("looking for files failed"))?;
-    let files: Vec<PathBuf> = files.into_iter().collect();
-    let closed = match files.is_empty() {
-        true => Vec::new(),
-        false => seen(scene.unreadable(&files).await, attempt).await?,
+    let looked = tokio::task::spawn_blocking(move || {
+        let files: Vec<PathBuf> = references::look(&mut info).into_iter().collect();
+        (info, files)
+    });
+    let panicked = |_| End::Failed(PluginError::Host("looking for files failed".to_owned()));
+    let (info, files) = looked.await.map_err(panicked)?;
+    let closed: BTreeSet<PathBuf> = match files.is_empty() {
+        true => BTreeSet::new(),
+        false => seen(scene.unreadable(&files).await, attempt).await?.into_iter().collect(),
     };
     // What this user may not read, Blender could not read either, confined or not.
     let (withheld, unreadable): (Vec<PathBuf>, Vec<PathBuf>) =
         closed.iter().cloned().partition(|file| access(file, AccessFlags::R_OK).is_ok());
-    info.missing_files = missing.into_iter().collect();
     for (about, message) in warnings(&info, &unreadable, &context.scene) {
         let warning = EventKind::Warning { job: context.id, about: Some(about), message };
         let append = move |writing: &mut Writing<'_>| writing.append(warning.clone());
@@ -86,10 +86,6 @@ pub(super) async fn look(
     scene.holds(context.wanted());
     let _ = mailbox.send(Message::Looked { job: context.id, content }).await;
     Ok(())
-}
-
-fn host(what: &str) -> End {
-    End::Failed(PluginError::Host(what.to_owned()))
 }
 
 /// Returns the frames that `blender -a` renders of a scene.
@@ -122,16 +118,14 @@ fn kept_from(scene: &Path, withheld: Vec<PathBuf>) -> Failure {
         folders[0].display()
     );
     let message = harmless(message, ERROR_TEXT);
-    Failure { withheld, ..Failure::new(Blame::Client, message) }
+    Failure { withheld, within: folders, ..Failure::new(Blame::Client, message) }
 }
 
 /// Returns the folder that holds a scene and the files that it needs; if that is the root or more
 /// than a home, the folders of the files.
 fn folders_of(scene: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
     let common = scene.ancestors().skip(1).find(|folder| files.iter().all(|file| file.starts_with(folder)));
-    let home = std::env::home_dir();
-    let is_wide = |folder: &&Path| home.as_deref().is_some_and(|home| home.starts_with(folder));
-    match common.filter(|folder| folder.parent().is_some() && !is_wide(folder)) {
+    match common.filter(|folder| !allowed::is_wide(folder)) {
         Some(common) => vec![common.to_owned()],
         None => {
             let own: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();

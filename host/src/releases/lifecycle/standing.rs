@@ -187,10 +187,14 @@ impl Standing {
         use ReleaseState::{Canary, Quarantined, Retired};
         match self.row.state {
             Canary | Quarantined => true,
-            // It was passed over for a newer one.
-            Retired => !self.row.proven && self.serves(),
+            Retired => self.is_passed_over(),
             _ => false,
         }
+    }
+
+    /// Whether it serves and was never tried, since a newer one came.
+    pub(super) fn is_passed_over(&self) -> bool {
+        self.row.state == ReleaseState::Retired && !self.row.proven && self.serves()
     }
 
     /// The order in which releases are preferred.

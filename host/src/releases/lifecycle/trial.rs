@@ -58,12 +58,13 @@ impl Catalogue {
     /// Returns the release that is to do the next task of a job in place of the one that it is
     /// pinned to: that one looks slow, and the one before it does every second task.
     pub fn races(&mut self, wish: &Wish, pin: &str, scene: u64) -> Option<String> {
-        let before = self.get(pin)?.row.before.clone()?;
+        let standing = self.get(pin).filter(|s| s.race.as_ref().is_some_and(|race| race.scene == scene))?;
+        let before = standing.row.before.clone()?;
         let row = &self.get(&before).filter(|before| before.serves())?.row;
         if wish.is_fixed() || !wish.wanted.accepts_row(row) {
             return None;
         }
-        let race = self.standings.get_mut(pin)?.race.as_mut().filter(|race| race.scene == scene)?;
+        let race = self.standings.get_mut(pin)?.race.as_mut()?;
         (race.begin_next() == Racer::Before).then_some(before)
     }
 
