@@ -34,6 +34,12 @@ MAX_SAMPLES = 16_777_216
 NO_DENOISER = "the scene denoises, which this Blender cannot (it is built without OpenImageDenoise)"
 NO_DENOISER_HINT = "turn denoising off in the scene, or use another Blender: `hotshoe blender install` gets one"
 MOVIE_FORMATS = {"AVI_JPEG", "AVI_RAW", "FFMPEG", "FRAMESERVER", "H264", "THEORA", "XVID"}
+# Endings of movies, and the container that each stands for; which codecs a container cannot do without.
+CONTAINERS = {".mp4": "MPEG4", ".mkv": "MKV", ".mov": "QUICKTIME", ".avi": "AVI", ".webm": "WEBM"}
+WEB_CODECS = {"codec": {"WEBM", "AV1"}, "audio_codec": {"NONE", "VORBIS", "OPUS"}}
+# Pictures with the view transform in them, and without.
+DISPLAYED = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".tga", ".webp", ".jp2", ".j2c", ".rgb"}
+LINEAR = {".exr", ".hdr"}
 
 
 class Failure(Exception):
@@ -98,8 +104,11 @@ class Progress:
         self._activity += 1
         match = re.search(r"(?:Sample|Rendering)\s+(\d+)\s*/\s*(\d+)", text or "")
         if match:
-            with self._lock:
-                self._samples = [int(match.group(1)), int(match.group(2))]
+            self.steps(int(match.group(1)), int(match.group(2)))
+
+    def steps(self, done, wanted):
+        with self._lock:
+            self._samples = [done, wanted]
 
     def _beat(self):
         while True:
@@ -223,6 +232,8 @@ class Scene:
             scene.render.use_persistent_data = False
         self.own = self.data.name
         self.blocked = [] if self.trust else blocked_scripts() + stop_style_modules()
+        # The frames of the movie that is being encoded.
+        self.encoding = None
         # Which frame an unbaked simulation has come to; none since the file was loaded.
         self.simulated = None
         # What was set when the scene was rendered last, and whether render data is kept since then.
@@ -233,6 +244,7 @@ class Scene:
         """Chooses the scene of the file, and what the host decides."""
         self.name, self.threads, self.cpu = name, threads, cpu
         choose_scene(name or self.own)
+        self.writes_movies = self.data.render.is_movie_format
         if threads:
             self.data.render.threads_mode, self.data.render.threads = "FIXED", threads
         self.check_device()
@@ -478,15 +490,36 @@ class Scene:
         own = os.path.basename(self.data.render.filepath.replace("\\", "/"))
         return os.path.join(directory, own if name is None else name)
 
+    def views(self):
+        """Names of the views that have files of their own; one without a name if they share them."""
+        render = self.data.render
+        if not render.use_multiview or render.image_settings.views_format != "INDIVIDUAL":
+            return [""]
+        return [view.name for view in render.views if view.use]
+
     def paths(self, frame, name):
         """Names of the files that a frame will be written to."""
-        render = self.data.render
+        return self.paths_of_all([frame], name)[0]
+
+    def paths_of_all(self, frames, name):
         with Journal() as changed:
-            changed.set(render, "filepath", self.output(name, "/"))
-            views = [""]
-            if render.use_multiview and render.image_settings.views_format == "INDIVIDUAL":
-                views = [v.name for v in render.views if v.use]
-            return [os.path.relpath(render.frame_path(frame=frame, view=v), "/") for v in views]
+            self.aim(name, "/", changed)
+            path, views = self.data.render.frame_path, self.views()
+            return [[os.path.relpath(path(frame=frame, view=v), "/") for v in views] for frame in frames]
+
+    def aim(self, name, directory, changed):
+        """Sets where pictures are written to; a scene that writes movies gives pictures to make them of."""
+        render = self.data.render
+        path = self.output(name, directory)
+        stem, ending = os.path.splitext(path)
+        if self.writes_movies and name is None and ending.lower() in CONTAINERS:
+            path = f"{stem}_"
+        if render.is_movie_format:
+            # What the movie would be encoded from: 8 bits a value, unless it has more.
+            depth = getattr(render.image_settings, "color_depth", "8")
+            choose_format(render.image_settings, "PNG", changed)
+            render.image_settings.color_depth = "8" if depth == "8" else "16"
+        changed.set(render, "filepath", path)
 
     def check_device(self):
         """Fails rather than to render on the CPU what asks for a GPU."""
@@ -513,13 +546,11 @@ class Scene:
         render = self.data.render
         self.check_device()
         self.check_denoiser()
-        if render.is_movie_format:
-            raise Failure("unsupported", f"the scene writes {render.image_settings.file_format}, a movie")
         self.simulate_up_to(frame, directory)
         self.keep_render_data("write")
         render = self.data.render
         with Journal() as changed:
-            changed.set(render, "filepath", self.output(name, directory))
+            self.aim(name, directory, changed)
             changed.set(render, "use_overwrite", True)
             changed.set(render, "use_placeholder", False)
             for node in file_output_nodes():
@@ -592,12 +623,10 @@ class Scene:
 
     def develop(self, image, frame, name, directory):
         render = self.data.render
-        if render.is_movie_format:
-            raise Failure("unsupported", f"the scene writes {render.image_settings.file_format}, a movie")
         picture = bpy.data.images.load(image)
         try:
             with Journal() as changed:
-                changed.set(render, "filepath", self.output(name, directory))
+                self.aim(name, directory, changed)
                 changed.set(render, "use_multiview", False)
                 file = render.frame_path(frame=frame)
                 picture.save_render(file, scene=self.data)
@@ -607,6 +636,151 @@ class Scene:
             raise Failure("blender", first_line(error)) from None
         finally:
             bpy.data.images.remove(picture)
+
+
+    # movies
+
+    def reel(self, frames, pictures, name):
+        """Names the movies that `encode` makes, one a view, each with the pictures that it is made of."""
+        each = self.paths_of_all(range(*frames), pictures)
+        with Journal() as changed:
+            self.aim_movie(frames, name, "/", changed)
+            path = self.data.render.frame_path
+            movies = [os.path.relpath(path(frame=frames[0], view=view), "/") for view in self.views()]
+        return [{"movie": movie, "pictures": of_view} for movie, of_view in zip(movies, zip(*each))]
+
+    def aim_movie(self, frames, name, directory, changed):
+        """Sets where a movie is written to, and makes it one if the scene writes pictures."""
+        scene, render = self.data, self.data.render
+        movie, settings = render.ffmpeg, render.image_settings
+        ending = os.path.splitext(name or "")[1].lower()
+        if name and ending not in CONTAINERS:
+            raise Failure("invalid-argument", f"'{name}' is no name of a movie\nlet it end in one of {', '.join(CONTAINERS)}")
+        if settings.file_format == "FRAMESERVER":
+            raise Failure("unsupported", "the scene serves its frames to another program, which is no movie")
+        if not render.is_movie_format or (name and settings.file_format != "FFMPEG" and ending != ".avi"):
+            choose_format(settings, "FFMPEG", changed)
+        if name and settings.file_format == "FFMPEG" and movie.format != CONTAINERS[ending]:
+            changed.set(movie, "format", CONTAINERS[ending])
+            if ending == ".webm":
+                for kind, fit in WEB_CODECS.items():
+                    if getattr(movie, kind) not in fit:
+                        changed.set(movie, kind, "OPUS" if kind == "audio_codec" else "WEBM")
+        if getattr(movie, "use_autosplit", False):
+            changed.set(movie, "use_autosplit", False)
+        if name:
+            changed.set(render, "use_file_extension", False)
+        changed.keep(scene, "frame_end", "frame_start")
+        scene.frame_end = frames[1] - 1
+        scene.frame_start, scene.frame_end = frames[0], frames[1] - 1
+        changed.set(scene, "frame_step", frames[2])
+        changed.set(render, "filepath", self.output(name, directory))
+
+    def encode(self, frames, name, pictures, directory):
+        """Makes movies of pictures: Blender's sequencer shows one a frame, over whatever else the scene has.
+
+        `pictures` is a folder with a folder for each view, and in it the pictures in their order. The scene
+        is worth nothing afterwards; the host ends this worker.
+        """
+        scene, render = self.data, self.data.render
+        self.encoding = range(*frames)
+        self.aim_movie(frames, name, directory, Journal())
+        paths = [render.frame_path(frame=frames[0], view=view) for view in self.views()]
+        render.use_file_extension, render.use_multiview = False, False
+        for switch in ("use_compositing", "use_stamp", "use_border", "use_persistent_data"):
+            setattr(render, switch, False)
+        render.use_sequencer, render.use_overwrite = True, True
+        # Where nothing makes a sound, nothing needs to be there but the pictures.
+        if not any(thing.type == "SPEAKER" for thing in scene.objects):
+            for collection in scene.collection.children[:]:
+                scene.collection.children.unlink(collection)
+            for thing in scene.collection.objects[:]:
+                scene.collection.objects.unlink(thing)
+        # Nobody looks at a picture twice.
+        bpy.context.preferences.system.memory_cache_limit = 64
+        for number, path in enumerate(paths):
+            reel = os.path.join(pictures, str(number))
+            strips = self.show(reel, sorted(os.listdir(reel)), frames)
+            render.filepath = path
+            run_render(animation=True)
+            check_movie(path, len(self.encoding))
+            for strip in strips:
+                self.strips().remove(strip)
+
+    def strips(self):
+        editor = self.data.sequence_editor or self.data.sequence_editor_create()
+        return editor.strips if hasattr(editor, "strips") else editor.sequences
+
+    def show(self, folder, names, frames):
+        """Lays pictures on top of the sequencer, without any change of their colours."""
+        scene, render = self.data, self.data.render
+        first = imbuf.load(os.path.join(folder, names[0]))
+        render.resolution_x, render.resolution_y = first.size
+        render.resolution_percentage = 100
+        first.free()
+        is_displayed = is_displayed_format(names[0])
+        if is_displayed:
+            plain(scene)
+        self.strips()
+        if hasattr(scene.sequence_editor, "display_stack"):
+            scene.sequence_editor.display_stack(None)
+        channel = max((strip.channel for strip in self.strips()), default=0) + 1
+        shown, step = [], frames[2]
+        # Each name that is added copies all before it.
+        for start in range(0, len(names), 1000):
+            part = [name for name in names[start : start + 1000] for _ in range(step)]
+            strip = self.strips().new_image(
+                name="pictures",
+                filepath=os.path.join(folder, part[0]),
+                channel=channel,
+                frame_start=frames[0] + start * step,
+                fit_method="ORIGINAL",
+            )
+            for name in part[1:]:
+                strip.elements.append(name)
+            strip.blend_type = "REPLACE"
+            if is_displayed:
+                strip.colorspace_settings.name = "Non-Color"
+            shown.append(strip)
+        return shown
+
+
+def is_displayed_format(name):
+    """Whether the view transform is in a picture already, by its name."""
+    ending = os.path.splitext(name)[1].lower()
+    if ending not in DISPLAYED | LINEAR:
+        raise Failure("unsupported", f"Blender makes no movie of {ending or 'such'} pictures\nrender them as PNG")
+    return ending in DISPLAYED
+
+
+def plain(scene):
+    """Shows colours as they are in the pictures."""
+    view, settings = scene.view_settings, scene.render.image_settings
+    if hasattr(settings, "color_management"):
+        settings.color_management = "FOLLOW_SCENE"
+    view.view_transform = "Raw"
+    for none in ("NONE", "None"):
+        try:
+            view.look = none
+        except TypeError:
+            continue
+    view.exposure, view.gamma, view.use_curve_mapping = 0, 1, False
+    if hasattr(view, "use_white_balance"):
+        view.use_white_balance = False
+    scene.sequencer_colorspace_settings.name = "Non-Color"
+    scene.render.dither_intensity = 0
+
+
+def check_movie(path, count):
+    """Reads a movie again: one that is cut off has fewer frames."""
+    try:
+        clip = bpy.data.movieclips.load(path)
+    except RuntimeError:
+        raise Failure("blender", f"the movie {os.path.basename(path)} cannot be read again") from None
+    found = clip.frame_duration
+    bpy.data.movieclips.remove(clip)
+    if found < count:
+        raise Failure("blender", f"the movie {os.path.basename(path)} has {found} frames instead of {count}")
 
 
 def check_pictures(directory):
@@ -636,6 +810,8 @@ def choose_format(settings, value, journal):
     """Sets the file format and what newer Blenders want with it."""
     # Blender adapts these to the format, and does not adapt them back.
     journal.keep(settings, "exr_codec", "color_depth", "color_mode")
+    movie = settings.id_data.render.ffmpeg
+    journal.keep(movie, *(p.identifier for p in movie.bl_rna.properties if not p.is_readonly))
     if hasattr(settings, "media_type"):
         journal.keep(settings, "file_format")
         media = "MULTI_LAYER_IMAGE" if value == "OPEN_EXR_MULTILAYER" else "IMAGE"
@@ -1064,6 +1240,8 @@ class Worker:
             "scene.write": lambda **how: self.loaded().write(**how),
             "scene.shot": lambda **how: self.loaded().shot(**how),
             "scene.develop": lambda **how: self.loaded().develop(**how),
+            "scene.reel": lambda **how: self.loaded().reel(**how),
+            "scene.encode": lambda **how: self.loaded().encode(**how),
             "files.unreadable": unreadable,
             "devices.list": devices,
         }
@@ -1143,7 +1321,14 @@ def main():
     def on_stats(*arguments):
         worker.progress.status(next((a for a in arguments if isinstance(a, str)), None))
 
+    @bpy.app.handlers.persistent
+    def on_write(scene, *_):
+        frames = worker.scene and worker.scene.encoding
+        if frames and scene.frame_current in frames:
+            worker.progress.steps(frames.index(scene.frame_current) + 1, len(frames))
+
     bpy.app.handlers.render_stats.append(on_stats)
+    bpy.app.handlers.render_write.append(on_write)
     # Once it has drawn something, Blender subdivides on the GPU, and Workbench is off by one from the
     # second frame on. An animation that plain Blender renders is subdivided on the CPU throughout.
     bpy.context.preferences.system.use_gpu_subdivision = False

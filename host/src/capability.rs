@@ -385,6 +385,14 @@ impl Attempt {
         let _ = self.reports.try_send(Report::Rendering { worker, progress });
     }
 
+    /// Says how far a movie is, unless nobody keeps up with it.
+    fn encoding(&self, _: u32, progress: Progress) {
+        let (done, all) = progress.samples.unwrap_or((0, 1));
+        let (fraction, message) =
+            (done as f32 / all.max(1) as f32, format!("picture {done} of {all} encoded"));
+        let _ = self.reports.try_send(Report::Progress { fraction: fraction.min(1.0), message });
+    }
+
     /// Tells the scheduler something.
     pub async fn report(&self, report: Report) {
         // The scheduler may have stopped to listen; the attempt is about to be cut.

@@ -44,7 +44,9 @@ impl Frames {
 }
 
 impl FrameRange {
-    fn len(&self) -> usize {
+    /// Counts its frames.
+    #[expect(clippy::len_without_is_empty, reason = "there is always a frame")]
+    pub fn len(&self) -> usize {
         (self.last.abs_diff(self.first) / self.step) as usize + 1
     }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::gpu::Lease;
 use crate::sys::hotshoe::plugin::blender as sys;
 pub use crate::sys::hotshoe::plugin::types::{SceneInfo, Shot};
-use crate::{File, Image, Result};
+use crate::{File, FrameRange, Image, Result};
 
 /// A scene loaded in a Blender that is the plugin's alone until this drops.
 #[derive(Debug)]
@@ -33,6 +33,17 @@ impl Scene {
     /// Lets Blender render a frame and write its files, all by itself.
     pub fn write(&self, frame: i32, name: Option<&str>) -> Result<Vec<File>> {
         Ok(self.0.write(frame, name)?)
+    }
+
+    /// Lets Blender make a movie of pictures that [`write`](Self::write) has left under the name
+    /// `pictures`; the ending of `name` says what kind of movie.
+    pub fn encode(
+        &self,
+        frames: FrameRange,
+        pictures: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<Vec<File>> {
+        Ok(self.0.encode(frames, pictures, name)?)
     }
 
     /// Starts to render a shot and returns at once.

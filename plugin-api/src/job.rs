@@ -130,6 +130,16 @@ impl PlannedTask {
         Self { frame: Some(frame), ..Self::new(format!("frame-{frame}")) }
     }
 
+    /// Returns its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the names of the tasks that must be done before this one.
+    pub fn comes_after(&self) -> &[String] {
+        &self.after
+    }
+
     /// Says which task must be done before this one.
     pub fn after(mut self, task: impl Into<String>) -> Self {
         self.after.push(task.into());

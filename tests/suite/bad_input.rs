@@ -129,9 +129,16 @@ fn settings_that_only_the_scene_can_refuse() {
 #[test]
 fn scenes_that_cannot_be_rendered_as_they_are() {
     let scene = |name: &str| Render::new(&installed().scene(name)).frames("1");
-    refused(scene("movie"), &["FFMPEG, a movie", "--set file_format=PNG"]);
     refused(scene("no_camera"), &["the scene has no camera", "add one in Blender"]);
     refused(scene("gpu"), &["asks for a GPU", "--device cpu"]);
+    refused(
+        Render::new(&installed().scene("movie")).frames("1,3-4"),
+        &["one range of frames", "--set file_format=PNG"],
+    );
+    refused(scene("small").args(["--movie", "a.gif"]), &["'a.gif' is no name of a movie", "end in .mp4"]);
+    refused(scene("small").args(["--movie", "/tmp/a.mp4"]), &["--movie names another", "--movie a.mp4"]);
+    let layers = scene("small").set("file_format", "OPEN_EXR_MULTILAYER").args(["--movie", "a.mp4"]);
+    refused(layers, &["no movie of OPEN_EXR_MULTILAYER", "file_format=OPEN_EXR"]);
     scene("movie").set("file_format", "PNG").run().expect(0);
     scene("gpu").args(["--device", "cpu"]).run().expect(0);
 }

@@ -94,6 +94,76 @@ fn both_views_of_a_stereo_scene_equal_those_of_plain_blender() {
 }
 
 #[test]
+fn movies_equal_those_of_plain_blender_to_the_byte() {
+    for blender in blenders() {
+        for (name, pictures, movies) in [
+            (
+                "movie",
+                (1..=4).map(|n| format!("film_{n:04}.png")).collect::<Vec<_>>(),
+                vec!["film_0001-0004.mp4"],
+            ),
+            (
+                "stereo_movie",
+                [2, 4, 6]
+                    .iter()
+                    .flat_map(|n| ["L", "R"].map(|side| format!("eyes_{n:04}_{side}.png")))
+                    .collect(),
+                vec!["eyes_L.mp4", "eyes_R.mp4"],
+            ),
+        ] {
+            let scene = blender.scene(name);
+            let folder = tempfile::tempdir().unwrap();
+            for file in [scene.clone(), scene.with_file_name("tone.wav")] {
+                std::fs::copy(&file, folder.path().join(file.file_name().unwrap())).unwrap();
+            }
+            let scene = folder.path().join(format!("{name}.blend"));
+            let mut ours = Render::with(&blender, &scene);
+            ours.run().expect(0);
+            let mut expected: Vec<String> = movies.iter().map(|movie| (*movie).to_owned()).collect();
+            expected.extend(pictures);
+            expected.sort();
+            assert_eq!(ours.files(), expected);
+            blender.render_plainly(&scene, &[]);
+            for movie in movies {
+                let [ours, theirs] =
+                    [&ours.out(), folder.path()].map(|out| std::fs::read(out.join(movie)).unwrap());
+                assert!(
+                    ours == theirs,
+                    "{movie} of {:?}: {} and {} bytes",
+                    blender.path,
+                    ours.len(),
+                    theirs.len()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_movie_of_linear_pictures_has_the_scenes_view_and_is_made_anew_of_other_pictures() {
+    let blender = crate::harness::installed();
+    let scene = blender.scene("small");
+    let mut render = Render::with(&blender, &scene).frames("1-3").set("file_format", "OPEN_EXR");
+    let movie = |render: &mut Render| std::fs::read(render.out().join("a.webm")).unwrap();
+    render = render.args(["--movie", "a.webm"]);
+    render.run().expect(0);
+    assert_eq!(render.files(), ["0001.exr", "0002.exr", "0003.exr", "a.webm"]);
+    let first = movie(&mut render);
+    assert_eq!(first[..4], [0x1a, 0x45, 0xdf, 0xa3], "it is a WebM");
+    // All is as it was: nothing is made again.
+    let written =
+        |render: &Render| std::fs::metadata(render.out().join("a.webm")).unwrap().modified().unwrap();
+    let before = written(&render);
+    render = render.args(["--resume"]);
+    render.run().expect(0);
+    assert_eq!(written(&render), before);
+    // One of its pictures is rendered anew from others.
+    render = render.set("samples", "1");
+    render.run().expect(0);
+    assert!(movie(&mut render) != first);
+}
+
+#[test]
 fn file_output_nodes_are_kept_inside_the_output_folder() {
     for blender in blenders() {
         let mut render = Render::with(&blender, &blender.scene("escape")).frames("1");

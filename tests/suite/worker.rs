@@ -221,12 +221,12 @@ async fn a_developed_shot_looks_like_a_written_frame() {
             .await
             .unwrap();
         worker.set("engine", &json!("CYCLES")).await.unwrap();
+        // A scene that writes movies leaves pictures.
         worker.open(&blender.scene("movie"), false, &Opening::default()).await.unwrap();
-        assert_eq!(code(worker.develop(&develop).await), "unsupported");
-        assert_eq!(
-            code(worker.write(&Write { frame: 1, name: None, directory, maker: MAKER }).await),
-            "unsupported"
-        );
+        assert_eq!(worker.develop(&develop).await.unwrap(), Path::new("film_0003.png"));
+        worker.write(&Write { frame: 1, name: None, directory, maker: MAKER }).await.unwrap();
+        assert!(Picture::read(&directory.join("film_0001.png")).shows_something());
+        assert!(worker.inspect().await.unwrap().is_movie);
     }
 }
 

@@ -420,9 +420,9 @@ impl Held {
     }
 
     /// Ends the worker instead of giving it back, and waits until it is gone.
-    pub async fn end(mut self) {
+    pub async fn end(mut self, reason: &str) {
         if let Some(worker) = self.worker.take() {
-            self.pool.forget(worker.id, "its work was canceled");
+            self.pool.forget(worker.id, reason);
             worker.stop().await;
         }
     }

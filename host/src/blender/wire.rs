@@ -181,6 +181,43 @@ pub struct Develop<'a> {
     pub directory: &'a Path,
 }
 
+/// `scene.reel`
+#[derive(Debug, Serialize)]
+pub struct FindReel<'a> {
+    /// The frames.
+    pub frames: Steps,
+    /// The name of the pictures, or none for the scene's.
+    pub pictures: Option<&'a str>,
+    /// The name of the movie, or none for the scene's.
+    pub name: Option<&'a str>,
+}
+
+/// `scene.encode`
+#[derive(Debug, Serialize)]
+pub struct Encode<'a> {
+    /// The frames.
+    pub frames: Steps,
+    /// The name of the movie, or none for the scene's.
+    pub name: Option<&'a str>,
+    /// A folder with a folder for each movie, 0, 1, ..., and in it its pictures in their order.
+    pub pictures: &'a Path,
+    /// Where the movies go.
+    pub directory: &'a Path,
+}
+
+/// Frames as Python's `range` takes them: the first, the one after the last, the step.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Steps(pub i32, pub i32, pub u32);
+
+/// A part of the answer to `scene.reel`: a movie, and the pictures it is made of.
+#[derive(Debug, Deserialize)]
+pub struct Reel {
+    /// The movie.
+    pub movie: Below,
+    /// The picture of each frame.
+    pub pictures: Vec<Below>,
+}
+
 /// The answer to `scene.inspect`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "as in the contract, with warnings for people")]

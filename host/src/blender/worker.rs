@@ -260,6 +260,16 @@ impl Worker {
         Ok(path.into())
     }
 
+    /// Names the movies of some frames, one a view, with the pictures of each.
+    pub async fn reel(&self, request: &wire::FindReel<'_>) -> Result<Vec<wire::Reel>, BlenderError> {
+        self.call("scene.reel", request).await
+    }
+
+    /// Makes movies of pictures. The scene is to be loaded anew afterwards.
+    pub async fn encode(&self, request: &wire::Encode<'_>) -> Result<(), BlenderError> {
+        self.call("scene.encode", request).await
+    }
+
     /// Lists the devices that Blender sees.
     pub async fn devices(&self) -> Result<serde_json::Value, BlenderError> {
         self.call("devices.list", &serde_json::json!({})).await

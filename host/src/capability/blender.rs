@@ -1,5 +1,7 @@
 //! `blender`: scenes in workers, whole frames and shots.
 
+mod movie;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +45,8 @@ pub struct Scene {
 struct Inner {
     attempt: Arc<Attempt>,
     held: Option<Held>,
+    /// A folder that the next worker may read, beside what all may.
+    reads: Option<PathBuf>,
     settings: Vec<(String, Value)>,
     shots: u32,
 }
@@ -76,7 +80,7 @@ pub async fn open(attempt: &Arc<Attempt>, scene: &str) -> Result<Scene> {
         let message = "an attempt holds one scene at a time; drop the other one first";
         return Err(CapabilityError::new(Code::Limit, message));
     }
-    let inner = Inner { attempt: attempt.clone(), held: None, settings: Vec::new(), shots: 0 };
+    let inner = Inner { attempt: attempt.clone(), held: None, reads: None, settings: Vec::new(), shots: 0 };
     let scene = Scene { attempt: attempt.clone(), inner: Arc::new(Mutex::new(inner)) };
     scene.or_canceled(async { scene.inner.lock().await.worker().await.map(drop) }).await?;
     Ok(scene)
@@ -111,7 +115,9 @@ impl Inner {
         let held = match self.held.take() {
             Some(held) => held,
             None => {
-                let opening = attempt.waiting(attempt.job.pool.open(attempt.job.wanted()));
+                let mut wanted = attempt.job.wanted();
+                wanted.read.extend(self.reads.clone());
+                let opening = attempt.waiting(attempt.job.pool.open(wanted));
                 let held = heard(attempt, opening.await).await?;
                 for (path, value) in &self.settings {
                     held.set(path, value).await?;
@@ -182,17 +188,13 @@ impl Scene {
             }
             let (directory, maker) = (empty_folder(worker)?, &self.attempt.by.name);
             let request = wire::Write { frame, name, directory: &directory, maker };
-            let written = self.watched(worker, worker.write(&request)).await?;
+            let written = self.watched(worker, worker.write(&request), Attempt::rendering).await?;
             let staging = self.take(inner, directory, &paths, written.unread).await?;
             Ok(Done::Now { staging, paths, step })
         };
         match self.or_canceled(write).await? {
             Done::Now { staging, paths, step } => self.publish(staging, paths, step).await,
-            Done::Before(files) => {
-                self.attempt.has_kept.store(true, Ordering::Relaxed);
-                output::own(&files, &self.attempt).await?;
-                Ok(files)
-            }
+            Done::Before(files) => self.own(files).await,
             Done::Kept(files) => {
                 self.attempt.has_kept.store(true, Ordering::Relaxed);
                 output::keep(&files, &self.attempt).await?;
@@ -232,7 +234,8 @@ impl Scene {
         let worker = inner.worker().await?;
         let file = worker.home().join(format!("shot-{number}.exr"));
         let Shot { frame, region, samples } = shot;
-        self.watched(worker, worker.shot(&wire::Shot { frame, region, samples, file: &file })).await?;
+        let shot = wire::Shot { frame, region, samples, file: &file };
+        self.watched(worker, worker.shot(&shot), Attempt::rendering).await?;
         let (count, attempt) = (samples.map_or(0, |s| s.count), self.attempt.clone());
         blocking(move || {
             // Nobody else gets the worker before its file is gone.
@@ -301,6 +304,13 @@ impl Scene {
         taken.await.map(Some)
     }
 
+    /// Makes files that were made from the same before those of this attempt.
+    async fn own(&self, files: Vec<File>) -> Result<Vec<File>> {
+        self.attempt.has_kept.store(true, Ordering::Relaxed);
+        output::own(&files, &self.attempt).await?;
+        Ok(files)
+    }
+
     /// Puts what was taken over in its place.
     async fn publish(
         &self,
@@ -318,10 +328,11 @@ impl Scene {
         &self,
         worker: &Worker,
         work: impl Future<Output = Result<T, BlenderError>>,
+        tell: fn(&Attempt, u32, wire::Progress),
     ) -> Result<T> {
         let mut signs = worker.signs();
         signs.mark_unchanged();
-        self.attempt.rendering(worker.id, wire::Progress::default());
+        tell(&self.attempt, worker.id, wire::Progress::default());
         let mut told = Instant::now();
         tokio::pin!(work);
         loop {
@@ -331,7 +342,7 @@ impl Scene {
                     let now = signs.borrow_and_update().progress;
                     if told.elapsed() >= PROGRESS {
                         told = Instant::now();
-                        self.attempt.rendering(worker.id, now);
+                        tell(&self.attempt, worker.id, now);
                     }
                 }
             }
@@ -349,7 +360,7 @@ impl Scene {
         // A worker that was interrupted must be gone before what it writes into is.
         // Whoever else has the lock, or waits for it, is canceled too.
         if let Some(held) = self.inner.lock().await.held.take_if(|held| !held.is_idle()) {
-            held.end().await;
+            held.end("its work was canceled").await;
         }
         Err(error)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -82,6 +83,7 @@ impl View {
             Self::Json => {}
             Self::Lines(Lines { tally }) | Self::Bars(Bars { tally, .. }) => {
                 ending(job, took).iter().for_each(|ending| say!("{ending}"));
+                tally.wholes.iter().for_each(|file| say!("{}", harmless(&file.display().to_string())));
                 tally.slow().iter().for_each(|slow| tell!("{slow}"));
                 match tally.warnings {
                     0 => {}
@@ -113,6 +115,10 @@ struct Tally {
     slowest: Option<(String, f64)>,
     seconds: f64,
     done: u32,
+    /// The files of tasks that are under way.
+    files: HashMap<String, Vec<PathBuf>>,
+    /// Files that are of no one frame, such as a movie.
+    wholes: Vec<PathBuf>,
 }
 
 impl Tally {
@@ -134,10 +140,15 @@ impl Tally {
             EventKind::TaskState { id, frame, state: TaskState::Done, seconds, .. } => {
                 self.ended += 1;
                 self.done += 1;
+                let files = self.files.remove(id).unwrap_or_default();
+                self.wholes.extend(files.into_iter().filter(|_| frame.is_none()));
                 self.seconds += seconds;
                 if self.slowest.as_ref().is_none_or(|(_, slowest)| slowest < seconds) {
                     self.slowest = Some((title(id, *frame), *seconds));
                 }
+            }
+            EventKind::FileWritten { task: Some(task), path, .. } => {
+                self.files.entry(task.clone()).or_default().push(path.clone());
             }
             EventKind::TaskState { state: TaskState::Failed, .. } => self.ended += 1,
             EventKind::TasksCanceled { count, .. } => self.ended += count,

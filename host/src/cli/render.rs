@@ -44,6 +44,10 @@ pub(super) struct Wish {
     /// Where the pictures go [default: SCENE-frames beside the scene].
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Make a movie of the pictures at the end: its name in the output folder, or a path whose folder
+    /// is the output folder (.mp4, .mkv, .mov, .avi or .webm).
+    #[arg(long, value_name = "FILE")]
+    movie: Option<PathBuf>,
     /// The device to render on [default: as the scene says].
     #[arg(long, value_enum)]
     device: Option<Device>,
@@ -120,6 +124,22 @@ impl Wish {
             true => absolute(Path::new(&self.renderer))?.display().to_string(),
             false => self.renderer.clone(),
         };
+        let (mut settings, mut out) = (self.settings.clone(), self.out.clone());
+        if let Some(movie) = &self.movie {
+            let (folder, name) = (movie.parent().unwrap_or(Path::new("")), movie.file_name());
+            let name = name.and_then(|name| name.to_str()).ok_or_else(|| {
+                Failure::bad_input(format!(
+                    "'{}' is no name of a movie\nwrite --movie shot.mp4",
+                    movie.display()
+                ))
+            })?;
+            if !folder.as_os_str().is_empty() && out.replace(folder.to_owned()).is_some() {
+                return Err(Failure::bad_input(format!(
+                    "the movie goes to the folder of --out, and --movie names another\nwrite --movie {name}"
+                )));
+            }
+            settings.push(format!("movie={name}"));
+        }
         let mut submission = Submission {
             scene: absolute(&self.scene)?,
             frames: self.frames.as_ref().map(Frames::to_string).unwrap_or_default(),
@@ -127,8 +147,8 @@ impl Wish {
             read: self.read.iter().map(|folder| absolute(folder)).collect::<Result<_>>()?,
             trust: None,
             renderer,
-            settings: Settings::Texts(self.settings.clone()),
-            out: self.out.as_deref().map(absolute).transpose()?,
+            settings: Settings::Texts(settings),
+            out: out.as_deref().map(absolute).transpose()?,
             skip_existing: self.skip_existing,
             resume: self.resume,
             strict: self.strict,

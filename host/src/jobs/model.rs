@@ -257,13 +257,21 @@ impl Plan {
     }
 
     /// Makes tasks that were done ready again, since what they made is gone. What
-    /// comes after them and was not begun waits for them anew; what comes after a task
-    /// that is lost is lost as well.
+    /// comes after them waits for them anew, also if it was done: it was made of what is
+    /// gone. What comes after a task that is lost is lost as well.
     pub fn undo(&mut self, names: &[String]) {
         for name in names {
             if let Some(&index) = self.by_name.get(name)
                 && self.tasks[index].row.state == TaskState::Done
             {
+                self.change(index, TaskState::Ready);
+            }
+        }
+        // A task comes after those before it in the plan.
+        for index in 0..self.tasks.len() {
+            let row = &self.tasks[index].row;
+            let is_done = |name| self.tasks[self.by_name[name]].row.state == TaskState::Done;
+            if row.state == TaskState::Done && !row.after.iter().all(is_done) {
                 self.change(index, TaskState::Ready);
             }
         }
@@ -518,6 +526,12 @@ mod tests {
         for index in [a, b, 2] {
             assert_eq!(plan.start(), Some(index));
             assert_eq!(plan.start(), None);
+            plan.finish(index, TaskState::Done, false);
+        }
+        // What was made of it is made anew.
+        plan.undo(&["b".to_owned()]);
+        for index in [b, 2] {
+            assert_eq!((plan.start(), plan.start()), (Some(index), None));
             plan.finish(index, TaskState::Done, false);
         }
         assert_eq!((plan.open(), plan.done()), (0, 3));

@@ -13,6 +13,7 @@ pub mod hotshoe {
             pub use super::image::Image;
             pub use super::types::Error;
             pub use super::types::File;
+            pub use super::types::FrameRange;
             pub use super::types::SceneInfo;
             pub use super::types::Shot;
             /// A scene loaded in a worker. Dropping it restores everything that was
@@ -61,10 +62,11 @@ pub mod hotshoe {
                 ///
                 /// `name` is the file name without its ending, `#` standing for digits
                 /// of the frame; absent means the name that the scene gives. Files
-                /// appear whole or not at all.
+                /// appear whole or not at all. A scene that writes movies leaves PNG
+                /// pictures here, of which `encode` makes them.
                 ///
-                /// Fails with `unsupported` for a movie format, `blender` if Blender
-                /// fails, `host` if the folder cannot be written, `canceled`.
+                /// Fails with `blender` if Blender fails, `host` if the folder cannot be
+                /// written, `canceled`.
                 pub fn write(
                     &self,
                     frame: i32,
@@ -99,6 +101,31 @@ pub mod hotshoe {
                     process::ask(
                         "scene.develop",
                         json!({"scene": self.0, "image": image, "frame": frame, "name": name}),
+                    )
+                }
+
+                /// Lets Blender make a movie of pictures that the job has written or kept, one
+                /// a frame, with the scene's own codec, frame rate and sound; a movie a view if
+                /// views have files of their own. The movie appears whole or not at all.
+                ///
+                /// `pictures` is the name that `write` was given. `name` is that of the movie,
+                /// whose ending says what it is: `.mp4`, `.mkv`, `.mov`, `.avi` or `.webm`;
+                /// absent means the name and kind that the scene gives.
+                ///
+                /// Fails with `not-found` for a frame without its picture, `invalid-argument`
+                /// for another ending, `unsupported` for pictures that no movie is made of
+                /// (OpenEXR files of several layers, Cineon, DPX), `limit` for more than
+                /// 100,000 frames, `blender` if Blender fails, `host` if the folder cannot be
+                /// written, `canceled`.
+                pub fn encode(
+                    &self,
+                    frames: super::types::FrameRange,
+                    pictures: Option<&str>,
+                    name: Option<&str>,
+                ) -> Result<Vec<super::types::File>, super::types::Error> {
+                    process::ask(
+                        "scene.encode",
+                        json!({"scene": self.0, "frames": frames, "pictures": pictures, "name": name}),
                     )
                 }
             }
@@ -502,7 +529,8 @@ pub mod hotshoe {
                 pub views: Vec<String>,
                 /// File format of the scene's output: `PNG`, `OPEN_EXR`, `FFMPEG`, ...
                 pub file_format: String,
-                /// Whether that format is a movie, which one frame cannot be written to.
+                /// Whether that format is a movie: `write` leaves PNG pictures then, and `encode`
+                /// makes the movie of them.
                 pub is_movie: bool,
                 /// Whether a compositor or sequencer works on the picture after rendering.
                 pub post_processing: bool,

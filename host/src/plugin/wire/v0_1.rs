@@ -101,6 +101,15 @@ pub async fn call(held: &mut Held, method: &str, mut arguments: Arguments) -> Re
             let done = blender::HostScene::develop(&mut held.handles, scene, image, frame, name).await;
             held.answered(done)
         }
+        "scene.encode" => {
+            let scene = held.take(&mut arguments, "scene")?;
+            let frames = held.take(&mut arguments, "frames")?;
+            let pictures = held.take(&mut arguments, "pictures")?;
+            let name = held.take(&mut arguments, "name")?;
+            arguments.end()?;
+            let done = blender::HostScene::encode(&mut held.handles, scene, frames, pictures, name).await;
+            held.answered(done)
+        }
         "render.result" => {
             let render = held.take(&mut arguments, "render")?;
             arguments.end()?;

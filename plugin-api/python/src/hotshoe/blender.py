@@ -9,7 +9,7 @@ from typing import Any, List, Optional
 from . import _process
 from .gpu import Lease
 from .image import Image
-from .types import File, SceneInfo, Shot
+from .types import File, FrameRange, SceneInfo, Shot
 
 
 class Scene(_process.Handle):
@@ -59,10 +59,11 @@ class Scene(_process.Handle):
 
         `name` is the file name without its ending, `#` standing for digits
         of the frame; absent means the name that the scene gives. Files
-        appear whole or not at all.
+        appear whole or not at all. A scene that writes movies leaves PNG
+        pictures here, of which `encode` makes them.
 
-        Fails with `unsupported` for a movie format, `blender` if Blender
-        fails, `host` if the folder cannot be written, `canceled`.
+        Fails with `blender` if Blender fails, `host` if the folder cannot be
+        written, `canceled`.
         """
         answer: List[File] = _process.ask("scene.write", List[File], scene=self, frame=frame, name=name)
         return answer
@@ -88,6 +89,24 @@ class Scene(_process.Handle):
         Fails like `write`.
         """
         answer: File = _process.ask("scene.develop", File, scene=self, image=image, frame=frame, name=name)
+        return answer
+
+    def encode(self, frames: FrameRange, pictures: Optional[str] = None, name: Optional[str] = None) -> List[File]:
+        """Lets Blender make a movie of pictures that the job has written or kept, one
+        a frame, with the scene's own codec, frame rate and sound; a movie a view if
+        views have files of their own. The movie appears whole or not at all.
+
+        `pictures` is the name that `write` was given. `name` is that of the movie,
+        whose ending says what it is: `.mp4`, `.mkv`, `.mov`, `.avi` or `.webm`;
+        absent means the name and kind that the scene gives.
+
+        Fails with `not-found` for a frame without its picture, `invalid-argument`
+        for another ending, `unsupported` for pictures that no movie is made of
+        (OpenEXR files of several layers, Cineon, DPX), `limit` for more than
+        100,000 frames, `blender` if Blender fails, `host` if the folder cannot be
+        written, `canceled`.
+        """
+        answer: List[File] = _process.ask("scene.encode", List[File], scene=self, frames=frames, pictures=pictures, name=name)
         return answer
 
 

@@ -198,7 +198,7 @@ class SceneInfo:
         view_layers: Names of all view layers, in the scene's order.
         views: Names of the views of a multi-view scene; empty for a plain one.
         file_format: File format of the scene's output: `PNG`, `OPEN_EXR`, `FFMPEG`, ...
-        is_movie: Whether that format is a movie, which one frame cannot be written to.
+        is_movie: Whether that format is a movie: `write` leaves PNG pictures then, and `encode` makes the movie of them.
         post_processing: Whether a compositor or sequencer works on the picture after rendering.
         missing_files: Files the scene wants and that do not exist.
         blocked_scripts: Scripts and drivers in the scene that Hotshoe keeps from running.
