@@ -129,6 +129,27 @@ fn every_misbehaviour_is_contained_and_named() {
 }
 
 #[test]
+fn the_kernel_counts_the_processes_of_a_plugin() {
+    let kernel = nix::sys::utsname::uname().unwrap();
+    let version = kernel.release().to_str().unwrap();
+    let mut numbers = version.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    if nix::unistd::Uid::current().is_root() && (numbers.next(), numbers.next()) < (Some(6), Some(14)) {
+        return eprintln!("Linux {version} does not count those of root");
+    }
+    let mut farm = farm();
+    // What the host itself sees now and then is no limit here.
+    farm.config =
+        farm.config.replace("count = 20", "count = 10000").replace("memory_mib = 200", "memory_mib = 20000");
+    farm.serve();
+    let (ended, said) = farm.suffers(&villain(&farm, "forks_until_refused", ""));
+    assert_eq!(ended, "failed");
+    let count = said.split_once("refused after ").and_then(|(_, rest)| rest.split_once(':'));
+    let count: u32 = count.unwrap_or_else(|| panic!("{said}")).0.parse().unwrap();
+    assert!((200..=812).contains(&count), "{said}");
+    nobody_is_left(&farm);
+}
+
+#[test]
 fn numbers_of_other_attempts_and_of_what_is_gone_are_refused() {
     let mut farm = farm();
     farm.serve();

@@ -122,6 +122,8 @@ pub const OPEN_FILES: u64 = 4096;
 /// renderers start a thread or more for each processor.
 const PLUGIN_TASKS: u64 = 512;
 const WORKER_TASKS: u64 = 8192;
+/// The kernel gives numbers below this only once.
+const RESERVED_NUMBERS: u64 = 300;
 
 /// The calls of the kernel that fail with "permission denied" for all.
 const REFUSED: [i64; 8] = [
@@ -346,20 +348,26 @@ impl Bounds {
         limits.try_for_each(|(resource, limit)| lower(resource, limit))
     }
 
-    /// Lets the kernel count its processes and threads. It does so by user and namespace, since
-    /// Linux 5.14: before that, those of the whole user count. Root's are never counted.
+    /// Lets the kernel count its processes and threads. Since Linux 6.14 each PID namespace has its own
+    /// highest number, which holds for root, too. Since 5.14 those of other users are counted by user
+    /// and namespace; before that, all of the user count.
     fn limit_tasks(&self) -> io::Result<()> {
         let kernel = nix::sys::utsname::uname()?;
         let mut numbers =
             kernel.release().to_str().unwrap_or_default().split(['.', '-']).map(str::parse::<u32>);
         let version = (numbers.next().and_then(Result::ok), numbers.next().and_then(Result::ok));
-        if version < (Some(5), Some(14)) || nix::unistd::Uid::current().is_root() {
-            return Ok(());
-        }
         let most = match self.kind {
             Kind::Plugin => PLUGIN_TASKS,
             Kind::Worker => WORKER_TASKS,
         };
+        // An older kernel would take it for the whole machine.
+        if version >= (Some(6), Some(14)) {
+            // In some containers it cannot be written: docs/SECURITY.md says so.
+            let _ = std::fs::write("/proc/sys/kernel/pid_max", (most + RESERVED_NUMBERS).to_string());
+        }
+        if version < (Some(5), Some(14)) || nix::unistd::Uid::current().is_root() {
+            return Ok(());
+        }
         lower(Resource::RLIMIT_NPROC, most)
     }
 
