@@ -73,6 +73,9 @@ struct Cli {
     /// Keep everything durable in DIR.
     #[arg(long, global = true, value_name = "DIR", env = "HOTSHOE_DATA")]
     data: Option<PathBuf>,
+    /// Also before the command; each that uses it takes it from there.
+    #[command(flatten)]
+    _at: client::At,
     /// Say more on stderr: -v for steps, -vv for details, -vvv for all that Blender prints.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,

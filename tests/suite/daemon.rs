@@ -655,6 +655,9 @@ fn the_command_line_shows_and_steers_a_host() {
     farm.run(&["job", "show", "01a1ff7f-d264-763e-be1d-f07806c60938"]).expect(2).tells(&["there is no job"]);
     farm.signal(Signal::SIGTERM);
     farm.run(&["job", "list"]).expect(1).tells(&["no host listens", "hotshoe serve"]);
+    for command in [&["--socket", "/nowhere", "job", "list"], &["job", "list", "--socket", "/nowhere"]] {
+        farm.run(command).expect(1).tells(&["no host listens at /nowhere", "hotshoe serve"]);
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ const HELLO: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct At {
     /// The socket of the host [default: where `hotshoe serve` listens].
-    #[arg(long, value_name = "PATH", env = "HOTSHOE_SOCKET")]
+    #[arg(long, global = true, value_name = "PATH", env = "HOTSHOE_SOCKET")]
     pub socket: Option<PathBuf>,
 }
 
