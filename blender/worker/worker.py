@@ -300,7 +300,7 @@ class Scene:
     def warnings(self):
         """What will go wrong with this scene in this Blender, in sentences."""
         lacking = [f"{NO_DENOISER}: its frames will fail; {NO_DENOISER_HINT}"] if self.lacks_denoiser() else []
-        return lacking + unknown_nodes()
+        return lacking + old_file() + unknown_nodes()
 
     def lacks_denoiser(self):
         if self.data.render.engine != "CYCLES" or not self.data.cycles.use_denoising or has_denoiser():
@@ -1154,6 +1154,15 @@ def readable(file):
             return True
     except OSError:
         return False
+
+
+def old_file():
+    """Says that the file is from before 2.80, which replaced Blender's own renderer and its materials."""
+    major, minor, _ = bpy.data.version
+    if (major, minor) >= (2, 80):
+        return []
+    what = f"the scene was saved by Blender {major}.{minor}, before 2.80: this Blender converts it"
+    return [f"{what}, and no longer has the renderer 'Blender Render'"]
 
 
 def unknown_nodes():
