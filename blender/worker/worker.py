@@ -655,7 +655,7 @@ class Scene:
         movie, settings = render.ffmpeg, render.image_settings
         ending = os.path.splitext(name or "")[1].lower()
         if name and ending not in CONTAINERS:
-            raise Failure("invalid-argument", f"'{name}' is no name of a movie\nlet it end in one of {', '.join(CONTAINERS)}")
+            raise Failure("invalid-argument", f"'{name}' is not the name of a movie\nlet it end in one of {', '.join(CONTAINERS)}")
         if settings.file_format == "FRAMESERVER":
             raise Failure("unsupported", "the scene serves its frames to another program, which is no movie")
         if not render.is_movie_format or (name and settings.file_format != "FFMPEG" and ending != ".avi"):
@@ -925,7 +925,7 @@ def enable_addons(folder, names):
 # Render data that Blender keeps (`use_persistent_data`) has been wrong in later frames: particles, cloth,
 # dynamic paint, keyed render settings. So it is kept only for scenes that are made of nothing but what
 # tests/fixtures/matrix.py proves to be right, in the Blenders that it is proven with.
-PROVEN_BLENDERS = {(3, 4), (4, 5)}
+PROVEN_BLENDERS = {(3, 4), (4, 5), (5, 2)}
 PROVEN_OBJECTS = {"MESH", "CURVE", "SURFACE", "FONT", "META", "ARMATURE", "LATTICE", "EMPTY", "CAMERA", "LIGHT"}
 PROVEN_MODIFIERS = {
     "ARMATURE",

@@ -43,16 +43,16 @@ pub enum ListenError {
     #[error("the path of the socket is too long: {} bytes, at most {MAX_PATH}\nchoose a shorter one with --socket PATH", .0.as_os_str().len())]
     TooLong(PathBuf),
     /// Somebody answers there.
-    #[error("another host listens at {}\nuse that one, or give this one a socket of its own with --socket PATH", .0.display())]
+    #[error("another host listens at {}\nuse that host, or give this one its own socket with --socket PATH", .0.display())]
     InUse(PathBuf),
     /// What is there is no socket.
-    #[error("{} is there already and is no socket\nremove it, or choose another place with --socket PATH", .0.display())]
+    #[error("{} exists and is not a socket\nremove it, or choose another path with --socket PATH", .0.display())]
     NotASocket(PathBuf),
     /// The folder belongs to somebody else.
-    #[error("the folder {} is not this user's alone\nchmod 700 {}, or choose another place with --socket PATH", .0.display(), .0.display())]
+    #[error("other users may enter the folder {}\nrun chmod 700 {}, or choose another path with --socket PATH", .0.display(), .0.display())]
     Folder(PathBuf),
     /// The socket cannot be made.
-    #[error("cannot listen at {}: {source}\nchoose another place with --socket PATH", path.display())]
+    #[error("cannot listen at {}: {source}\nchoose another path with --socket PATH", path.display())]
     Io {
         /// The socket.
         path: PathBuf,

@@ -70,7 +70,7 @@ use crate::terms::harmless;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Keep everything durable in DIR.
+    /// The folder for the database, installed Blenders and plugins.
     #[arg(long, global = true, value_name = "DIR", env = "HOTSHOE_DATA")]
     data: Option<PathBuf>,
     /// Also before the command; each that uses it takes it from there.
@@ -96,35 +96,35 @@ enum Command {
     Render(render::Args),
     /// Run the host of a render node, for clients to connect to.
     Serve(serve::Args),
-    /// Hand a job to a running host.
+    /// Submit a job to a running host.
     Submit(job::Submit),
-    /// Look at the jobs of a running host, and steer them.
+    /// Show and control the jobs of a running host.
     Job(job::Args),
-    /// Look at the workers of a running host.
+    /// Show the workers of a running host.
     Worker(host::ListArgs),
-    /// Look at the devices of a running host.
+    /// Show the devices of a running host.
     Device(host::ListArgs),
-    /// Print what happens in a running host, an event a line as JSON.
+    /// Print the events of a running host as JSON, one a line.
     Events(host::Events),
-    /// Look at a running host, and steer it.
+    /// Show and control a running host.
     Host(host::Args),
-    /// Look at the configuration.
+    /// Check or print the configuration.
     Config(config::Args),
     /// Find and install Blenders.
     Blender(blender::Args),
-    /// Look at the renderers.
+    /// Show, install and upgrade renderers.
     Plugin(plugin::Args),
-    /// Say which folders the scenes of a project may read.
+    /// Choose which folders the scenes of a project may read.
     Project(project::Args),
-    /// Say which scenes may run the Python that they carry.
+    /// Choose which scenes may run their Python.
     Scene(scene::Args),
-    /// Look at what is known of plugins and Blenders that crashed.
+    /// Show reports of crashed plugins and Blenders.
     Crash(crash::Args),
-    /// Say what was found on this machine, what is missing and how to get it.
+    /// Check this machine: what was found, what is missing and how to get it.
     Doctor(doctor::Args),
-    /// Measure on this machine.
+    /// Run benchmarks on this machine.
     Bench(bench::Args),
-    /// Print the completions of a shell.
+    /// Print shell completions.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,

@@ -72,7 +72,9 @@ pub enum StartError {
     #[error("cannot use the data directory: {0}")]
     Io(#[from] io::Error),
     /// Workers are to be confined, and cannot be.
-    #[error("workers cannot be confined here: {0}\nsee `hotshoe doctor`, or accept less with --sandbox auto")]
+    #[error(
+        "workers cannot be confined here: {0}\nsee `hotshoe doctor`, or allow weaker confinement with --sandbox auto"
+    )]
     Sandbox(String),
 }
 

@@ -102,7 +102,7 @@ pub enum OrderError {
         why: &'static str,
     },
     /// The host could not take it up so far.
-    #[error("the host could not take the job up; `hotshoe job resume` tries again")]
+    #[error("the host could not load the job; `hotshoe job resume` tries again")]
     NotTakenUp,
     /// The host is stopping.
     #[error("the host is stopping")]

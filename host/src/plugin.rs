@@ -101,7 +101,7 @@ impl Page {
             let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
             if !(1..=128).contains(&task.name.len()) || !task.name.chars().all(harmless) {
                 let start: String = task.name.chars().take(40).collect();
-                return broken(format!("'{start}' is no name of a task"));
+                return broken(format!("'{start}' is not a valid task name"));
             }
             if task.payload.len() > MAX_PAYLOAD {
                 let (name, size) = (&task.name, task.payload.len());
@@ -142,7 +142,7 @@ pub enum PluginError {
     #[error("{0}")]
     Needs(String),
     /// The plugin is not started any more.
-    #[error("the plugin is quarantined: {0}\nit may try once more when the host is started again")]
+    #[error("the plugin is quarantined: {0}\nrestart the host to give it another chance")]
     Quarantined(String),
     /// The plugin hit a limit.
     #[error("the plugin hit its limit of {0}")]

@@ -44,7 +44,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The file is no database, or parts of it cannot be read.
-    #[error("the database {} is damaged: {what}\n`hotshoe doctor` says what can be saved and how", path.display())]
+    #[error("the database {} is damaged: {what}\n`hotshoe doctor` shows what can be saved and how", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

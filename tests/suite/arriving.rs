@@ -417,7 +417,7 @@ fn who_wants_more_is_held_until_the_operator_agrees() {
     farm.put("greedy.wasm", &greedy);
     let held = farm.until("1.1.0", "held");
     let why = held["why"].as_str().unwrap();
-    assert!(why.contains("it wants gpu, which changeling 1.0.0 does not"), "{why}");
+    assert!(why.contains("it asks for gpu, which changeling 1.0.0 does not use"), "{why}");
     assert!(why.contains("`hotshoe plugin approve changeling@=1.1.0`"), "{why}");
     assert_eq!(farm.render("1")["release"]["version"], "1.0.0");
     farm.run(&["plugin", "approve", "changeling@=1.1.0"]).expect(0);

@@ -135,7 +135,10 @@ fn scenes_that_cannot_be_rendered_as_they_are() {
         Render::new(&installed().scene("movie")).frames("1,3-4"),
         &["one range of frames", "--set file_format=PNG"],
     );
-    refused(scene("small").args(["--movie", "a.gif"]), &["'a.gif' is no name of a movie", "end in .mp4"]);
+    refused(
+        scene("small").args(["--movie", "a.gif"]),
+        &["'a.gif' is not the name of a movie", "end in .mp4"],
+    );
     refused(scene("small").args(["--movie", "/tmp/a.mp4"]), &["--movie names another", "--movie a.mp4"]);
     let layers = scene("small").set("file_format", "OPEN_EXR_MULTILAYER").args(["--movie", "a.mp4"]);
     refused(layers, &["no movie of OPEN_EXR_MULTILAYER", "file_format=OPEN_EXR"]);
@@ -226,9 +229,9 @@ fn plans_that_break_the_contract() {
         assert!(render.files().is_empty());
     };
     assert!(probe().exists());
-    check("plan_twins", "two tasks of the plan are named a");
-    check("plan_unknown", "task a comes after b, which the plan has not named before it");
-    check("plan_in_circles", "comes to the same cursor again");
+    check("plan_twins", "the plan has two tasks named a");
+    check("plan_unknown", "task a depends on b, which is not an earlier task");
+    check("plan_in_circles", "returned the same cursor twice");
     check("plan_panic", "the plugin panicked: no plan today");
     check("plan_many", "a page of a plan has at most 4096 tasks, not 4097");
 }

@@ -18,13 +18,13 @@ fn a_release_that_does_well_takes_over() {
     let canary = farm.until("1.0.1", "canary");
     assert_eq!(
         canary["why"],
-        "changeling 1.0.0 serves while a first task and then 100 % of new jobs, for 3 tasks, try it"
+        "on trial: a first task, then 100 % of new jobs for 3 tasks; changeling 1.0.0 serves meanwhile"
     );
     let job = farm.render("1-2");
     assert_eq!(job["release"]["version"], "1.0.1");
     assert_eq!(farm.until("1.0.1", "canary")["tasks"], 2);
     farm.render("1-2");
-    assert_eq!(farm.until("1.0.1", "active")["why"], "4 tasks went well");
+    assert_eq!(farm.until("1.0.1", "active")["why"], "4 trial tasks succeeded");
     farm.until("1.0.0", "retired");
     let seen: Vec<_> = farm
         .told("release_state")
@@ -177,7 +177,7 @@ fn an_older_release_beside_a_newer_one_waits_for_those_who_ask_for_it() {
     farm.until("1.0.2", "active");
     farm.put("late.wasm", &release("1.0.1", "e well 0"));
     let late = farm.until("1.0.1", "retired");
-    assert_eq!(late["why"], "it is older than changeling 1.0.2, which serves");
+    assert_eq!(late["why"], "older than changeling 1.0.2, which serves");
     assert_eq!(farm.render("1")["release"]["version"], "1.0.2");
     let job = farm.submit_to("changeling@=1.0.1", "1", json!({}));
     assert_eq!(job["release"]["version"], "1.0.1");
@@ -250,7 +250,7 @@ fn too_few_tasks_are_enough_after_a_while() {
     farm.until("1.0.1", "canary");
     farm.render("1");
     let active = farm.until("1.0.1", "active");
-    assert!(active["why"].as_str().unwrap().contains("1 of 1001 tasks in 2 s"), "{active}");
+    assert!(active["why"].as_str().unwrap().contains("1 of 1001 trial tasks in 2 s"), "{active}");
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn one_command_goes_back() {
     assert_eq!(farm.render("1")["release"]["version"], "1.0.0");
     assert_eq!(farm.until("1.0.0", "active")["why"], "the operator pinned to it");
     let refused = farm.run(&["plugin", "pin", "--off", "changeling@=1.0.1"]).expect(2);
-    assert!(refused.stderr.contains("it is changeling 1.0.0 that"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("changeling 1.0.0 is the release that"), "{}", refused.stderr);
     farm.run(&["plugin", "pin", "--off", "changeling"]).expect(0);
     let refused = farm.run(&["plugin", "pin", "--off", "changeling"]).expect(2);
     assert!(refused.stderr.contains("changeling is not pinned"), "{}", refused.stderr);
@@ -542,7 +542,7 @@ fn a_job_that_fits_no_other_release_is_paused_and_nothing_spins() {
     farm.run(&["plugin", "rollback", "changeling"]).expect(0);
     let job = farm.wait_for(job["id"].as_str().unwrap(), "paused");
     let why = job["pause"]["message"].as_str().unwrap();
-    assert!(why.contains("does not take its settings"), "{why}");
+    assert!(why.contains("whose schema its settings do not fit"), "{why}");
     let last = farm.events().len();
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(farm.events().len() < last + 5);
@@ -568,7 +568,7 @@ fn what_a_bad_release_has_made_can_be_made_again() {
     assert!(refused.stderr.contains("or name a release"), "{}", refused.stderr);
     let before = farm.tags(id).len();
     let refused = farm.run(&["job", "retry", id, "--made-by", "changeling"]).expect(2);
-    assert!(refused.stderr.contains("'changeling' is not one release"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("'changeling' does not name a single release"), "{}", refused.stderr);
     let told = farm.run(&["job", "retry", id, "--made-by", "changeling@=1.0.1"]).expect(0);
     assert!(told.stdout.contains(&format!("{bad} of 8 tasks to do")), "{}", told.stdout);
     farm.wait_for(id, "succeeded");

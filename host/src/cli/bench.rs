@@ -21,32 +21,32 @@ use crate::config::DataDir;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What to measure [default: all].
+    /// The benchmarks to run [default: all].
     #[arg(value_enum)]
     names: Vec<Name>,
-    /// Runs of each whole render; calls are measured many times anyway.
+    /// How often each whole render is run; calls are always measured many times.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     runs: u16,
-    /// The scenes to render [default: those of examples/scenes].
+    /// A scene to render [default: those of examples/scenes].
     #[arg(long = "scene", value_name = "FILE")]
     scenes: Vec<PathBuf>,
-    /// Frames of each scene, from frame 1 on.
+    /// How many frames of each scene to render, from frame 1 on.
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u16).range(2..=10_000))]
     frames: u16,
-    /// Workers of the host that is measured with jobs.
+    /// How many workers the measured host has.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
     slots: u16,
     /// The Blender to use: a program, its folder, or a Python with bpy.
     #[arg(long, value_name = "PATH")]
     blender: Option<PathBuf>,
-    /// The folder of the other plugin systems that tests/peers/build.sh has built.
+    /// The folder with the other plugin systems, built by tests/peers/build.sh.
     #[arg(long, value_name = "DIR")]
     peers: Option<PathBuf>,
     /// The component that is replaced by `swap` [default: the renderer `direct`], or that stands
     /// for all plugins of `fair` (tests/fixtures/probe).
     #[arg(long, value_name = "FILE")]
     component: Option<PathBuf>,
-    /// Print a row a line as JSON.
+    /// Print rows as JSON, one a line.
     #[arg(long)]
     json: bool,
 }

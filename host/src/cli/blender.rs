@@ -25,15 +25,16 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Install a Blender for Hotshoe alone, below the data directory.
+    /// Install a Blender below the data directory, for Hotshoe only.
     Install {
-        /// Such as 4.5 or 4.5.15 [default: the long-term release that fits a Python here].
+        /// A version such as 4.5 or 4.5.15 [default: the long-term release for a Python on this
+        /// machine].
         version: Option<String>,
-        /// Install missing system packages too, through sudo if need be.
+        /// Also install missing system packages, with sudo if necessary.
         #[arg(long)]
         with_deps: bool,
     },
-    /// List the Blenders of this machine, the one that is used first.
+    /// List the Blenders on this machine, the preferred one first.
     List {
         /// Also this one: a program, its folder, or a Python with bpy.
         #[arg(long, value_name = "PATH")]

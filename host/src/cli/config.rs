@@ -18,7 +18,7 @@ enum Command {
         /// The file [default: ~/.config/hotshoe/config.toml if it is there].
         file: Option<PathBuf>,
     },
-    /// Print the configuration that a host would use.
+    /// Print the effective configuration.
     Show {
         /// The file [default: ~/.config/hotshoe/config.toml if it is there].
         file: Option<PathBuf>,

@@ -7,12 +7,11 @@ use crate::config::file::{Config, Sandboxing};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Confined {
-    /// Whether the kernel confines Blender: always, as far as it can, or not at all
-    /// [default: auto]. `hotshoe doctor` says what it can.
+    /// How far the kernel confines Blender [default: auto]. `hotshoe doctor` shows what this kernel
+    /// supports.
     #[arg(long, value_enum, value_name = "HOW")]
     sandbox: Option<Sandboxing>,
-    /// A folder that Blender may read, beside that of the scene and those below it; can be
-    /// given several times.
+    /// Let Blender read this folder as well as that of each scene; repeat it for more.
     #[arg(long, value_name = "DIR")]
     read: Vec<PathBuf>,
 }

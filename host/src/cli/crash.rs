@@ -22,13 +22,13 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List the crash reports, the latest first.
+    /// List crash reports, newest first.
     List {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Show a crash report: what happened, where, and what was done last.
+    /// Show a crash report: what happened, where, and the last calls before it.
     Show {
         /// Its id or the beginning of it, or `last`.
         id: String,

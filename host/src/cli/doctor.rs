@@ -19,10 +19,10 @@ use crate::store::{Store, StoreError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Look at this Blender first, as `hotshoe render` would.
+    /// Check this Blender first, as `hotshoe render --blender` would use it.
     #[arg(long, value_name = "PATH")]
     blender: Option<PathBuf>,
-    /// Copy what can still be read of a damaged database to a new FILE.
+    /// Copy whatever is still readable in a damaged database to a new FILE.
     #[arg(long, value_name = "FILE")]
     rescue: Option<PathBuf>,
     /// Print JSON.

@@ -23,20 +23,20 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Say how the host stands.
+    /// Show the state of the host.
     Status(Ask),
-    /// Finish what runs and begin nothing, and wait until it is so.
+    /// Finish running tasks, start no new ones, and wait until nothing runs.
     Drain {
         #[command(flatten)]
         ask: Ask,
-        /// Begin tasks again.
+        /// Start tasks again.
         #[arg(long)]
         off: bool,
-        /// Do not wait.
+        /// Return at once.
         #[arg(long)]
         no_wait: bool,
     },
-    /// Stop the host, and wait until it is gone; what is not finished is done by the next one.
+    /// Stop the host and wait until it has exited; the next host continues unfinished jobs.
     Shutdown {
         #[command(flatten)]
         ask: Ask,
@@ -60,13 +60,13 @@ enum List {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Events {
-    /// Begin after this event; 0 for all that are kept [default: from now on].
+    /// Start after this event number; 0 prints all that are stored [default: only new ones].
     #[arg(long, value_name = "SEQ")]
     from: Option<u64>,
-    /// Only those of this job.
+    /// Print only events of this job.
     #[arg(long, value_name = "ID")]
     job: Option<JobName>,
-    /// End when all that is stored was printed.
+    /// Exit after the stored events instead of waiting for new ones.
     #[arg(long)]
     no_follow: bool,
     /// Print JSON (always so; for symmetry with other commands).

@@ -22,16 +22,16 @@ use crate::terms::{Failure as Blamed, JobId, JobState, Pause, TaskState};
 pub(super) struct Submit {
     #[command(flatten)]
     wish: Wish,
-    /// The larger, the sooner.
+    /// Jobs with a larger number run first.
     #[arg(short, long, default_value_t = 0, allow_negative_numbers = true)]
     priority: i32,
-    /// Begin only after this job has succeeded.
+    /// Start only after this job has succeeded.
     #[arg(long, value_name = "ID")]
     after: Vec<JobName>,
-    /// A second submission with the same key gives the job of the first.
+    /// A key of your own: submitting again with the same key returns the first job.
     #[arg(long)]
     key: Option<String>,
-    /// Watch the job until it ends.
+    /// Follow the job until it ends.
     #[arg(short, long)]
     watch: bool,
     /// Print JSON.
@@ -50,7 +50,7 @@ pub(super) struct Args {
 /// Which job.
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// The job: its id, or so much of it that no other begins alike [default: the newest].
+    /// The job's id, or an unambiguous beginning of it [default: the newest job].
     id: Option<JobName>,
     /// Print JSON.
     #[arg(long)]
@@ -62,7 +62,7 @@ struct Which {
 /// Which job, where the newest could be somebody else's.
 #[derive(Debug, clap::Args)]
 struct This {
-    /// The job: its id, or so much of it that no other begins alike.
+    /// The job's id, or an unambiguous beginning of it.
     id: JobName,
     /// Print JSON.
     #[arg(long)]
@@ -75,10 +75,10 @@ struct This {
 enum Command {
     /// List jobs, newest first.
     List {
-        /// Only those in this state.
+        /// Show only this state.
         #[arg(long = "state")]
         states: Vec<JobState>,
-        /// How many.
+        /// How many to show.
         #[arg(long, default_value_t = 20)]
         limit: usize,
         /// Print JSON.
@@ -87,47 +87,48 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
-    /// Show a job, and the tasks that deserve a look.
+    /// Show a job, and its failed and running tasks.
     Show(Which),
     /// List the tasks of a job.
     Tasks {
         #[command(flatten)]
         which: Which,
-        /// Only those in this state.
+        /// Show only this state.
         #[arg(long = "state")]
         states: Vec<TaskState>,
     },
-    /// Watch a job until it ends, or is paused.
+    /// Follow a job until it ends or is paused.
     Watch(Which),
-    /// Cancel a job; what it has rendered stays.
+    /// Cancel a job; finished pictures stay.
     Cancel(This),
-    /// Begin nothing more of a job until it is resumed.
+    /// Start no more tasks of a job until it is resumed.
     Pause(This),
-    /// Go on with a paused job.
+    /// Resume a paused job.
     Resume {
         #[command(flatten)]
         which: This,
-        /// Go on although files have changed since the job was submitted.
+        /// Accept files that have changed since the job was submitted.
         #[arg(long)]
         accept_changes: bool,
     },
-    /// Begin a job again that failed or was canceled: only what is not done.
+    /// Run the unfinished tasks of a failed or canceled job again.
     Retry {
         #[command(flatten)]
         this: This,
-        /// Also what was done by this release, such as NAME@=1.2.3; then the job may have succeeded.
+        /// Run what this release has made again, too, such as NAME@=1.2.3; this works for succeeded
+        /// jobs as well.
         #[arg(long, value_name = "RELEASE")]
         made_by: Option<String>,
     },
-    /// Keep a job however old it is.
+    /// Keep a job until it is unpinned, however old it gets.
     Pin(This),
-    /// Keep a job no longer than others.
+    /// Let a job be deleted like any other once it is old.
     Unpin(This),
-    /// Print what the renderer said, what went wrong and what was warned of.
+    /// Print the log of a job: its renderer's messages, errors and warnings.
     Logs {
         #[command(flatten)]
         which: Which,
-        /// Go on as more is said, until the job ends.
+        /// Keep printing new messages until the job ends.
         #[arg(short, long)]
         follow: bool,
     },

@@ -20,11 +20,11 @@ const HEAD: &str = "# Written by Hotshoe, for renders that can be repeated: whic
 /// What to do with the lockfile.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(super) struct Locking {
-    /// Write down in hotshoe.lock, beside the scene, which release of the renderer is used; it
-    /// is used again for as long as the file is there.
+    /// Record the release of the renderer in hotshoe.lock beside the scene; later renders use that
+    /// release while the file exists.
     #[arg(long)]
     lock: bool,
-    /// Ignore a hotshoe.lock that is there.
+    /// Ignore an existing hotshoe.lock.
     #[arg(long, conflicts_with = "lock")]
     no_lock: bool,
 }

@@ -30,7 +30,7 @@ pub(super) struct Args {
 /// Which release, and how to ask.
 #[derive(Debug, clap::Args)]
 struct One {
-    /// Its name, with a version if there are several: NAME@=1.2.3, or NAME@sha256:DIGITS.
+    /// A name, with a version if there are several: NAME@=1.2.3 or NAME@sha256:DIGITS.
     renderer: String,
     #[command(flatten)]
     ask: Ask,
@@ -38,7 +38,7 @@ struct One {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List the renderers: in a running host, every release and where it stands.
+    /// List renderers; with a running host, every release and its state.
     List {
         /// Old ones, too.
         #[arg(long)]
@@ -46,16 +46,16 @@ enum Command {
         #[command(flatten)]
         ask: Ask,
     },
-    /// Check a renderer and put it into the folder of plugins. A running host has it at once.
+    /// Check a renderer and copy it into the plugins folder; a running host picks it up at once.
     Install {
-        /// A component, or the folder of a plugin that is a process.
+        /// A component (.wasm), or the folder of a process plugin.
         path: PathBuf,
         #[command(flatten)]
         ask: Ask,
     },
-    /// Take a renderer out of the folder of plugins. Jobs that run on it go on.
+    /// Remove a renderer from the plugins folder; jobs that run on it continue.
     Remove(One),
-    /// Show a renderer, what it uses and its settings.
+    /// Show a renderer: its capabilities and settings.
     Show {
         /// Its name, a version of it (NAME@^1.2, NAME@=1.2.3, NAME@sha256:DIGITS), or the path
         /// of a component or of a plugin's folder.
@@ -63,28 +63,28 @@ enum Command {
         #[command(flatten)]
         ask: Ask,
     },
-    /// Let a release be tried that wants more than the one before it.
+    /// Approve a release that asks for more capabilities than its predecessor.
     Approve(One),
-    /// Let a release that is tried, or is quarantined, serve at once.
+    /// Make a canary or quarantined release serve all jobs at once.
     Promote(One),
-    /// Go back from the release of a renderer that serves to the one before it.
+    /// Return from the serving release of a renderer to its predecessor.
     Rollback {
         /// The renderer's name.
         renderer: String,
         #[command(flatten)]
         ask: Ask,
     },
-    /// Make a release serve all jobs that it fits, whatever is newer.
+    /// Make a release serve every job that accepts it, even if there are newer ones.
     Pin {
         #[command(flatten)]
         one: One,
-        /// Let the newest serve again; a name is enough.
+        /// Undo the pin: the newest release serves again. A name without a version is enough.
         #[arg(long)]
         off: bool,
     },
-    /// Take a release out of service. Jobs that may do so move to another one.
+    /// Take a release out of service; jobs that may move continue on another one.
     Quarantine(One),
-    /// Say which jobs and leases hold a release.
+    /// Show which jobs and leases still use a release.
     Why(One),
 }
 

@@ -16,18 +16,18 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Let all scenes in a folder and below it read all of that folder.
+    /// Let every scene below a folder read all of that folder.
     Allow {
         /// The folder: the root of a project, with its scenes, textures and libraries.
         folder: PathBuf,
     },
-    /// List the folders.
+    /// List allowed folders.
     List {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Take back what was allowed of a folder; the scripts of its scenes do not run any more, either.
+    /// Revoke a folder; the scripts of its scenes no longer run, either.
     Forget {
         /// The folder.
         folder: PathBuf,

@@ -34,46 +34,46 @@ pub(super) struct Wish {
     /// Which scene of the file [default: the one that was active when it was saved].
     #[arg(short = 'S', long = "scene", value_name = "NAME")]
     scene_name: Option<String>,
-    /// The renderer: its name, a version of it (NAME@^1.2, NAME@=1.2.3, NAME@sha256:DIGITS), or
-    /// the path of a component or of a plugin's folder.
+    /// The renderer: a name, a name with a version (NAME@^1.2, NAME@=1.2.3, NAME@sha256:DIGITS), or the
+    /// path of a component or plugin folder.
     #[arg(short, long, default_value = "direct")]
     renderer: String,
     /// A setting of the renderer; see `hotshoe plugin show NAME`.
     #[arg(short, long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
-    /// Where the pictures go [default: SCENE-frames beside the scene].
+    /// The folder for the pictures [default: SCENE-frames beside the scene].
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Make a movie of the pictures at the end: its name in the output folder, or a path whose folder
-    /// is the output folder (.mp4, .mkv, .mov, .avi or .webm).
+    /// Encode the pictures into a movie at the end (.mp4, .mkv, .mov, .avi or .webm). A name puts it
+    /// into the output folder; a path also sets the output folder.
     #[arg(long, value_name = "FILE")]
     movie: Option<PathBuf>,
     /// The device to render on [default: as the scene says].
     #[arg(long, value_enum)]
     device: Option<Device>,
-    /// What the renderer may use at most, of blender, image, gpu and state [default: all that
-    /// it wants and the operator allows].
+    /// Limit the renderer to these capabilities: blender, image, gpu, state [default: everything it
+    /// asks for and the operator allows].
     #[arg(long, value_name = "CAPABILITY,...", value_delimiter = ',')]
     allow: Option<Vec<Capability>>,
-    /// A folder that Blender may read beside that of the scene, for its textures and libraries; can
-    /// be given several times. `hotshoe project allow` does so for good.
+    /// Let Blender read this folder as well as the scene's own, for textures and libraries; repeat it
+    /// for more. `hotshoe project allow` remembers a folder.
     #[arg(long, value_name = "DIR")]
     read: Vec<PathBuf>,
-    /// Keep pictures that are there already.
+    /// Skip frames whose pictures exist already.
     #[arg(long)]
     skip_existing: bool,
-    /// Keep frames that were rendered before from the same scene with the same
-    /// settings, if their files are still whole.
+    /// Skip frames that were rendered before from the same scene and settings, if their files are
+    /// intact.
     #[arg(long)]
     resume: bool,
-    /// Fail if the scene misses files, instead of warning.
+    /// Fail if files of the scene are missing, instead of warning.
     #[arg(long)]
     strict: bool,
-    /// How far the release of the renderer may change while the job runs: not at all, within
-    /// its minor version, or to all that its requirement accepts.
+    /// How far the renderer may be upgraded while the job runs: never, within its minor version, or to
+    /// any version that the requirement accepts.
     #[arg(long, value_name = "HOW", default_value = "patch", value_parser = upgrades())]
     upgrade: Upgrade,
-    /// What kind of job it is: the operator can let those with some labels try new releases.
+    /// A label for the job; the operator can try new releases on jobs with certain labels first.
     #[arg(long)]
     label: Option<String>,
     #[command(flatten)]
@@ -84,22 +84,22 @@ pub(super) struct Wish {
 pub(super) struct Args {
     #[command(flatten)]
     wish: Wish,
-    /// Blenders that render at the same time; each holds the scene in memory [default: 1].
-    /// A running host has its own number.
+    /// How many Blenders render at the same time; each loads the scene into memory [default: 1]. A
+    /// running host has its own number.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
     /// The Blender to use: a program, its folder, or a Python with bpy. A running
     /// host has its own.
     #[arg(long, value_name = "PATH")]
     blender: Option<PathBuf>,
-    /// Whether the kernel confines Blender: always, as far as it can, or not at all
-    /// [default: auto]. `hotshoe doctor` says what it can.
+    /// How far the kernel confines Blender [default: auto]. `hotshoe doctor` shows what this kernel
+    /// supports.
     #[arg(long, value_enum, value_name = "HOW")]
     sandbox: Option<Sandboxing>,
-    /// Render here, even if a host is running.
+    /// Render in this process, even if a host is running.
     #[arg(long)]
     alone: bool,
-    /// Print an event a line as JSON.
+    /// Print events as JSON, one a line.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -129,7 +129,7 @@ impl Wish {
             let (folder, name) = (movie.parent().unwrap_or(Path::new("")), movie.file_name());
             let name = name.and_then(|name| name.to_str()).ok_or_else(|| {
                 Failure::bad_input(format!(
-                    "'{}' is no name of a movie\nwrite --movie shot.mp4",
+                    "'{}' is not the name of a movie\nwrite --movie shot.mp4",
                     movie.display()
                 ))
             })?;

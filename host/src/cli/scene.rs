@@ -19,8 +19,8 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Let the Python in a scene run when it is rendered: drivers, scripts, and those of the
-    /// libraries that it links. The kernel confines it all the same.
+    /// Let the Python of a scene and its linked libraries run while it is rendered: drivers and
+    /// scripts. The kernel still confines it.
     Trust {
         /// The .blend file, as it is now: once it changes, it is trusted no more.
         #[arg(required_unless_present = "project")]
@@ -30,13 +30,13 @@ enum Command {
         #[arg(long, value_name = "DIR", conflicts_with = "scene")]
         project: Option<PathBuf>,
     },
-    /// List what is trusted.
+    /// List trusted scenes and folders.
     List {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Trust a scene, or the scenes of a folder, no more.
+    /// Stop trusting a scene, or the scenes of a folder.
     Revoke {
         /// The .blend file, or the folder.
         path: PathBuf,

@@ -20,20 +20,20 @@ use crate::service::types::Shutdown;
 pub(super) struct Args {
     #[command(flatten)]
     at: At,
-    /// A folder of renderers, beside those that come with Hotshoe.
+    /// A folder with more renderers than those that come with Hotshoe.
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
-    /// Let new releases of plugins serve at once, and other bytes of the same version be
-    /// another build of it: for those who write plugins.
+    /// For plugin authors: new releases serve at once, and changed bytes of the same version count as
+    /// another build of it.
     #[arg(long)]
     dev: bool,
-    /// The configuration [default: ~/.config/hotshoe/config.toml if it is there].
+    /// The configuration file [default: ~/.config/hotshoe/config.toml, if it exists].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The Blender to use: a program, its folder, or a Python with bpy.
     #[arg(long, value_name = "PATH")]
     blender: Option<PathBuf>,
-    /// Blenders that render at the same time; each holds its scene in memory.
+    /// How many Blenders render at the same time; each loads its scene into memory.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
     #[command(flatten)]

@@ -137,11 +137,11 @@ impl fmt::Display for Rollout {
             0 | 1 => "a first task".to_owned(),
             first => format!("the first {first} tasks"),
         };
-        let share = format!("{:.0} % of new jobs, for {} tasks,", self.share * 100.0, self.tasks);
+        let share = format!("{:.0} % of new jobs for {} tasks", self.share * 100.0, self.tasks);
         match (self.first, self.tasks) {
             (0, _) => f.write_str(&share),
             (_, 0) => f.write_str(&first),
-            _ => write!(f, "{first} and then {share}"),
+            _ => write!(f, "{first}, then {share}"),
         }
     }
 }
@@ -256,7 +256,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// It is no TOML, or has a key or a value that is not known.
-    #[error("the configuration {} does not fit:\n{what}\n`hotshoe config show --template` lists every key", path.display())]
+    #[error("the configuration {} is not valid:\n{what}\n`hotshoe config show --template` lists every key", path.display())]
     Parse {
         /// The file.
         path: PathBuf,

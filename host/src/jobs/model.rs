@@ -54,13 +54,13 @@ pub struct Task {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A name that is none.
-    #[error("'{0}' is no name of a task: 1 to {MAX_NAME} of A-Z a-z 0-9 . _ -")]
+    #[error("'{0}' is not a valid task name: use 1 to {MAX_NAME} of A-Z a-z 0-9 . _ -")]
     Name(String),
     /// Two tasks of one name.
-    #[error("two tasks of the plan are named {0}")]
+    #[error("the plan has two tasks named {0}")]
     Twice(String),
     /// A task comes after one that is not there before it.
-    #[error("task {task} comes after {after}, which the plan has not named before it")]
+    #[error("task {task} depends on {after}, which is not an earlier task of the plan")]
     UnknownAfter {
         /// The task.
         task: String,

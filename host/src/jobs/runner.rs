@@ -288,7 +288,7 @@ async fn pages(
         }
         cursor = match page.next {
             Some(next) if cursor.as_ref() == Some(&next) => {
-                return Err(PluginError::Contract("its plan comes to the same cursor again".to_owned()));
+                return Err(PluginError::Contract("its plan returned the same cursor twice".to_owned()));
             }
             Some(next) => Some(next),
             None => return Ok(()),

@@ -463,7 +463,7 @@ impl Scheduler {
     /// Fails a job since one that it comes after did not succeed; false if it has ended.
     fn fail_after(&mut self, id: JobId, other: JobId, state: JobState) -> bool {
         let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.row.state.is_final()) else { return false };
-        let message = format!("it comes after job {other}, which is {state}\nretry that one, then this one");
+        let message = format!("it waits for job {other}, which is {state}\nretry that job, then this one");
         job.row.failure = Some(Failure::new(Blame::Client, message));
         self.finish(id, JobState::Failed);
         true

@@ -38,7 +38,9 @@ pub enum ReleaseError {
     #[error("{0}")]
     Refused(#[from] Refused),
     /// A job that is open, and may move to it, has settings that it does not take.
-    #[error("it does not take the settings of job {job}, which may move to it: {why}")]
+    #[error(
+        "open job {job} could be upgraded to this version, but its settings do not fit the new schema: {why}"
+    )]
     Settings {
         /// The job.
         job: JobId,
@@ -46,7 +48,7 @@ pub enum ReleaseError {
         why: String,
     },
     /// It could be several, or none.
-    #[error("'{name}' is not one release\n{hint}")]
+    #[error("'{name}' does not name a single release\n{hint}")]
     NotOne {
         /// What was asked for.
         name: String,

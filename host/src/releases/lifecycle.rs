@@ -256,23 +256,23 @@ impl Catalogue {
         let newer = self.of_name(&name).find(is_newer).map(Standing::label);
         match before {
             Some(_) if newer.is_some() => {
-                let why = format!("it is older than {}, which serves", newer.unwrap_or_default());
+                let why = format!("older than {}, which serves", newer.unwrap_or_default());
                 self.become_(digest, ReleaseState::Retired, &why, now_ms);
             }
             Some(before) if !more.is_empty() => {
                 let why = format!(
-                    "it wants {}, which {} does not\n`hotshoe plugin approve {name}@={version}` lets it",
+                    "it asks for {}, which {} does not use\n`hotshoe plugin approve {name}@={version}` allows it",
                     more.join(", "),
                     before.label()
                 );
                 self.become_(digest, ReleaseState::Held, &why, now_ms);
             }
             Some(before) if rules.first + rules.tasks > 0 => {
-                let why = format!("{} serves while {rules} try it", before.label());
+                let why = format!("on trial: {rules}; {} serves meanwhile", before.label());
                 self.become_(digest, ReleaseState::Canary, &why, now_ms);
             }
             Some(_) => self.prove(digest, "new releases serve at once", now_ms),
-            None => self.prove(digest, "it is the first", now_ms),
+            None => self.prove(digest, "first release", now_ms),
         }
     }
 
@@ -336,7 +336,7 @@ impl Catalogue {
         match self.of_name(&standing.row.name).filter(is_bad).max_by_key(|other| other.rank()) {
             _ if standing.row.chosen => "the operator pinned to it".to_owned(),
             Some(bad) => format!("{} is quarantined", bad.label()),
-            None => "it is the newest that serves".to_owned(),
+            None => "newest serving release".to_owned(),
         }
     }
 

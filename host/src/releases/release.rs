@@ -147,11 +147,12 @@ impl Release {
         // As a compiler writes the name of its file.
         let name = name.trim_end_matches(".wasm").replace('_', "-");
         if !manifest::is_name(&name) {
-            return Err(format!("it is called '{name}'; the name of a plugin is {}", manifest::NAME));
+            return Err(format!("its name '{name}' is not valid: a plugin name is {}", manifest::NAME));
         }
         let version = said.find_map(|metadata| metadata.version.as_ref()).map(ToString::to_string);
         let version = version.map_or(Ok(Version::new(0, 0, 0)), |version| {
-            Version::parse(&version).map_err(|error| format!("its version '{version}' is none: {error}"))
+            Version::parse(&version)
+                .map_err(|error| format!("its version '{version}' is not a semantic version: {error}"))
         })?;
         let digest = hexadecimal(&Sha256::digest(&bytes));
         Ok(Self { name, version, digest, place: None, code: Code::Component(bytes) })

@@ -29,7 +29,7 @@ enum Wanted {
 
 /// Why a text is no requirement.
 #[derive(Debug, thiserror::Error)]
-#[error("'{text}' names no renderer: {what}\nwrite NAME, NAME@^1.2, NAME@=1.2.3 or NAME@sha256:DIGITS")]
+#[error("'{text}' is not a renderer: {what}\nwrite NAME, NAME@^1.2, NAME@=1.2.3 or NAME@sha256:DIGITS")]
 pub struct RequirementError {
     text: String,
     what: String,

@@ -192,12 +192,12 @@ pub fn is_in_share(rules: &Rollout, job: JobId, digest: &str) -> bool {
 pub fn is_proven(rules: &Rollout, counts: &Counts, age_ms: u64) -> Option<String> {
     let wanted = rules.first + rules.tasks;
     if counts.trial >= wanted {
-        return Some(format!("{} tasks went well", counts.trial));
+        return Some(format!("{} trial tasks succeeded", counts.trial));
     }
     // What nobody has tried is not proven by waiting.
     let is_late = age_ms as f64 >= rules.patience_seconds * 1000.0 && counts.trial >= rules.first.max(1);
     is_late.then(|| {
-        format!("{} of {wanted} tasks in {} s, and none went wrong", counts.trial, rules.patience_seconds)
+        format!("{} of {wanted} trial tasks in {} s without a failure", counts.trial, rules.patience_seconds)
     })
 }
 

@@ -190,7 +190,7 @@ impl Shelf {
         releases.retain(|release| wanted.accepts(release));
         if names.is_empty() {
             let hint = match Release::is_shipped(&wanted.name) {
-                true => "it comes with Hotshoe, and stays".to_owned(),
+                true => "it comes with Hotshoe and cannot be removed".to_owned(),
                 false => "`hotshoe plugin list` lists what is installed".to_owned(),
             };
             return Err(ReleaseError::NotInstalled { name: renderer.to_owned(), hint });

@@ -66,7 +66,7 @@ pub enum RequestError {
         source: std::io::Error,
     },
     /// A path depends on where somebody stands.
-    #[error("{}: a host takes absolute paths only", .0.display())]
+    #[error("{}: a host accepts only absolute paths", .0.display())]
     Relative(PathBuf),
     /// A file is not as it was when the job was submitted.
     #[error(
@@ -83,16 +83,16 @@ pub enum RequestError {
         source: std::io::Error,
     },
     /// What the user has allowed cannot be read.
-    #[error("cannot read what is allowed: {0}\nmend the file, or remove it")]
+    #[error("cannot read the allowed folders: {0}\nrepair the file, or delete it")]
     Allowed(std::io::Error),
     /// A disk does not answer.
-    #[error("its files gave no answer for {} s: is a disk gone that should be there?", LOOK.as_secs())]
+    #[error("its files have not answered for {} s: is a disk or network mount missing?", LOOK.as_secs())]
     Late,
     /// The label is too long, or empty.
-    #[error("a label has 1 to {MAX_LABEL} bytes")]
+    #[error("a label must have 1 to {MAX_LABEL} bytes")]
     Label,
     /// A job that it is to come after is not known.
-    #[error("there is no job {0} for it to come after")]
+    #[error("there is no job {0} to wait for (--after)")]
     After(JobId),
 }
 
@@ -229,7 +229,7 @@ impl Service {
 
     async fn after(&self, ids: &[JobId]) -> Result<Vec<(JobId, JobState)>> {
         if ids.len() > MAX_AFTER {
-            return Err(ServiceError::Parameter(format!("a job comes after at most {MAX_AFTER} others")));
+            return Err(ServiceError::Parameter(format!("a job may wait for at most {MAX_AFTER} others")));
         }
         let mut after = Vec::with_capacity(ids.len());
         for &id in ids {

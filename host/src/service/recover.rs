@@ -216,7 +216,7 @@ impl Service {
         if !matches!(error, ServiceError::Store(_)) {
             let id = row.id;
             tracing::warn!(job = %id, %error, "cannot be taken up");
-            let message = format!("{error}\nput that right, then `hotshoe job resume {id}`");
+            let message = format!("{error}\nfix that, then run `hotshoe job resume {id}`");
             let pause = Some(Pause { code: PauseCode::Host, message });
             self.store_state(row, JobState::Paused, pause).await?;
         }

@@ -116,7 +116,7 @@ pub struct Subscription {
 
 /// Some events that the subscriber wanted have been collected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("events up to {0} were asked for too late: some of them are gone")]
+#[error("events up to {0} are no longer stored")]
 pub struct Missed(pub u64);
 
 impl Store {

@@ -236,7 +236,7 @@ fn check_movie(scene: &SceneInfo, frames: &Frames, name: Option<&str>) -> Result
         && !["mp4", "mkv", "mov", "avi", "webm"].map(Some).contains(&ending.as_deref())
     {
         return Err(Error::invalid(format!(
-            "'{name}' is no name of a movie\nlet it end in .mp4, .mkv, .mov, .avi or .webm"
+            "'{name}' is not the name of a movie\nlet it end in .mp4, .mkv, .mov, .avi or .webm"
         )));
     }
     if frames.len() > MOVIE_FRAMES {

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Sandboxing {
-    /// They are, or none is started.
+    /// Confine it fully, or do not start it.
     Require,
-    /// As far as this kernel can.
+    /// Confine it as far as this kernel can.
     #[default]
     Auto,
-    /// They may read and write what their user may.
+    /// Do not confine it: it may read and write whatever its user may.
     Off,
 }
 

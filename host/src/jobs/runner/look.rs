@@ -152,7 +152,8 @@ fn warnings(info: &SceneInfo, unreadable: &[PathBuf], scene: &Path) -> Vec<(Warn
         (BlockedScript, format!("kept from running: {script}{hint}"))
     });
     let simulations = info.unbaked_simulations.iter().map(|what| {
-        let message = format!("not baked: {what}; frames are as in `blender -a`, whatever their order");
+        let message =
+            format!("unbaked simulation: {what}; frames come out as `blender -a` renders them, in any order");
         (UnbakedSimulation, message)
     });
     let others = info.warnings.iter().map(|warning| (Scene, warning.clone()));
@@ -160,7 +161,7 @@ fn warnings(info: &SceneInfo, unreadable: &[PathBuf], scene: &Path) -> Vec<(Warn
     let clean = |(about, warning)| (about, harmless(warning, ERROR_TEXT));
     let mut said: Vec<_> = all.map(clean).take(WARNINGS + 1).collect();
     if said.len() > WARNINGS {
-        said[WARNINGS].1 = "there is more of this kind, which is not told".to_owned();
+        said[WARNINGS].1 = "further warnings of this kind are not shown".to_owned();
     }
     said
 }

@@ -24,7 +24,7 @@ impl Scheduler {
             _ if job.is_canceled() => return refused("it is being canceled"),
             Order::Resume { .. } if self.stopping => return Err(OrderError::Stopping),
             Order::Pause => {
-                let message = "somebody asked for it; `hotshoe job resume` goes on".to_owned();
+                let message = "paused on request; `hotshoe job resume` continues it".to_owned();
                 self.pause(id, Pause { code: PauseCode::Asked, message });
             }
             Order::Resume { .. } if job.row.state != JobState::Paused => {

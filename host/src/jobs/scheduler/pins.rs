@@ -225,7 +225,7 @@ impl Scheduler {
         let is_judge =
             job.pin.digest != pin.digest && self.state_of(&job.pin.digest) != Some(ReleaseState::Canary);
         if !is_judge {
-            let why = format!("to see whose fault it is: {what}");
+            let why = format!("to find out which release is at fault: {what}");
             self.move_pin(id, &next, why, Way::Back);
         }
         let doubt = (state != ReleaseState::Quarantined).then(|| Doubt { release: pin.digest.clone(), what });
@@ -250,12 +250,17 @@ impl Scheduler {
         let first = why.lines().next().unwrap_or_default();
         let Some(before) = job.came_from.take() else {
             // It was there to do what another one must not: there is no way left.
-            let message = format!("it may only run on {pin}, which does not take its settings: {first}");
+            let message = format!("it must run on {pin}, whose schema its settings do not fit: {first}");
             self.drop_doubts(id);
             return self.pause(id, Pause { code: PauseCode::Release, message });
         };
         job.wish.iter_mut().for_each(|wish| wish.upgrade = Upgrade::Pinned);
-        self.move_pin(id, &before, format!("{pin} does not take its settings: {first}"), Way::Back);
+        self.move_pin(
+            id,
+            &before,
+            format!("its settings do not fit the schema of {pin}: {first}"),
+            Way::Back,
+        );
     }
 
     fn state_of(&self, digest: &str) -> Option<ReleaseState> {

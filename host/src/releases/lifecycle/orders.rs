@@ -76,7 +76,7 @@ impl Catalogue {
         };
         match wanted.is_any() || wanted.accepts_row(&chosen.row) {
             true => Ok(chosen),
-            false => Err(Refused(format!("it is {} that {name} is pinned to", chosen.label()))),
+            false => Err(Refused(format!("{} is the release that {name} is pinned to", chosen.label()))),
         }
     }
 
