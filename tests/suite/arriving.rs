@@ -362,8 +362,8 @@ fn names_and_versions_that_are_none_are_refused() {
     farm.put("a.wasm", &named("../escape", "1.0.0"));
     farm.put("b.wasm", &named("changeling", "one point two"));
     farm.put("c.wasm", &named("direct", "9.0.0"));
-    assert!(rejected(&farm, "a.wasm").contains("the name of a plugin is"));
-    assert!(rejected(&farm, "b.wasm").contains("its version 'one point two' is none"));
+    assert!(rejected(&farm, "a.wasm").contains("a plugin name is"));
+    assert!(rejected(&farm, "b.wasm").contains("its version 'one point two' is not a semantic version"));
     assert!(rejected(&farm, "c.wasm").contains("comes with Hotshoe"));
 }
 
@@ -432,7 +432,7 @@ fn open_jobs_are_asked_whether_a_release_takes_their_settings() {
     let job = farm.submit_to("changeling", "1-5000", json!({"settings": {"pace": 50}}));
     farm.put("demands.wasm", &release("1.0.1", "b demands 0"));
     let why = rejected(&farm, "demands.wasm");
-    assert!(why.contains("does not take the settings of job") && why.contains("more"), "{why}");
+    assert!(why.contains("its settings do not fit the new schema") && why.contains("more"), "{why}");
     // Nobody on 1.0 would move to it by itself.
     farm.put("demands.wasm", &release("1.1.0", "b demands 0"));
     farm.until("1.1.0", "active");

@@ -465,7 +465,7 @@ fn only_one_host_serves_a_data_directory_and_a_stale_socket_is_replaced() {
     // What is no socket is not touched.
     std::fs::write(farm.socket(), "mine").unwrap();
     let refused = farm.serve_command().output().unwrap();
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("is no socket"));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("is not a socket"));
     assert_eq!(std::fs::read(farm.socket()).unwrap(), b"mine");
 }
 
