@@ -806,7 +806,7 @@ fn what_was_begun_for_a_client_that_is_gone_is_finished() {
     farm.fake = "ms=40".to_owned();
     let mut farm = farm.keeps_count();
     farm.serve();
-    let job = farm.submit("1-2000");
+    let job = farm.submit("1-20000");
     farm.wait_for_frames(5);
     let retry = json!({"jsonrpc": "2.0", "id": 99, "method": "jobs.retry", "params": {"id": job}});
     let not_wanted = json!({"jsonrpc": "2.0", "method": "$/cancel", "params": {"id": 99}});
