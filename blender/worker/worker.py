@@ -954,7 +954,9 @@ def may_keep_render_data(scene):
         return False
     if has_animation(scene) or scene.rigidbody_world or render.use_simplify or render.use_multiview:
         return False
-    if render.use_freestyle or scene.cycles.shading_system or scene.cycles.feature_set != "SUPPORTED":
+    # 5.x has no set of experimental features any more.
+    is_experimental = getattr(scene.cycles, "feature_set", "SUPPORTED") != "SUPPORTED"
+    if render.use_freestyle or scene.cycles.shading_system or is_experimental:
         return False
     layers = [layer for layer in scene.view_layers if layer.use]
     if len(layers) != 1 or layers[0].material_override or getattr(layers[0], "world_override", None):
@@ -970,6 +972,8 @@ def is_proven(thing):
         thing.type in PROVEN_OBJECTS
         and {modifier.type for modifier in thing.modifiers} <= PROVEN_MODIFIERS
         and not any(simulation_nodes(modifier) for modifier in thing.modifiers)
+        # Its fineness follows the camera from frame to frame.
+        and not any(getattr(modifier, "use_adaptive_subdivision", False) for modifier in thing.modifiers)
         and thing.instance_type in {"NONE", "COLLECTION"}
         and not thing.particle_systems
         and not thing.rigid_body
