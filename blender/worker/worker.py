@@ -228,6 +228,7 @@ class Scene:
         except RuntimeError as error:
             hint = "open it in Blender and save it again, or take a newer Blender with --blender PATH"
             raise Failure("blender", f"Blender cannot load the scene: {first_line(error)}\n{hint}") from None
+        self.own_persistence = {scene.name: scene.render.use_persistent_data for scene in bpy.data.scenes}
         for scene in bpy.data.scenes:
             scene.render.use_persistent_data = False
         self.own = self.data.name
@@ -428,7 +429,10 @@ class Scene:
         """
         render = self.data.render
         keeps = {"on": True, "off": False}.get(self.persistence)
-        if keeps is None:
+        if keeps is None and unbaked_simulations(self.data):
+            # Blender itself shows other frames of a simulation with it than without.
+            keeps = self.own_persistence[self.data.name]
+        elif keeps is None:
             keeps = may_keep_render_data(self.data)
         now = (self.data.name, self.applied[:], how)
         if not keeps or self.rendered != now:

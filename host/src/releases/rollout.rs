@@ -240,7 +240,7 @@ mod tests {
         let rules = Rollout { first: 1, tasks: 50, patience_seconds: 600.0, ..Rollout::default() };
         let proven = |trial, age_ms| is_proven(&rules, &Counts { trial, ..Counts::default() }, age_ms);
         assert_eq!(proven(50, 1000), None);
-        assert!(proven(51, 1000).unwrap().contains("51 tasks"));
+        assert!(proven(51, 1000).unwrap().contains("51 trial tasks"));
         assert_eq!(proven(1, 599_999), None);
         assert_eq!(proven(0, 9_999_999), None, "nobody has tried it");
         assert!(proven(3, 600_000).unwrap().contains("3 of 51"));

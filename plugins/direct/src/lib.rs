@@ -170,7 +170,7 @@ fn only_range(frames: &Frames) -> Result<FrameRange> {
         [range] => Ok(*range),
         _ => Err(Error::invalid(
             "a movie is made of one range of frames, such as 1-240\n\
-             render them so, or only pictures with --set file_format=PNG",
+             render them so, or make no movie: leave --movie out, or say --set file_format=PNG if the scene writes one",
         )),
     }
 }
