@@ -34,9 +34,9 @@ MAX_SAMPLES = 16_777_216
 NO_DENOISER = "the scene denoises, which this Blender cannot (it is built without OpenImageDenoise)"
 NO_DENOISER_HINT = "turn denoising off in the scene, or use another Blender: `hotshoe blender install` gets one"
 MOVIE_FORMATS = {"AVI_JPEG", "AVI_RAW", "FFMPEG", "FRAMESERVER", "H264", "THEORA", "XVID"}
-# Endings of movies, and the container that each stands for; which codecs a container cannot do without.
+# Endings of movies, and the container that each stands for; which codecs fit into a WebM, the first by default.
 CONTAINERS = {".mp4": "MPEG4", ".mkv": "MKV", ".mov": "QUICKTIME", ".avi": "AVI", ".webm": "WEBM"}
-WEB_CODECS = {"codec": {"WEBM", "AV1"}, "audio_codec": {"NONE", "VORBIS", "OPUS"}}
+WEB_CODECS = {"codec": ["WEBM", "AV1"], "audio_codec": ["OPUS", "VORBIS", "NONE"]}
 # Pictures with the view transform in them, and without.
 DISPLAYED = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".tga", ".webp", ".jp2", ".j2c", ".rgb"}
 LINEAR = {".exr", ".hdr"}
@@ -429,11 +429,10 @@ class Scene:
         """
         render = self.data.render
         keeps = {"on": True, "off": False}.get(self.persistence)
-        if keeps is None and unbaked_simulations(self.data):
+        if keeps is None:
             # Blender itself shows other frames of a simulation with it than without.
-            keeps = self.own_persistence[self.data.name]
-        elif keeps is None:
-            keeps = may_keep_render_data(self.data)
+            is_own = self.own_persistence[self.data.name]
+            keeps = may_keep_render_data(self.data) or (is_own and bool(unbaked_simulations(self.data)))
         now = (self.data.name, self.applied[:], how)
         if not keeps or self.rendered != now:
             # Turning it off lets go of what is kept. What was kept under other settings can be wrong.
@@ -481,13 +480,16 @@ class Scene:
 
     def _animate(self, frame, changed):
         """Renders one frame as an animation: file names, overwriting and simulations are as for `-a`."""
+        self._only_frames(frame, frame, changed)
+        run_render(animation=True)
+
+    def _only_frames(self, first, last, changed):
         scene = self.data
         # Each drags the other along if they would cross.
         changed.keep(scene, "frame_end", "frame_start")
-        scene.frame_end = frame
-        scene.frame_start = frame
-        scene.frame_end = frame
-        run_render(animation=True)
+        scene.frame_end = last
+        scene.frame_start = first
+        scene.frame_end = last
 
     def output(self, name, directory):
         """The scene's own file name, or the plugin's, in the host's folder."""
@@ -669,14 +671,12 @@ class Scene:
             if ending == ".webm":
                 for kind, fit in WEB_CODECS.items():
                     if getattr(movie, kind) not in fit:
-                        changed.set(movie, kind, "OPUS" if kind == "audio_codec" else "WEBM")
+                        changed.set(movie, kind, fit[0])
         if getattr(movie, "use_autosplit", False):
             changed.set(movie, "use_autosplit", False)
         if name:
             changed.set(render, "use_file_extension", False)
-        changed.keep(scene, "frame_end", "frame_start")
-        scene.frame_end = frames[1] - 1
-        scene.frame_start, scene.frame_end = frames[0], frames[1] - 1
+        self._only_frames(frames[0], frames[1] - 1, changed)
         changed.set(scene, "frame_step", frames[2])
         changed.set(render, "filepath", self.output(name, directory))
 

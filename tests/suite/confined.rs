@@ -197,7 +197,7 @@ fn a_worker_that_cannot_be_stopped_is_ended() {
     let began = Instant::now();
     let is_told = |event: &serde_json::Value| event["reason"] == "it works while it has nothing to do";
     while !farm.events().iter().any(is_told) {
-        assert!(began.elapsed() < Duration::from_secs(120), "{:?}", farm.events());
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", farm.events());
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -176,8 +176,8 @@ fn workers_are_killed_by(signal: Signal, config: &str, every_ms: u64) {
     assert_eq!(job["failed"], 0, "{job:#}");
     let stopped = farm.events().iter().filter(|event| event["event"] == "worker_stopped").count();
     eprintln!("{stopped} of {kills} kills ended a worker");
-    // Some are hit twice, or before they have said hello: many on a machine that is busy with more.
-    assert!(stopped * 4 > kills, "{stopped} of {kills}");
+    // Some are hit twice, or before they have said hello.
+    assert!(stopped * 2 > kills, "{stopped} of {kills}");
     check_events(&farm.events(), &id, tasks);
     assert_eq!(files_below(&farm.path("out")).len(), tasks);
 }

@@ -192,9 +192,18 @@ impl Scene {
             let staging = self.take(inner, directory, &paths, written.unread).await?;
             Ok(Done::Now { staging, paths, step })
         };
-        match self.or_canceled(write).await? {
+        self.finish(self.or_canceled(write).await?).await
+    }
+
+    /// Gives files to the attempt, however they came to be there.
+    async fn finish(&self, done: Done) -> Result<Vec<File>> {
+        match done {
             Done::Now { staging, paths, step } => self.publish(staging, paths, step).await,
-            Done::Before(files) => self.own(files).await,
+            Done::Before(files) => {
+                self.attempt.has_kept.store(true, Ordering::Relaxed);
+                output::own(&files, &self.attempt).await?;
+                Ok(files)
+            }
             Done::Kept(files) => {
                 self.attempt.has_kept.store(true, Ordering::Relaxed);
                 output::keep(&files, &self.attempt).await?;
@@ -302,13 +311,6 @@ impl Scene {
             Ok(staging)
         });
         taken.await.map(Some)
-    }
-
-    /// Makes files that were made from the same before those of this attempt.
-    async fn own(&self, files: Vec<File>) -> Result<Vec<File>> {
-        self.attempt.has_kept.store(true, Ordering::Relaxed);
-        output::own(&files, &self.attempt).await?;
-        Ok(files)
     }
 
     /// Puts what was taken over in its place.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Attempt, CapabilityError, Code, Result, Scene, blocking, check, empty_folder, heard};
+use super::{Attempt, CapabilityError, Code, Done, Result, Scene, blocking, check, empty_folder, heard};
 use crate::blender::wire::{self, Steps};
 use crate::capability::output::{self, File, Known, Staging};
 use crate::frames::FrameRange;
@@ -48,7 +48,7 @@ impl Scene {
             let step = hexadecimal(&Sha256::digest(from.to_string()));
             // A movie that is there may be one of other pictures: only a recorded one is kept.
             if let Known::Whole(files) = output::finished(&step, &self.attempt).await? {
-                return Ok(Err(files));
+                return Ok(Done::Before(files));
             }
             // One that the scene was opened in may not read the pictures.
             inner.held = None;
@@ -66,12 +66,9 @@ impl Scene {
                 Err(error) => Err(error),
             };
             held.end("its movie is made").await;
-            Ok(Ok((taken?, movies, step)))
+            Ok(Done::Now { staging: taken?, paths: movies, step })
         };
-        match self.or_canceled(encode).await? {
-            Ok((staging, movies, step)) => self.publish(staging, movies, step).await,
-            Err(files) => self.own(files).await,
-        }
+        self.finish(self.or_canceled(encode).await?).await
     }
 
     /// Links pictures where a worker finds them in their order; returns also from what they are
